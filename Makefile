@@ -1,0 +1,37 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both need Python 3.10 or newer and pip, nothing else.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+
+.PHONY: demo test lint nbs bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/python recipes/reid.py
+
+test: $(VENV)/ready-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check
+
+nbs: $(VENV)/ready-dev
+	WANDB_MODE=offline $(BIN)/nbdev-test --n_workers 1 --do_print
+
+bench: $(VENV)/ready-dev
+	for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "qsd_fastai needs Python 3.10 or newer; $(PYTHON) is older. Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: settings.ini setup.py pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache runs wandb

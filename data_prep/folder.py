@@ -1,0 +1,204 @@
+"""A table of images from a folder of identities: `folder/<identity>/picture.jpg`, or a flat folder whose file names tell the identity.
+
+    python data_prep/folder.py FOLDER                                      # -> FOLDER/images.csv
+    python data_prep/folder.py FOLDER --identity '^(\\d+)_' --camera '_c(\\d+)'
+    python data_prep/folder.py FOLDER --query neutral --degrade 5 --out DIR # degraded copies of known severity -> DIR/images.csv
+
+The first sub-folder names the identity, whatever lies deeper belongs to it. Identities are split into those trained on and those judged on.
+A regular expression with a `/` in it is searched in the path below FOLDER, any other one in the base name of the picture.
+"""
+import os
+import re
+import sys
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from fastcore.script import call_parse
+from fastprogress import progress_bar
+from PIL import Image, ImageOps
+
+from qsd_fastai.data.degradations import DEGRADATIONS, degrade
+from qsd_fastai.data.table import check_table, describe_table, read_table, split_identities, write_table
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+SPLIT_NAMES = {'train', 'val', 'valid', 'test', 'query', 'gallery', 'bounding_box_train', 'bounding_box_test'}
+
+def pictures_in(
+    folder, # folder to look through; links to folders are followed, hidden files are not looked at
+):
+    "Sorted paths of the pictures below `folder`, relative to it; FileNotFoundError saying what was found instead where there are none."
+    folder = Path(folder)
+    if not folder.is_dir():
+        near = _some(folder.parent) if folder.parent.is_dir() else 'nor is there a ' + str(folder.parent)
+        raise FileNotFoundError(f"{folder} is not a folder. Beside it: {near}.")
+    out, seen = [], set()
+    for at, dirs, files in os.walk(folder, followlinks=True):
+        real = {d: os.path.realpath(os.path.join(at, d)) for d in dirs}
+        dirs[:] = [d for d in dirs if not d.startswith('.') and real[d] not in seen]  # a link to a folder above would go round for ever
+        seen |= {real[d] for d in dirs}
+        rel = os.path.relpath(at, folder).replace(os.sep, '/')
+        out += [f if rel == '.' else f'{rel}/{f}' for f in files if f.lower().endswith(SUFFIXES) and not f.startswith('.')]
+    if not out: raise FileNotFoundError(f"No picture ({', '.join(s[1:] for s in SUFFIXES)}) below {folder}. It holds: {_some(folder)}.")
+    return sorted(out)
+
+def _some(folder, n=6):
+    "The first names in a folder, for a message."
+    names = sorted(p.name + '/'*p.is_dir() for p in Path(folder).iterdir())
+    return ', '.join(names[:n]) + (f' and {len(names)-n} more' if len(names) > n else '') if names else 'nothing'
+
+def _unreadable(file):
+    "What is wrong with a picture, None if nothing. Decoding at an eighth of the size finds a cut-off JPEG, which `verify` does not."
+    try:
+        with Image.open(file) as im: im.draft('RGB', (1, 1)); im.load()
+    except Exception as e: return f'{type(e).__name__}: {e}'  # a decoder may raise anything on broken bytes, and each means the same here
+
+def readable(
+    table,        # table of pictures, `attrs['root']` their folder
+    strict=False, # raise ValueError on the first unreadable one, do not leave it out?
+):
+    "`table` without the pictures that cannot be decoded; those are in `attrs['unreadable']`, each with its reason."
+    files = [os.path.join(table.attrs['root'], p) for p in table['path']]
+    with ThreadPoolExecutor(8) as pool: wrong = list(progress_bar(pool.map(_unreadable, files), total=len(files), leave=False))
+    bad = np.array([w is not None for w in wrong], bool)
+    listed = [f'{p}\t{w}' for p, w in zip(table['path'], wrong) if w]
+    if strict and listed: raise ValueError(f"{len(listed)} of {len(table)} pictures cannot be read, first {listed[0]!r}.")
+    if bad.all(): raise ValueError(f"None of the {len(table)} pictures can be read, first {listed[0]!r}.")
+    out = table[~bad].reset_index(drop=True)
+    out.attrs = {**table.attrs, 'unreadable': listed}
+    return out
+
+def _search(paths, regex, what, groups=1):
+    "What `regex` finds in each path, as a list of matches; ValueError where it finds nothing or has other groups than one."
+    try: pat = re.compile(regex)
+    except re.error as e: raise ValueError(f"--{what} {regex!r} is not a regular expression: {e}") from e
+    if groups and pat.groups != groups: raise ValueError(f"--{what} {regex!r} has {pat.groups} groups, it needs one.")
+    found = [pat.search(p if '/' in regex else p.rsplit('/', 1)[-1]) for p in paths]
+    miss = [p for p, m in zip(paths, found) if not m]
+    if groups and miss:
+        raise ValueError(f"--{what} {regex!r} finds nothing in {len(miss)} of {len(paths)} pictures, first {miss[0]!r}. It is searched in "
+                         f"the {'path below the folder' if '/' in regex else 'base name'}: change it, or move these pictures away.")
+    return found
+
+def folder_table(
+    folder,        # folder of identities
+    identity=None, # regular expression with one group that finds the identity; None: the first sub-folder
+    camera=None,   # regular expression with one group that finds the camera; None: unknown
+    query=None,    # regular expression of the pictures of held-out identities that are queries; None: one an identity (and camera)
+    test=.5,       # held-out identities: a fraction up to 1 or a number above; 0: a table to train on only
+    seed=0,        # seed of the split
+    verify=True,   # decode every picture and leave the unreadable ones out?
+    strict=False,  # an unreadable picture is an error?
+):
+    "Table of the pictures below `folder`, `attrs['root']` is the folder, `attrs['unreadable']` what was left out; nothing is written."
+    paths = pictures_in(folder)
+    table = pd.DataFrame({'path': paths, 'identity': '', 'camera': '', 'split': 'train', 'quality': np.nan})
+    if identity: table['identity'] = [m[1] for m in _search(paths, identity, 'identity')]
+    else:
+        flat = [p for p in paths if '/' not in p]
+        if flat:
+            raise ValueError(f"{len(flat)} of {len(paths)} pictures lie in {folder} itself, not in one per identity, first {flat[0]!r}: "
+                             "say where the file name holds the identity, such as --identity '^(\\d+)_', or move them.")
+        table['identity'] = [p.split('/', 1)[0] for p in paths]
+        names = set(table['identity'])
+        if {n.lower() for n in names} <= SPLIT_NAMES:
+            raise ValueError(f"The folders in {folder} are {', '.join(sorted(names))}: splits, not identities. Point at one of them, or "
+                             "say where the path holds the identity: --identity '^[^/]+/([^/]+)/'. Market-1501: market1501.py.")
+    if camera: table['camera'] = [m[1] for m in _search(paths, camera, 'camera')]
+    table.attrs['root'] = str(folder)
+    if verify: table = readable(table, strict)
+    if not test: return table
+    if query: asked = np.array([m is not None for m in _search(table['path'].tolist(), query, 'query', groups=0)])
+    if query and not asked.any(): raise ValueError(f"--query {query!r} finds no picture; a path is {table['path'][0]!r}.")
+    return split_identities(table, test if test <= 1 else int(test), seed=seed, query=asked if query else None)
+
+def degraded_copies(
+    table,  # table of pictures in train, query and gallery, `attrs['root']` their folder
+    out,    # folder to write to: `out/images/...`
+    n=5,    # degraded copies a picture of train and query; the gallery stays clean, so that it is the queries that are hard
+    seed=0, # seed of kinds and severities
+):
+    "Write every picture and `n` copies degraded in a known way; the table of them, with `degradation` and `true_quality` (0..100)."
+    root, out, rows = Path(table.attrs['root']), Path(out), []
+    if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
+        raise ValueError(f"--out {out} lies in the folder of the pictures, {root}: the copies would be taken for originals.")
+    stems = pd.Series([os.path.splitext(p)[0] for p in table['path']])
+    clash = stems.duplicated(keep=False)                      # a.jpg beside a.png
+    for i, row in enumerate(progress_bar(table.to_dict('records'), leave=False)):
+        rng = np.random.default_rng([seed, zlib.crc32(row['path'].encode())])  # not one stream: other pictures change nothing here
+        stem = out/'images'/(row['path'].replace('.', '_') if clash[i] else stems[i])
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(root/row['path']) as im: img = ImageOps.exif_transpose(im).convert('RGB')
+        for k in range((n if row['split'] != 'gallery' else 0) + 1):
+            kind, severity = (DEGRADATIONS[rng.integers(len(DEGRADATIONS))], 1 - rng.random()) if k else ('none', 0.)
+            file = stem.with_name(f'{stem.name}_{k}_{kind}.jpg')
+            # the original is encoded again like its copies, or a model could tell them apart by the encoder
+            (degrade(img, kind, severity, rng) if k else img).save(file, quality=95)
+            rows.append({**row, 'path': file.relative_to(out).as_posix(), 'degradation': kind, 'true_quality': round(100*(1-severity), 2)})
+    made = pd.DataFrame(rows)
+    made.attrs = {**table.attrs, 'root': str(out)}
+    return made
+
+def is_made(
+    path,   # where the table goes
+    record, # the record it would get
+    force,  # make it anew whatever is there?
+):
+    "Is the table at `path` the one that `record` asks for? FileExistsError where it is another one, OSError where nothing can be written."
+    if Path(path).is_file() and not force:
+        had = read_table(path, check=False).attrs.get('record') or {}
+        if {k: had.get(k) for k in record} == record: return True
+        raise FileExistsError(f"{path} is there already and was made in another way or from other pictures: --force makes it anew.")
+    at = next(p for p in Path(path).absolute().parents if p.exists())
+    # root may write anywhere: a folder that nobody is meant to write in is left alone all the same
+    if not (at.is_dir() and os.access(at, os.W_OK) and at.stat().st_mode & 0o222):
+        raise PermissionError(f"Nothing can be written in {at}: pass --out DIR.")
+    return False
+
+def finish(
+    table,  # the table to write
+    path,   # where to
+    record, # how it was made
+):
+    "Write the table, its record and the list of unreadable pictures, then say what is in it and what to do next."
+    listed = table.attrs.get('unreadable', [])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the report below says the same in a better place
+        table = write_table(table, path, {**record, 'unreadable': len(listed)})
+    if listed:
+        Path(path).with_name('unreadable.txt').write_text('\n'.join(listed) + '\n', encoding='utf-8')
+        print(f"{len(listed)} pictures could not be read and were left out, see {Path(path).with_name('unreadable.txt')}")
+    print(describe_table(table))
+    print(f'Written: {path}\nNext: python recipes/reid.py --data {path}')
+
+@call_parse
+def main(
+    folder:str, # folder of identities
+    out:str='', # folder for the table (and the degraded copies); default: FOLDER
+    identity:str='', # regular expression, one group: the identity; default: the first sub-folder
+    camera:str='', # regular expression, one group: the camera; default: unknown
+    query:str='', # regular expression of the pictures of held-out identities that are queries; default: one an identity and camera
+    test:float=.5, # held-out identities: a fraction up to 1, or how many; 0: none, a table to train on
+    degrade:int=0, # write this many degraded copies of each picture, of known severity, to --out
+    seed:int=0, # seed of the split and of the degradations
+    no_verify:bool=False, # do not decode every picture to find unreadable ones
+    strict:bool=False, # stop at unreadable pictures instead of leaving them out
+    force:bool=False, # make the table anew where there is one
+):
+    "Table of images from a folder of identities."
+    try:
+        if degrade and not out: raise ValueError("--degrade writes pictures: say where to with --out DIR.")
+        path, found = Path(out or folder)/'images.csv', pictures_in(folder)
+        record = {'source': 'folder', 'folder': os.path.relpath(folder, path.parent).replace(os.sep, '/'), 'pictures': len(found),
+                  'listing': zlib.crc32('\n'.join(found).encode()), 'identity': identity, 'camera': camera, 'query': query, 'test': test,
+                  'degrade': degrade, 'seed': seed, 'verify': not no_verify}
+        if is_made(path, record, force):
+            check_table(read_table(path, check=False))
+            return print(f'{path} is there already, made from the same pictures in the same way: nothing to do.')
+        table = folder_table(folder, identity or None, camera or None, query or None, test, seed, not no_verify, strict)
+        if degrade: table = degraded_copies(table, out, degrade, seed)
+        finish(table, path, record)
+    except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

@@ -1,0 +1,43 @@
+"The callback that moves the centers of a `CenterLoss` by their own rate."
+import torch
+from fastai.callback.core import Callback
+from fastai.torch_core import get_model
+
+__all__ = ['CenterUpdate']
+
+
+class CenterUpdate(Callback):
+    "Step the centers with SGD whenever the model steps, as if their loss had weight 1 (Wen et al., ECCV 2016; the rate is AGW's)"
+    # after GradientAccumulation (6) has decided on a step; before MixedPrecision (10) updates its scale, and before GradientClip (11),
+    # which would count the centers' gradients in the norm of the model's
+    order, run_valid = 9, False
+
+    def __init__(self,
+        lr:float=.5, # rate of the centers: at 1 the pull of one batch equals its share of squared distance, twice
+    ):
+        self.lr = lr
+
+    def after_create(self): self._attach()
+
+    def before_fit(self):
+        self._attach()
+        self.center_opt = torch.optim.SGD([self.loss_func.center.centers], lr=self.lr)
+        # a run that was interrupted between backward and step leaves a gradient behind
+        self.center_opt.zero_grad()
+
+    def _attach(self):
+        center = getattr(self.learn.loss_func, 'center', None)
+        if center is None: raise ValueError('CenterUpdate needs centers: loss=RecognitionLoss(center=CenterLoss(dls.c, nf)).')
+        # within the model, though in no parameter group: saved, loaded, moved, reduced over processes and put back by lr_find
+        get_model(self.learn.model).center = center
+
+    def before_step(self):
+        scaler, centers = getattr(self.learn, 'scaler', None), self.loss_func.center.centers
+        if centers.grad is None: return
+        if scaler is not None: scaler.unscale_(self.center_opt)
+        centers.grad.div_(self.loss_func.weights['center'])
+        if scaler is None: self.center_opt.step()
+        else: scaler.step(self.center_opt)
+        self.center_opt.zero_grad()
+
+    def after_fit(self): self.center_opt = None

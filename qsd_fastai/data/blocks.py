@@ -1,0 +1,125 @@
+"Blocks for recognition: who is in a picture, how good it is, and where it was taken."
+import zlib
+
+import torch
+from fastai.data.block import CategoryBlock, TransformBlock
+from fastai.data.transforms import Categorize, Category, CategoryMap
+from fastai.torch_core import ShowTitle, TensorBase, show_title
+from fastai.vision.core import PILImage
+from fastai.vision.data import ImageBlock
+from fastcore.basics import merge
+from fasttransform import DisplayedTransform
+
+__all__ = ['HeldOutCategorize', 'IdentityBlock', 'PictureBlock', 'Quality', 'QualityBlock', 'RecognitionImage', 'SceneBlock',
+           'TensorQuality', 'TensorScene']
+
+
+class RecognitionImage(PILImage):
+    "A `PILImage` whose `create` names the file when a picture cannot be read"
+    @classmethod
+    def create(cls, fn, **kwargs):
+        try: return super().create(fn, **kwargs)
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f'Picture {fn} does not exist. Run `check_table(table)` to list what is missing.') from e
+        except (OSError, SyntaxError) as e:
+            raise OSError(f'Picture {fn} cannot be read ({e}). Replace it, or remove its row from the table.') from e
+
+
+def PictureBlock():
+    "An `ImageBlock` of `RecognitionImage`"
+    return ImageBlock(RecognitionImage)
+
+
+class HeldOutCategorize(Categorize):
+    "Number identities: those of the training split first, in sorted order, then the held-out ones; `c` counts training identities only"
+    train_setup = False  # see the whole `TfmdLists`, not its training half alone
+
+    def setups(self, dsets):
+        if self.vocab is None:
+            train = list(CategoryMap(dsets.train, sort=True).items)
+            known = set(train)
+            held_out = [o for o in CategoryMap(dsets, sort=True).items if o not in known]
+            self.vocab, self.n_train = CategoryMap(train + held_out, sort=False), len(train)
+        self.c = self.n_train
+
+    def decodes(self, o): return Category(self.vocab[o]) if o >= 0 else Category('?')  # an embedding names nobody
+
+
+def IdentityBlock(
+    held_out:bool=True, # May validation hold identities that no training picture has? `False`: such a one is an error
+):
+    "A block for who is in the picture: an int64 number; `dls.c` counts the identities that can be trained on"
+    return TransformBlock(type_tfms=HeldOutCategorize()) if held_out else CategoryBlock()
+
+
+class TensorQuality(TensorBase):
+    "Quality of pictures, float32, 0 to 100, higher is better, NaN = unknown"
+
+
+class Quality(float, ShowTitle):
+    "The quality of one picture"
+    def __str__(self): return 'quality ?' if self != self else f'quality {float(self):.0f}'
+
+    def show(self, ctx=None, **kwargs): return show_title(str(self), ctx=ctx, **merge({'label': 'quality'}, kwargs))
+
+
+class EncodeQuality(DisplayedTransform):
+    "A number or nothing to `TensorQuality` and back"
+    order = 1
+
+    def encodes(self, o:object):
+        q = float('nan') if o is None or o == '' else float(o)
+        if q < 0 or q > 100: raise ValueError(f'Quality {q:g} is outside 0 to 100. Rescale the column, or leave unknown ones empty.')
+        return TensorQuality(torch.tensor(q, dtype=torch.float32))
+
+    def decodes(self, o:TensorQuality): return Quality(o)
+
+
+def QualityBlock():
+    "A block for how good a picture is: float32, 0 to 100, NaN = unknown"
+    return TransformBlock(type_tfms=EncodeQuality())
+
+
+class TensorScene(TensorBase):
+    "int64 `(row of the table, camera, is it a query)`; camera -1 = unknown"
+
+
+class Scene(tuple, ShowTitle):
+    "Where a picture stands in its table, from which camera, and as what"
+    def show(self, ctx=None, **kwargs):
+        row, camera, query = self
+        return show_title(f'camera {"?" if camera == "" else camera}' + (', query' if query else ''), ctx=ctx, **kwargs)
+
+
+class EncodeScene(DisplayedTransform):
+    "`[row, camera, split]` to `TensorScene` and back; cameras are numbered in sorted order over training and validation"
+    order,train_setup = 1,False
+
+    def __init__(self, cameras=None): self.cameras = cameras
+
+    def setups(self, dsets):
+        if self.cameras is None: self.cameras = sorted({_camera_name(camera) for _, camera, _ in dsets} - {''})
+
+    def encodes(self, o:object):
+        row, camera, split = o
+        camera = _camera_name(camera)
+        return TensorScene(torch.tensor([int(row), self._number(camera), split == 'query']))
+
+    def _number(self, camera):
+        if not camera: return -1
+        if camera in self.cameras: return self.cameras.index(camera)
+        return len(self.cameras) + zlib.crc32(camera.encode())  # a new one: the same number in every worker process
+
+    def decodes(self, o:TensorScene):
+        row, camera, query = (int(v) for v in o)
+        return Scene((row, self.cameras[camera] if 0 <= camera < len(self.cameras) else '', bool(query)))
+
+
+def _camera_name(camera): return '' if camera is None or camera != camera else str(camera)
+
+
+def SceneBlock(
+    cameras:list=None, # All camera names; found in the items when not given
+):
+    "A block for what judging needs beside identity: table row, camera, and whether the picture is a query"
+    return TransformBlock(type_tfms=EncodeScene(cameras))

@@ -1,0 +1,96 @@
+"Quality labels that come in a file of their own, joined to the table of images without losing any in silence."
+import os
+import posixpath
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+__all__ = ['join_quality', 'read_labels']
+
+def read_labels(
+    labels, # file of `path score` lines, split at the last space or tab (the form SDD-FIQA and QSD publish), or .csv with `path,quality`
+):
+    "{path: quality 0..100} with forward slashes, unknown ones (NaN, an empty cell) left out; ValueError naming the line of a bad label."
+    if not isinstance(labels, (str, os.PathLike)): name, rows = 'labels', ((i, *o) for i, o in enumerate(labels.items(), 1))
+    else:
+        name = Path(labels)
+        if not name.is_file():
+            raise FileNotFoundError(f"No label file at {name}. `python data_prep/quality.py` makes labels with a trained baseline.")
+        if name.suffix == '.csv':
+            data = pd.read_csv(name, dtype=str, keep_default_na=False)
+            if not {'path', 'quality'} <= set(data.columns):
+                raise ValueError(f"{name} needs the columns path and quality, it has {', '.join(map(str, data.columns))}.")
+            rows = zip(range(2, len(data)+2), data['path'], data['quality'].replace('', 'nan'))
+        else:
+            with open(name, encoding='utf-8') as f: rows = [(i, *(t.rsplit(None, 1) + [''])[:2]) for i, t in enumerate(f, 1) if t.strip()]
+    out = {}
+    for i, path, score in rows:
+        try: value = float(score)
+        except (TypeError, ValueError): value = np.inf
+        path = posixpath.normpath(str(path).strip().replace('\\', '/'))
+        if value < 0 or value > 100:
+            raise ValueError(f"{name}, line {i}: {score!r} is not a quality in 0..100 (path {path!r}). A line is path, tab, number.")
+        if value != value: continue
+        if out.get(path, value) != value:
+            raise ValueError(f"{name}, line {i}: {path!r} has {value}, and {out[path]} further up. Keep one label a picture.")
+        out[path] = value
+    return out
+
+def join_quality(
+    table,           # the table; a `quality` it has is replaced
+    labels,          # label file (see `read_labels`), or a dict or Series of path to quality
+    min_coverage=.9, # least part of the training pictures (of all, where there is no train split) that must get a label, 0 to 1
+    root=None,       # what the paths of the labels start with; None: the folder of the table
+):
+    """A copy of `table` with the labels as `quality`, NaN (never 50) where there is none; the coverage is printed and in `attrs`.
+
+    Matched by path relative to the root, then by its last parts (a moved root keeps them), then by base name if both sides have it once."""
+    scores, out = read_labels(labels), table.copy()
+    paths, keys = [posixpath.normpath(p) for p in table['path']], [_relative(p, root, table.attrs.get('root')) for p in scores]
+    got, how = _match(paths, keys)
+    out['quality'] = np.where(got >= 0, np.append(np.fromiter(scores.values(), float, len(scores)), np.nan)[got], np.nan)
+    known = out['quality'].notna().to_numpy()
+    train = out['split'].to_numpy() == 'train' if 'split' in out else np.zeros(len(out), bool)
+    which, mask = ('training pictures', train) if train.any() else ('pictures', ~train)
+    part, used = float(known[mask].mean()), set(got.tolist())
+    unused = [p for i, p in enumerate(scores) if i not in used]
+    counts = {'labelled': int(known.sum()), 'pictures': len(out), 'unused_labels': len(unused), 'matched_by': how}
+    out.attrs['coverage'] = {'part': part, **counts}
+    by = ', '.join(f'{v} by {k}' for k, v in how.items() if v) or 'none matched'
+    text = f"Labels for {part:.1%} of the {which}, {known.sum()} of all {len(out)} ({by}); {len(unused)} labels unused"
+    if part < min_coverage:
+        lacking = out['path'][mask & ~known].head(3).tolist()
+        raise ValueError(f"{text}. min_coverage is {min_coverage:.0%}. Pictures without a label: {lacking}; labels without a picture: "
+                         f"{unused[:3]}. Pass root= (what the paths of the labels start with), or a lower min_coverage.")
+    print(f'{text}.')
+    return out
+
+def _relative(path, root, default):
+    "`path` of a label relative to the root. A root given by the user is cut off as text: SDD-FIQA joins root and name with no separator."
+    if root is not None: starts = [str(root).replace('\\', '/')]
+    else: starts = [str(o).replace(os.sep, '/').rstrip('/') + '/' for o in (default, os.path.abspath(default))] if default else []
+    for s in starts:
+        if path.startswith(s): return path[len(s):].lstrip('/')
+    return path
+
+def _match(paths, keys):
+    "For each of `paths` the index of its label in `keys` (-1: none), and how many were found in which way."
+    def once(names):
+        names = pd.Series(names, dtype=object)
+        return {n: i for i, n in names[~names.duplicated(keep=False)].items() if n is not None}
+    depth = np.array([p.count('/') + 1 for p in paths])
+    at = {k: i for i, k in enumerate(keys)}
+    got = np.array([at.get(p, -1) for p in paths])
+    how = {'path': int((got >= 0).sum()), 'last parts': 0, 'base name': 0}
+    for n in sorted(set(depth.tolist()) - {1}, reverse=True) + [1]:
+        before = (got >= 0).sum()
+        if before == len(paths): break
+        tails = lambda names, n=n: ['/'.join(p.rsplit('/', n)[-n:]) for p in names]
+        used = set(got.tolist())
+        theirs = {k: i for k, i in once(tails(keys)).items() if i not in used}
+        mine = once(tails(paths)) if n == 1 else {paths[i]: i for i in np.flatnonzero(depth == n)}
+        for p, i in mine.items():
+            if got[i] < 0: got[i] = theirs.get(p, -1)
+        how['base name' if n == 1 else 'last parts'] += int((got >= 0).sum() - before)
+    return got, how

@@ -1,0 +1,172 @@
+"Batches of `n_ids` identities with `n_imgs` pictures each, and the whole way from a table to `DataLoaders`."
+import math
+import os
+import random
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from fastai.data.block import DataBlock
+from fastai.data.core import TfmdDL
+from fastai.data.transforms import Normalize
+from fastai.torch_core import num_distrib
+from fastai.vision.core import imagenet_stats
+from fastcore.basics import merge
+
+from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
+from .table import check_table
+from .transforms import CropFlip, RandomErasing, Squish
+
+__all__ = ['IdentityDL', 'TableRow', 'identity_order', 'picture_files', 'recognition_block', 'recognition_dataloaders', 'table_rows']
+
+
+def identity_order(
+    ids,         # Identity of each picture, `(n,)`, anything hashable
+    n_ids:int,   # Identities a batch
+    n_imgs:int,  # Pictures of each
+    rng=random,  # Anything with `shuffle`, `sample` and `choices`
+)->list: # Indices, consecutive runs of `n_ids*n_imgs` are batches
+    """One epoch's order of pictures, each batch `n_ids` identities x `n_imgs` pictures (the sampler of Hermans et al. 2017, as AGW and QSD use it).
+
+    Every identity is cut into groups of `n_imgs`; groups are dealt until fewer than `n_ids` identities have one left. An identity
+    with fewer pictures than `n_imgs` repeats them."""
+    where = {}
+    for i,identity in enumerate(ids): where.setdefault(identity, []).append(i)
+    groups = {}
+    for identity,idxs in where.items():
+        idxs = list(idxs) if len(idxs) >= n_imgs else rng.choices(idxs, k=n_imgs)
+        rng.shuffle(idxs)
+        groups[identity] = [idxs[i:i + n_imgs] for i in range(0, len(idxs) - n_imgs + 1, n_imgs)]
+    waiting,order = list(groups),[]
+    while len(waiting) >= n_ids:
+        for identity in rng.sample(waiting, n_ids):
+            order += groups[identity].pop(0)
+            if not groups[identity]: waiting.remove(identity)
+    return order
+
+
+class IdentityDL(TfmdDL):
+    "A `TfmdDL` that shuffles into batches of `n_ids` identities x `n_imgs` pictures; without `shuffle` it is a plain `TfmdDL`"
+    def __init__(self,
+        dataset,           # `Datasets` whose first target is the identity
+        n_ids:int=16,      # Identities a batch
+        n_imgs:int=4,      # Pictures of each
+        seed:int=None,     # Of the order of pictures; `None`: from the state of `random`
+        ids=None,          # Identity of each item; read from the dataset when not given
+        bs:int=None,       # For plain order only: pictures a batch; `n_ids*n_imgs` when not given
+        **kwargs):
+        if n_imgs < 1 or n_ids < 1: raise ValueError(f'n_ids={n_ids} and n_imgs={n_imgs} must be 1 or more.')
+        super().__init__(dataset, bs=bs or n_ids*n_imgs, **kwargs)
+        self.n_ids,self.n_imgs,self.ids,self.seed = n_ids,n_imgs,ids,seed
+        if seed is not None: self.rng = random.Random(seed)
+        if self.by_identity:
+            if self.ids is None: self.ids = self._read_ids()
+            counts = np.unique(self.ids, return_counts=True)[1]
+            if len(counts) < n_ids:
+                raise ValueError(f'n_ids={n_ids} is larger than the number of training identities, {len(counts)}. '
+                                 f'Use n_ids={len(counts)} or less, or add identities.')
+            self.bs = n_ids*n_imgs
+            self.n_groups = int(np.maximum(counts//n_imgs, 1).sum())
+
+    @property
+    def by_identity(self): return self.shuffle and self.n is not None and self.n > 0
+
+    def _read_ids(self):
+        "The identity pipeline alone: no picture is opened"
+        targets = self.dataset.tls[self.dataset.n_inp]
+        return np.array([int(targets[i]) for i in range(len(targets))])
+
+    def __len__(self):
+        if not self.by_identity: return super().__len__()
+        world = max(num_distrib(), 1)  # every process gets the same number of whole batches
+        return max(self.n_groups//self.n_ids//world, 1)*world
+
+    def get_idxs(self):
+        if not self.by_identity: return super().get_idxs()
+        order,size = [],len(self)*self.bs
+        while len(order) < size: order += identity_order(self.ids.tolist(), self.n_ids, self.n_imgs, self.rng)
+        return order[:size]
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        same = dataset is None or dataset is self.dataset
+        own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, seed=self.seed, ids=self.ids if same else None)
+        return super().new(dataset, cls, **merge(own, kwargs))
+
+
+def picture_files(
+    table:pd.DataFrame, # With a column `path`
+    root=None,          # The folder the paths start from; `table.attrs['root']` when not given
+)->pd.Series:
+    "The file of each picture of a table"
+    root = root if root is not None else table.attrs.get('root', '.')
+    return pd.Series([os.path.join(root, p) for p in table['path']], index=table.index, dtype=object)
+
+
+@dataclass(slots=True)
+class TableRow:
+    "One picture of a table, as the getters of `recognition_block` want it; reading a `DataFrame` row by row costs more than the picture"
+    file:str                   # The picture
+    identity:str = ''          # Who
+    quality:float = math.nan   # 0 to 100, NaN = unknown
+    scene:list = None          # `[row of the table, camera, split]`; a list, because transforms would go into a tuple's parts
+
+    @property
+    def held_out(self): return self.scene[2] != 'train'
+
+
+def table_rows(
+    table:pd.DataFrame, # With the columns of a table
+    root=None,          # The folder the paths start from; `table.attrs['root']` when not given
+)->list:
+    "A `TableRow` for each row of a table"
+    scenes = zip(range(len(table)), table['camera'].tolist(), table['split'].tolist())
+    return [TableRow(*o, list(scene)) for *o,scene in zip(picture_files(table, root), table['identity'].tolist(), table['quality'].tolist(), scenes)]
+
+
+def _held_out(rows): return [i for i,o in enumerate(rows) if not o.held_out], [i for i,o in enumerate(rows) if o.held_out]
+
+
+def recognition_block(
+    size:tuple=(256, 128),  # `(height, width)`, pixels
+    augment:bool=True,      # Mirror and shift training pictures?
+    erase:float=.5,         # Chance that a rectangle of a training picture is erased, 0 to 1
+    stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels, 0 to 1; `None`: pictures stay in 0 to 1
+    cameras:list=None,      # All camera names; found in the items when not given
+)->DataBlock:
+    "The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`"
+    batch_tfms = [CropFlip()] if augment else []
+    if stats is not None: batch_tfms.append(Normalize.from_stats(*stats))
+    if erase: batch_tfms.append(RandomErasing(erase))
+    return DataBlock(blocks=(PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras)), n_inp=1,
+                     getters=[attrgetter(o) for o in ('file', 'identity', 'quality', 'scene')], splitter=_held_out,
+                     item_tfms=Squish(size), batch_tfms=batch_tfms)
+
+
+def recognition_dataloaders(
+    table:pd.DataFrame,     # Checked by `check_table`
+    path=None,              # The folder the paths of the table start from; `table.attrs['root']` when not given
+    size:tuple=(256, 128),  # `(height, width)`, pixels
+    n_ids:int=16,           # Identities a training batch
+    n_imgs:int=4,           # Pictures of each
+    bs:int=None,            # Pictures a validation batch; twice the training batch when not given
+    augment:bool=True,      # Mirror and shift training pictures?
+    erase:float=.5,         # Chance that a rectangle of a training picture is erased, 0 to 1
+    stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels
+    seed:int=None,          # Of the order of training pictures
+    num_workers:int=None,   # Loading processes; 0 loads in this one; `None`: up to 8
+    device=None,            # Where batches go; fastai's default when not given
+):
+    "`DataLoaders` from a table: `n_ids` x `n_imgs` training batches, validation over query + gallery in the order of the table"
+    root = path if path is not None else table.attrs.get('root', '.')
+    check_table(table, root=root)
+    if not (table['split'] == 'train').any():
+        raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
+    block = recognition_block(size, augment, erase, stats, cameras=sorted(set(table['camera']) - {''}))
+    workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+    dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs, seed=seed, num_workers=workers,
+                            device=device, val_bs=bs or 2*n_ids*n_imgs)
+    dls.table = table.reset_index(drop=True)
+    dls.table.attrs = {**table.attrs, 'root': str(root)}
+    return dls

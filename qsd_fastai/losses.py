@@ -1,0 +1,207 @@
+"Losses of recognition: identity, triplets, and the sum of them that a fastai learner calls."
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ['CenterLoss', 'IdentityLoss', 'RecognitionLoss', 'TripletLoss', 'WeightedRegularizedTriplet', 'pairwise_distance']
+
+
+def full_precision(
+    x, # any tensor
+): # float32, or float64 as it was
+    "At least float32"
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def pairwise_distance(
+    x, # (n, nf)
+    y, # (m, nf)
+): # (n, m) Euclidean distances, at least 1e-6; their gradient is zero there
+    "Euclidean distance of every row of `x` to every row of `y`"
+    squared = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
+    return squared.clamp(min=1e-12).sqrt()
+
+
+class IdentityLoss(nn.Module):
+    "Cross-entropy over training identities with label smoothing (Szegedy et al., CVPR 2016), skipping held-out ones"
+    def __init__(self,
+        smoothing:float=.1, # share of probability spread over all identities, 0..1
+    ):
+        super().__init__()
+        self.smoothing = smoothing
+
+    def forward(self,
+        logits, # (bs, n_ids)
+        ids, # (bs,) int64; at or above n_ids: an identity without a class
+    ): # scalar
+        with torch.autocast(logits.device.type, enabled=False):
+            known = (ids >= 0) & (ids < logits.shape[1])
+            loss = F.cross_entropy(full_precision(logits), torch.where(known, ids, -100), label_smoothing=self.smoothing, reduction='sum')
+            return loss / known.sum().clamp(min=1)
+
+
+class TripletLoss(nn.Module):
+    "Triplet loss with the hardest positive and negative of a batch (Hermans, Beyer, Leibe, 2017)"
+    def __init__(self,
+        margin:float|None=.3, # distance wanted between negatives and positives; None: the soft margin, log(1 + exp(.))
+        normalize:bool=False, # distances of unit vectors?
+    ):
+        super().__init__()
+        self.margin, self.normalize = margin, normalize
+
+    def forward(self,
+        emb, # (bs, nf)
+        ids, # (bs,) int64
+    ): # scalar; a picture without a positive or negative is no anchor, and no anchor at all gives zero
+        with torch.autocast(emb.device.type, enabled=False):
+            emb = full_precision(emb)
+            if self.normalize: emb = F.normalize(emb)
+            distance = pairwise_distance(emb, emb)
+            same = ids[:, None] == ids[None]
+            positive = same & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+            farthest = distance.masked_fill(~positive, float('-inf')).max(1).values
+            nearest = distance.masked_fill(same, float('inf')).min(1).values
+            return anchor_mean(farthest, nearest, positive.any(1) & (~same).any(1),
+                               F.softplus if self.margin is None else lambda gap: F.relu(gap + self.margin))
+
+
+def anchor_mean(
+    positive, # (bs,) distance to positives
+    negative, # (bs,) distance to negatives
+    anchor, # (bs,) bool: has the picture both?
+    penalty, # function of `positive - negative`
+): # scalar
+    "Mean penalty over anchors without leaving the device: a zero with a graph when there is none"
+    gap = positive.masked_fill(~anchor, 0.) - negative.masked_fill(~anchor, 0.)
+    return (penalty(gap) * anchor).sum() / anchor.sum().clamp(min=1)
+
+
+class WeightedRegularizedTriplet(nn.Module):
+    "AGW's triplet loss without a margin: each positive and negative counts by a softmax of its distance (Ye et al., TPAMI 2021)"
+    def __init__(self,
+        form:str='stable', # 'reference' is as published: its negatives fade away beyond distances of 15
+        normalize:bool=False, # distances of unit vectors?
+    ):
+        super().__init__()
+        if form not in ('stable', 'reference'): raise ValueError(f"form={form!r}: it is 'stable' or 'reference'.")
+        self.form, self.normalize = form, normalize
+
+    def forward(self,
+        emb, # (bs, nf)
+        ids, # (bs,) int64
+    ): # scalar; a picture without another positive or without a negative is no anchor, and no anchor at all gives zero
+        with torch.autocast(emb.device.type, enabled=False):
+            emb = full_precision(emb)
+            if self.normalize: emb = F.normalize(emb)
+            diagonal = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+            # in float32 a picture's distance to itself is rounding noise of up to 3e-3, and it does count as a positive here
+            distance = pairwise_distance(emb, emb).masked_fill(diagonal, 1e-6)
+            same = ids[:, None] == ids[None]
+            anchor = (same & ~diagonal).any(1) & (~same).any(1)
+            weigh = masked_softmax if self.form == 'stable' else published_softmax
+            positive, negative = (distance * weigh(distance, same)).sum(1), (distance * weigh(-distance, ~same)).sum(1)
+            return anchor_mean(positive, negative, anchor, F.softplus)
+
+
+def masked_softmax(
+    x, # (n, m)
+    mask, # (n, m) bool
+): # (n, m), zero outside the mask, also where a row has nothing in it
+    "Softmax over the entries of each row that are in the mask"
+    empty = ~mask.any(1, keepdim=True)
+    return x.masked_fill(~(mask | empty), float('-inf')).softmax(1) * mask
+
+
+def published_softmax(
+    x, # (n, m)
+    mask, # (n, m) bool
+): # (n, m)
+    "The same as AGW published it: shifted by a maximum that counts masked entries as zero, with 1e-6 in the denominator"
+    e = (x - (x * mask).amax(1, keepdim=True)).exp() * mask
+    return e / (e.sum(1, keepdim=True) + 1e-6)
+
+
+class CenterLoss(nn.Module):
+    "Mean squared distance to the center of one's identity (Wen et al., ECCV 2016); `CenterUpdate` moves the centers"
+    def __init__(self,
+        n_ids:int, # training identities
+        nf:int, # size of the embedding
+        start:str='means', # 'means': the mean of an identity in the first batch that holds it; 'random': standard normal, as AGW
+    ):
+        super().__init__()
+        if start not in ('means', 'random'): raise ValueError(f"start={start!r} of CenterLoss: it is 'means' or 'random'.")
+        self.centers = nn.Parameter(torch.randn(n_ids, nf) if start == 'random' else torch.zeros(n_ids, nf))
+        self.register_buffer('started', torch.full((n_ids,), start == 'random'))
+
+    def forward(self,
+        emb, # (bs, nf)
+        ids, # (bs,) int64; at or above n_ids: an identity without a center, skipped
+    ): # scalar, divided by the pictures that have a center
+        with torch.autocast(emb.device.type, enabled=False):
+            emb = full_precision(emb)
+            known = (ids >= 0) & (ids < len(self.centers))
+            # held-out identities borrow center 0 and are masked out below: no boolean indexing, hence no wait for the device
+            row = torch.where(known, ids, 0)
+            self._start(emb.detach(), torch.where(known, ids, -1))
+            squared = (emb - self.centers[row]).square().sum(1).clamp(1e-12, 1e12)
+            return (squared * known).sum() / known.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def _start(self, emb, ids):
+        if not self.training or bool(self.started.all()): return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # every process must start a center at the same place
+            emb, ids = _gather(emb), _gather(ids)
+        for i in ids.unique().tolist():
+            if i >= 0 and not self.started[i]:
+                self.centers[i], self.started[i] = emb[ids == i].mean(0).to(self.centers.dtype), True
+
+
+def _gather(x):
+    parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+class RecognitionLoss(nn.Module):
+    "Weighted sum of named terms over a `Recognition`, as the `loss_func` of a fastai learner; `terms` keeps the last values, unweighted"
+    def __init__(self,
+        identity:Callable|None=None, # `(logits, ids)` to a scalar; None: `IdentityLoss()`
+        triplet:Callable|None=None, # `(pooled, ids)` to a scalar; None: `TripletLoss()`
+        identity_weight:float=1., # 0 leaves the term out
+        triplet_weight:float=1., # 0 leaves the term out
+        center:Callable|None=None, # `(pooled, ids)` to a scalar: a `CenterLoss`, with `CenterUpdate` among the callbacks
+        center_weight:float=5e-4, # AGW's weight
+    ):
+        super().__init__()
+        self.identity, self.triplet, self.center = identity or IdentityLoss(), triplet or TripletLoss(), center
+        self.weights = {'identity': identity_weight, 'triplet': triplet_weight, 'center': 0. if center is None else center_weight}
+        self.terms, self.reduction = {}, 'mean'
+
+    def forward(self,
+        pred, # training: `Recognition`; evaluation: (bs, nf) embeddings
+        ids, # (bs,) int64
+        *targets, # quality and whatever else a batch holds: not looked at
+    ): # scalar; in evaluation the triplet term alone: identities that were held out have no class
+        ids = ids.as_subclass(torch.Tensor)
+        if isinstance(pred, torch.Tensor):
+            value = self.triplet(pred, ids)
+            return value.expand(len(pred)) if self.reduction == 'none' else value
+        parts = {'identity': lambda: self.identity(pred.logits, ids), 'triplet': lambda: self.triplet(pred.pooled, ids),
+                 'center': lambda: self.center(pred.pooled, ids)}
+        terms = {name: part() for name, part in parts.items() if self.weights[name]}
+        self.terms = {name: value.detach() for name, value in terms.items()}
+        return sum(self.weights[name] * value for name, value in terms.items())
+
+    def activation(self, pred):
+        "Predictions are used as they come"
+        return pred
+
+    def decodes(self,
+        pred, # (bs, nf)
+    ): # identity -1, quality NaN, scene (-1, -1, -1) for each picture: an embedding names nobody, retrieval does
+        "One value for each target, as fastai's `predict` wants"
+        n = len(pred)
+        return pred.new_full((n,), -1, dtype=torch.int64), pred.new_full((n,), float('nan')), pred.new_full((n, 3), -1, dtype=torch.int64)

@@ -1,0 +1,106 @@
+"Weights that people already have: AGW, QSD, FastReID, Torchreid, arcface_torch, AdaFace."
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from .safe_pickle import Inert, read_checkpoint, state_of
+
+__all__ = ['LoadReport', 'load_reference']
+
+# where a checkpoint may keep its weights, beside an optimizer or an epoch
+HOLDERS = ('state_dict', 'model', 'state_dict_backbone', 'model_state_dict', 'net')
+
+# project -> (a key that tells it, what its names begin with here)
+SOURCES = {
+    'qsd_fastai': ('neck.weight', {}),
+    'AGW or QSD': ('bottleneck.weight', {'base.': 'body.', 'global_pool.': 'pool.', 'bottleneck.': 'neck.', 'classifier.': 'head.'}),
+    'FastReID': ('heads.bottleneck.0.weight', {'backbone.': 'body.', 'heads.pool_layer.': 'pool.', 'heads.bottleneck.0.': 'neck.',
+                                               'heads.weight': 'head.weight'}),
+    'AdaFace': ('head.kernel', {'model.': 'body.'}),
+    'a body with a classifier': ('classifier.weight', {'classifier.': 'head.', '': 'body.'}),
+    'a body': ('', {'': 'body.'}),
+}
+
+# what a bare body may carry behind its features: classes of ImageNet, not identities
+CLASSIFIERS = ('body.fc.', 'body.head.', 'body.classifier.')
+
+
+@dataclass
+class LoadReport:
+    "What `load_reference` did with each key"
+    file:str # the file of weights
+    source:str # the project its names are of
+    used:list[str] # keys of the model that were filled
+    missing:list[str] # keys of the model that the file lacks: they keep their values
+    unexpected:list[str] # keys of the file that the model has no place for
+    skipped:list[str] = field(default_factory=list) # keys whose shapes differ: the head of other identities
+    notes:list[str] = field(default_factory=list) # what was changed so that the weights keep their meaning
+
+    def __str__(self):
+        parts = {'missing': self.missing, 'unexpected': self.unexpected, 'of another shape': self.skipped}
+        lines = [f'{self.file}: weights of {self.source}, {len(self.used)} keys used']
+        return '\n'.join(lines + [f'  {k}: {_some(v)}' for k, v in parts.items() if v] + [f'  {o}' for o in self.notes])
+
+
+def _some(keys, n=6): return ', '.join(keys[:n]) + (f' and {len(keys) - n} more' if len(keys) > n else '')
+
+
+def load_reference(
+    model, # a `Recognizer` with the body of the weights: `agw_resnet50` for AGW and QSD
+    file:str|Path, # a state dict, a checkpoint that holds one, or a module pickled whole; wrapped in DataParallel or not
+    head:bool=True, # load the classifier too, if it has as many identities? It needs the same ones in the same order
+    show:bool=True, # print the report?
+) -> LoadReport:
+    "Load published weights without running code of the file; raises `ValueError` when they are of another architecture"
+    weights = _weights(read_checkpoint(file), file)
+    source, weights = _rename(weights)
+    if not head: weights = {k: v for k, v in weights.items() if not k.startswith('head.')}
+    own = model.state_dict()
+    counts = [k for k in own if k.endswith('num_batches_tracked')]
+    skipped = [k for k, v in weights.items() if k in own and v.shape != own[k].shape]
+    missing = [k for k in own if k not in weights and k not in counts and not k.startswith('center.')]
+    unexpected = [k for k in weights if k not in own]
+    foreign = [k for k in unexpected if not k.startswith(CLASSIFIERS)]
+    wrong = [k for k in [*missing, *foreign] if k.startswith('body.')] + [k for k in skipped if k.startswith(('body.', 'pool.', 'neck.'))]
+    if wrong:
+        raise ValueError(f'{file}: weights of {source} do not fit a {type(model.body).__name__} ({len(wrong)} keys, for example '
+                         f'{_some(wrong, 3)}). Make the Recognizer with the body that these weights were trained with.')
+    used = [k for k in weights if k in own and k not in skipped]
+    model.load_state_dict({k: weights[k] for k in used}, strict=False)
+    report = LoadReport(str(file), source, used, missing, unexpected, skipped, _keep_meaning(model, source))
+    if show: print(report)
+    return report
+
+
+def _weights(found, file):
+    for name in HOLDERS:
+        if isinstance(found, dict) and isinstance(found.get(name), (dict, Inert)): found = found[name]
+    weights = state_of(found) if isinstance(found, (dict, Inert)) else {}
+    if not weights: raise ValueError(f'{file} holds no weights: neither a state dict nor a module.')
+    while all(k.startswith('module.') for k in weights): weights = {k[len('module.'):]: v for k, v in weights.items()}
+    return weights
+
+
+def _rename(weights):
+    source, prefixes = next((name, prefixes) for name, (key, prefixes) in SOURCES.items() if not key or key in weights)
+    if not prefixes: return source, weights
+    renamed = {}
+    for k, v in weights.items():
+        if k in ('pixel_mean', 'pixel_std'): continue  # FastReID's normalisation, not weights
+        old = next((p for p in prefixes if k.startswith(p)), None)
+        renamed[k if old is None else prefixes[old] + k[len(old):]] = v
+    return source, renamed
+
+
+def _keep_meaning(model, source):
+    body, notes = model.body, []
+    if source == 'AGW or QSD' and getattr(body, 'stem_relu', False):
+        if body.stem_relu_asked: notes.append('the stem has a ReLU, as asked for, though these weights were trained without')
+        else:
+            body.set_stem_relu(False)
+            notes.append('the ReLU of the stem was taken out: these weights were trained without')
+    if source == 'FastReID' and isinstance(getattr(body, 'maxpool', None), nn.MaxPool2d):
+        body.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        notes.append("the stem pools without padding, as FastReID's does")
+    return notes

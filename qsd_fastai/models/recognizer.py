@@ -1,0 +1,112 @@
+"A recogniser: body, pool, neck, head, and what comes out of it."
+from collections.abc import Callable, Sequence
+
+import torch
+from fastai.torch_core import params
+from timm.layers import SelectAdaptivePool2d
+from torch import nn
+from torch.utils._pytree import register_pytree_node
+
+from .backbones import make_body
+from .heads import LinearHead
+from .layers import BNNeck, GeM
+
+__all__ = ['Recognition', 'Recognizer', 'level_indices', 'recognizer_splitter']
+
+
+class Recognition(tuple):
+    "What a `Recognizer` returns in training: a tuple `(logits, emb, levels, pooled)` with named parts"
+    # a tuple with a one-argument constructor: fastai rebuilds it in fit, get_preds and mixed precision; a NamedTuple or dict fails there
+    logits = property(lambda self: self[0], doc='(bs, n_ids)')
+    emb = property(lambda self: self[1], doc='(bs, nf) after the neck: for distillation and for judging')
+    levels = property(lambda self: self[2], doc='tuple of (bs, c, h, w) maps, coarser and coarser')
+    pooled = property(lambda self: self[3], doc='(bs, nf) before the neck: for the triplet and center losses')
+
+
+register_pytree_node(Recognition, lambda o: (list(o), None), lambda parts, _: Recognition(parts),
+                     serialized_type_name='qsd_fastai.models.recognizer.Recognition')
+
+
+def level_indices(
+    body, # a module with `feature_info`, one entry for each level it can give
+    levels:Sequence[int|str]|None=None, # positions (negative ones from the end) or names of modules, as `feature_info` has them
+): # list of non-negative positions for `forward_intermediates`
+    "Positions of levels; by default the last three stages, or blocks at 1/2, 3/4 and the end of a body that never gets coarser (ViT)"
+    info = list(body.feature_info)
+    names = [o['module'] for o in info]
+    n = len(info)
+    if levels is None:
+        alike = n > 4 and len({o['reduction'] for o in info}) == 1
+        return sorted({n//2 - 1, 3*n//4 - 1, n - 1}) if alike else list(range(max(0, n-3), n))
+    found = []
+    for o in levels:
+        i = names.index(o) if o in names else o
+        if not isinstance(i, int) or not -n <= i < n:
+            raise ValueError(f'Level {o!r} is not one of {type(body).__name__}. It has {", ".join(names)}, or 0 to {n-1}.')
+        found.append(i % n)
+    return found
+
+
+class Recognizer(nn.Module):
+    "Picture to embedding, and in training to logits and levels as well (the BNNeck design of Luo et al., CVPRW 2019)"
+    def __init__(self,
+        body:nn.Module|str, # a timm model, one of our bodies, or the name of one for `make_body`
+        n_ids:int, # training identities
+        pool:nn.Module|None=None, # (bs, nf, h, w) to (bs, nf); None: `GeM` where features are rectified maps, else the body's own pooling
+        neck:nn.Module|Callable|None=None, # module, or function of `nf`; None: `BNNeck`
+        head:nn.Module|Callable|None=None, # module, or function of `(nf, n_ids)`; None: `LinearHead`
+        levels:Sequence[int|str]|None=None, # positions or names of the body's stages; None: see `level_indices`
+        **kwargs, # for `make_body` when `body` is a name: `pretrained`, `last_stride`, ...
+    ):
+        super().__init__()
+        if n_ids < 1: raise ValueError(f'n_ids={n_ids}: a recogniser is trained on at least one identity.')
+        if isinstance(body, str): body = make_body(body, **kwargs)
+        elif kwargs: raise ValueError(f'{", ".join(kwargs)}: only for a body given by name. Hand them to make_body yourself.')
+        self.body, self.n_ids, self.level_indices = body, n_ids, level_indices(body, levels)
+        self.pool = GeM() if pool is None and _has_plain_maps(body) else pool
+        nf = body.num_features if self.pool is not None else getattr(body, 'head_hidden_size', body.num_features)
+        self.neck = neck if isinstance(neck, nn.Module) else (neck or BNNeck)(nf)
+        self.head = head if isinstance(head, nn.Module) else (head or LinearHead)(nf, n_ids)
+        self.embed_dim = nf
+
+    def pooled(self,
+        final, # output of the body: (bs, c, h, w), (bs, h, w, c), (bs, tokens, c), or (bs, nf) already pooled
+    ): # (bs, nf), at least float32
+        if final.ndim == 2: emb = final
+        elif self.pool is None: emb = self.body.forward_head(final, pre_logits=True)
+        else: emb = self.pool(_as_maps(final, self.body)).flatten(1)
+        return emb.float() if emb.dtype in (torch.float16, torch.bfloat16) else emb
+
+    def forward(self,
+        x, # (bs, 3, height, width)
+    ): # training: `Recognition`; evaluation: (bs, nf), the embedding after the neck, not normalised
+        # no levels in evaluation: get_preds would keep the maps of a whole gallery
+        if not self.training: return self.neck(self.pooled(self.body.forward_features(x)))
+        final, levels = self.body.forward_intermediates(x, indices=self.level_indices)
+        pooled = self.pooled(final)
+        emb = self.neck(pooled)
+        return Recognition((self.head(emb), emb, tuple(levels), pooled))
+
+
+def _has_plain_maps(body):
+    "Does the body end in (bs, num_features, h, w) maps with nothing but pooling behind them?"
+    head = getattr(body, 'head', None)
+    pool = getattr(body, 'global_pool', None)
+    if not isinstance(pool, nn.Module): pool = getattr(head, 'global_pool', None)
+    return (isinstance(pool, SelectAdaptivePool2d) and getattr(body, 'output_fmt', 'NCHW') == 'NCHW'
+            and isinstance(getattr(head, 'norm', nn.Identity()), nn.Identity)
+            and getattr(body, 'head_hidden_size', body.num_features) == body.num_features)
+
+
+def _as_maps(x, body):
+    if x.ndim == 3: return x[:, getattr(body, 'num_prefix_tokens', 0):].transpose(1, 2).unsqueeze(-1)
+    return x.permute(0, 3, 1, 2) if getattr(body, 'output_fmt', 'NCHW') == 'NHWC' else x
+
+
+def recognizer_splitter(
+    model, # a `Recognizer`
+): # two lists of parameters
+    "Parameter groups for fastai's `freeze` and discriminative rates: body, then pool, neck and head; a neck's still bias is in neither"
+    still = {id(m.bias) for m in model.modules() if isinstance(m, BNNeck)}
+    rest = [p for part in (model.pool, model.neck, model.head) if part is not None for p in params(part) if id(p) not in still]
+    return [params(model.body), rest]

@@ -2,8 +2,10 @@
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
+from fastai.torch_core import apply
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ['QSDLoss', 'QualityDistillation', 'energy_map', 'identity_pairs', 'partner_pairs', 'select_pairs']
 
@@ -12,8 +14,8 @@ def identity_pairs(
     ids:torch.Tensor, # Identity of each picture of a batch, `(bs,)`
 ):
     "All pairs of different pictures of one identity: two index tensors `(n_pairs,)` with `first < second`"
-    same = (ids[:,None] == ids[None]).triu(1)
-    return same.nonzero(as_tuple=True)
+    ids = ids.as_subclass(torch.Tensor)
+    return (ids[:,None] == ids[None]).triu(1).nonzero(as_tuple=True)
 
 
 def partner_pairs(
@@ -32,9 +34,11 @@ def select_pairs(
     unlabelled_as_equal:bool=False,# Count pairs of unknown quality as difference 0 in the mean, as the published code does
 ):
     """`(teacher, student)` indices of the pairs kept: those whose difference `d` in quality is neither small nor extreme,
-    `tau*m <= d <= 100 - tau*(100 - m)` with `m` the mean difference, and `d > 0`. A pair of unknown quality is never kept."""
+    `tau*m <= d <= 100 - tau*(100 - m)` with `m` the mean difference, and `d > 0`. A pair of unknown quality is never kept.
+    The mean is over the pairs given: with several processes, each has its own."""
     first,second = pairs
-    q = quality.float() if quality.dtype in (torch.float16, torch.bfloat16) else quality
+    quality = quality.as_subclass(torch.Tensor)
+    q = quality if quality.dtype == torch.float64 else quality.float()
     gap = q[first] - q[second]
     known = ~gap.isnan()
     d = torch.where(known, gap.abs(), 0.)
@@ -46,47 +50,57 @@ def select_pairs(
 
 
 def energy_map(
-    level:torch.Tensor, # `(bs, channels, height, width)`
-):
-    "Mean square over channels, `(bs, height, width)` (attention transfer, Zagoruyko & Komodakis, ICLR 2017), in float32 or better"
-    return _full(level).square().mean(1)
+    level:torch.Tensor, # Maps `(bs, channels, height, width)` or tokens `(bs, n_tokens, channels)`
+): # `(bs, height, width)` or `(bs, n_tokens)`
+    "Mean square over channels (attention transfer, Zagoruyko & Komodakis, ICLR 2017), in float32 or better: squares overflow float16"
+    return _full(level).square().mean(1 if level.dim() == 4 else 2)
 
 
 def _full(t): return t if t.dtype == torch.float64 else t.float()
 
 
+def _one_of(name, value, *allowed):
+    if value not in allowed: raise ValueError(f'{name}={value!r} is unknown. Use one of {", ".join(map(repr, allowed))}.')
+    return value
+
+
 class QSDLoss(nn.Module):
     """The distance of each student to its teacher, summed over levels; gradients reach students only.
 
-    A 4-D level costs the squared difference of energy maps, amplified by `2/(max - min)` over the students' maps; a 2-D level
-    costs `1 - cosine`. Where no pair is kept every term is exactly 0, with a graph. Sums run in float32 or better, also under autocast."""
+    A level of maps or tokens costs the squared difference of energy maps, amplified by `2/(max - min)` over the students' maps; a
+    level of vectors costs `1 - cosine`. Unless `map_norm='l2'` the first grows with the square of the activations, as published.
+    A term is exactly 0, with a graph, where no pair is kept or the students' maps are constant. Sums run in float32 or better, also
+    under autocast. Everything is of the batch at hand: with several processes, each has its own pairs, maximum and minimum."""
     def __init__(self,
         level_weights:tuple=(1., 1., 1., 1., .1), # A factor for each level; the paper's: three maps, embedding, logits
-        tau:float=.3,                             # Of `select_pairs`
+        tau:float=.3,                             # Of `select_pairs`, 0 to 1
         amplify:str='reference',                  # `'reference'`: gradients flow through max and min; `'detached'`: not; `'none'`: factor 1
         map_norm:str='none',                      # `'l2'`: each picture's map is scaled to length 1 first, as in attention transfer
         distance:str='l2',                        # Between maps: `'l2'` (squared) or `'l1'`
         unlabelled_as_equal:bool=False,           # Of `select_pairs`
     ):
         super().__init__()
-        for name,value,allowed in (('amplify', amplify, ('reference', 'detached', 'none')), ('map_norm', map_norm, ('none', 'l2')),
-                                   ('distance', distance, ('l2', 'l1'))):
-            if value not in allowed: raise ValueError(f'{name}={value!r} is unknown. Use one of {", ".join(map(repr, allowed))}.')
-        self.level_weights,self.tau,self.amplify,self.map_norm = tuple(level_weights),tau,amplify,map_norm
-        self.distance,self.unlabelled_as_equal = distance,unlabelled_as_equal
+        if not 0 <= tau <= 1: raise ValueError(f'tau={tau} is outside 0 to 1. The published value is .3.')
+        self.level_weights,self.tau,self.unlabelled_as_equal = tuple(level_weights),tau,unlabelled_as_equal
+        self.amplify,self.map_norm = _one_of('amplify', amplify, 'reference', 'detached', 'none'), _one_of('map_norm', map_norm, 'none', 'l2')
+        self.distance = _one_of('distance', distance, 'l2', 'l1')
         self.terms,self.n_pairs,self.n_candidates = {},0,0
 
     def forward(self,
-        levels:list,          # Flat-batch tensors: maps `(bs, channels, height, width)` or vectors `(bs, n)`
+        levels:list,          # Over one flat batch: maps `(bs, channels, height, width)`, tokens `(bs, n_tokens, channels)` or vectors `(bs, n)`
         quality:torch.Tensor, # `(bs,)`, 0 to 100, NaN = unknown
         pairs:tuple,          # Candidate pairs, two index tensors
         names:list=None,      # Of the terms; `level1`, `level2`, ... when not given
         level_weights=None,   # In place of those given at creation, when a schedule changes them
-    ):
+    ): # scalar; `terms` keeps each level's part of it, weighted
         weights = self.level_weights if level_weights is None else level_weights
-        if len(levels) != len(weights):
-            raise ValueError(f'{len(levels)} levels but {len(weights)} level_weights {tuple(weights)}. Give one weight a level.')
         names = [f'level{i+1}' for i in range(len(levels))] if names is None else names
+        if not levels or len(levels) != len(weights):
+            raise ValueError(f'{len(levels)} levels ({", ".join(names)}) but {len(weights)} level_weights {tuple(weights)}. Give one weight a level.')
+        for name,level in zip(names, levels):
+            if level.dim() not in (2, 3, 4) or len(level) != len(quality):
+                raise ValueError(f'{name} is {tuple(level.shape)} for {len(quality)} qualities. It must be (bs, channels, height, width), '
+                                 '(bs, n_tokens, channels) or (bs, n), with one quality a picture.')
         with torch.autocast(levels[0].device.type, enabled=False):
             teacher,student = select_pairs(quality, pairs, self.tau, self.unlabelled_as_equal)
             self.n_pairs,self.n_candidates = len(student),len(pairs[0])
@@ -96,9 +110,8 @@ class QSDLoss(nn.Module):
         return loss
 
     def _level(self, level, teacher, student):
-        if level.dim() not in (2, 4): raise ValueError(f'A level must be (bs, channels, height, width) or (bs, n), not {tuple(level.shape)}.')
         if len(student) == 0: return _full(level[:0]).sum()  # exactly 0, and still part of the graph
-        return self._maps(level, teacher, student) if level.dim() == 4 else self._vectors(level, teacher, student)
+        return self._vectors(level, teacher, student) if level.dim() == 2 else self._maps(level, teacher, student)
 
     def _vectors(self, level, teacher, student):
         level = _full(level)
@@ -110,7 +123,7 @@ class QSDLoss(nn.Module):
         s,t = energy[student],energy.detach()[teacher]
         gap = (s - t).square().mean() if self.distance == 'l2' else (s - t).abs().mean()
         if self.amplify == 'none': return gap
-        top,low = (s.detach() if self.amplify == 'detached' else s).aminmax()[::-1]
+        low,top = (s.detach() if self.amplify == 'detached' else s).aminmax()
         spread = top - low
         # constant maps have no spread to amplify by: the term is 0 there, where the published formula divides by 0
         flat = spread <= 1e-6*top
@@ -118,68 +131,91 @@ class QSDLoss(nn.Module):
 
 
 class QualityDistillation(Callback):
-    """Adds QSD to the training loss; without it the run is the baseline, bit for bit.
+    """Adds QSD to the training loss. Nothing else changes: with `weight=0` a run is the one without it, bit for bit.
 
     `pairs='batch'` pairs all pictures of one identity in the batch and costs no forward pass. `pairs='partner'` is the published way:
-    the loader gives each picture a partner from its whole identity (`partners=True`), the partners pass through the network too, by
-    themselves (`forward='separate'`, batch norm sees each half) or together with the rest (`'joint'`), and only distillation uses them.
-    The model must give `Recognition(logits, emb, levels, ...)` in training; targets must be `(identity, quality, ...)`."""
-    order,run_valid = 2,False  # before gradient accumulation (6) and mixed precision (10)
+    the loader gives each picture a partner from its whole identity (`partners=True`), and only distillation looks at the partners.
+    With `forward='separate'` they pass through the network after the others, by themselves: batch norm normalises each half by its own
+    statistics and moves its running ones twice a step. With `'joint'` both pass together, and the partners are in the statistics of
+    batch norm whatever the weight, 0 included.
+    The model must give `Recognition(logits, emb, levels, ...)` in training; targets must be `(identity, quality, ...)`.
+    Schedules are functions with a name, or fastai's: a learner with a lambda in it cannot be exported."""
+    order,run_valid = 2,False  # before gradient accumulation (6), the cast to plain tensors (9) and mixed precision (10)
 
     def __init__(self,
-        weight=1.,               # Of the whole term: a number, or a function of the progress of training, 0 to 1 (fastai's `SchedCos` etc.)
+        weight=1.,               # Of the whole term, 0 or more: a number, or a function of the progress of training, fastai's `SchedCos(0., 1.)` say
         level_weights:tuple=None,# A number or function a level: the model's levels, embedding, logits; 1 each and .1 for logits when not given
         pairs:str='batch',       # `'batch'` or `'partner'`
         forward:str='separate',  # `'separate'` or `'joint'`, for `pairs='partner'`
         **kwargs,                # For `QSDLoss`: `tau`, `amplify`, `map_norm`
     ):
-        for name,value,allowed in (('pairs', pairs, ('batch', 'partner')), ('forward', forward, ('separate', 'joint'))):
-            if value not in allowed: raise ValueError(f'{name}={value!r} is unknown. Use one of {", ".join(map(repr, allowed))}.')
-        self.weight,self.level_weights,self.pairs,self.forward = weight,level_weights,pairs,forward
-        self.loss,self.terms = QSDLoss(**kwargs),{}
+        if not callable(weight) and not weight >= 0: raise ValueError(f'weight={weight} is not 0 or more, nor a function of the progress of training.')
+        self.weight,self.level_weights = weight,None if level_weights is None else tuple(level_weights)
+        self.pairs,self.forward = _one_of('pairs', pairs, 'batch', 'partner'), _one_of('forward', forward, 'separate', 'joint')
+        self.qsd,self.terms,self.whole,self.others = QSDLoss(**kwargs),{},None,None
 
-    def _now(self, value): return value(self.pct_train) if callable(value) else value
+    def _now(self, value): return float(value(self.pct_train) if callable(value) else value)
+
+    def before_train(self): self.n_known = 0
 
     def before_batch(self):
-        if len(self.yb) < 2:
-            raise ValueError('QualityDistillation needs the targets (identity, quality). Add `IdentityBlock` and `QualityBlock` to the DataBlock.')
-        self.ids,self.quality,self.others = self.yb[0],self.yb[1].as_subclass(torch.Tensor),None
-        if self.pairs == 'batch': return
-        n = self._half()
-        if self.forward == 'separate':
-            self.others = self.xb[0][n:]
-            self.learn.xb = (self.xb[0][:n],)
-        self.learn.yb = tuple(y[:n] for y in self.yb)
+        yb = [y.as_subclass(torch.Tensor) for y in self.yb[:2]]
+        if len(yb) < 2 or yb[0].dim() != 1 or yb[1].shape != yb[0].shape:
+            raise ValueError('QualityDistillation needs the targets (identity, quality, ...), each (bs,), but they are '
+                             f'{[tuple(y.shape) for y in self.yb]}. Put `IdentityBlock` and `QualityBlock` first among the targets of the DataBlock.')
+        self.ids,self.quality,self.others = *yb,None
+        self.n_known = self.n_known + (~self.quality.isnan()).sum()
+        if self.pairs == 'partner': self._set_partners_aside()
+        elif getattr(self.learn.dl, 'partners', False):
+            raise ValueError("pairs='batch', but the loader adds partners. Use pairs='partner', or a loader without `partners=True`.")
 
-    def _half(self):
+    def _set_partners_aside(self):
         n = len(self.ids)//2
         if len(self.ids) % 2 or not torch.equal(self.ids[:n], self.ids[n:]):
-            raise ValueError("pairs='partner' needs batches whose second half holds the partners of the first. "
-                             'Make the loader with `partners=True`.')
-        return n
+            raise ValueError("pairs='partner' needs batches whose second half holds the partners of the first. Make the loader with `partners=True`.")
+        if self.forward == 'separate':
+            self.others = tuple(x[n:].as_subclass(torch.Tensor) for x in self.xb)
+            self.learn.xb = tuple(x[:n] for x in self.xb)
+        self.learn.yb = tuple(y[:n] for y in self.yb)
 
     def after_pred(self):
-        self.whole = self.pred  # all that distillation sees; the other losses see the first half
         if not hasattr(self.pred, 'levels'):
             raise ValueError('QualityDistillation needs a model that returns `Recognition` in training, as `Recognizer` does; '
                              f'this one returns {type(self.pred).__name__}.')
-        if self.pairs == 'partner' and self.forward == 'joint': self.learn.pred = tree_map(lambda t: t[:len(self.ids)//2], self.pred)
+        self.whole = self.pred  # all that distillation sees; the other losses, metrics and counts see the first half
+        if self.pairs == 'partner' and self.forward == 'joint':
+            n = len(self.ids)//2
+            self.learn.pred = apply(lambda t: t[:n], self.pred)
 
     def after_loss(self):
         weight = self._now(self.weight)
-        with torch.set_grad_enabled(weight != 0): value = self._distill()
-        self.terms = {'qsd': value.detach(), **{f'qsd_{k}': v for k,v in self.loss.terms.items()},
-                      'qsd_pairs': torch.tensor(self.loss.n_pairs/max(self.loss.n_candidates, 1))}
+        with torch.set_grad_enabled(weight != 0): value = self._distill(trace=weight != 0)
+        self.terms = {'qsd': value.detach(), **{f'qsd_{k}': v for k,v in self.qsd.terms.items()},
+                      'qsd_pairs': torch.tensor(self.qsd.n_pairs/max(self.qsd.n_candidates, 1))}
         if weight == 0: return
         self.learn.loss_grad = self.learn.loss_grad + weight*value
         self.learn.loss = self.learn.loss_grad.clone()
 
-    def _distill(self):
-        outs = [self.whole] if self.others is None else [self.whole, self.learn.model(self.others)]
+    def _distill(self, trace):
+        outs = [self.whole] if self.others is None else [self.whole, self._second_pass(trace)]
         levels = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*([*o.levels, o.emb, o.logits] for o in outs))]
         names = [f'level{i+1}' for i in range(len(levels) - 2)] + ['emb', 'logits']
-        given = self.level_weights or (1.,)*(len(levels) - 1) + (.1,)
+        given = (1.,)*(len(levels) - 1) + (.1,) if self.level_weights is None else self.level_weights
         pairs = identity_pairs(self.ids) if self.pairs == 'batch' else partner_pairs(len(self.ids)//2, self.ids.device)
-        return self.loss(levels, self.quality, pairs, names, tuple(self._now(w) for w in given))
+        return self.qsd(levels, self.quality, pairs, names, tuple(map(self._now, given)))
+
+    def _second_pass(self, trace):
+        "The partners' outputs; without `trace`, batch norm and random generators stay as they are"
+        model = self.learn.model
+        # the wrapper would broadcast buffers that the first pass needs for its gradients (pytorch issue 175024); it reduces gradients all the same
+        if isinstance(model, DistributedDataParallel): model = model.module
+        if trace: return model(*self.others)
+        devices = {x.device for x in self.others if x.is_cuda}
+        with torch.random.fork_rng(devices): return functional_call(model, {k: b.clone() for k,b in model.named_buffers()}, self.others)
 
     def after_batch(self): self.whole = self.others = None  # free the feature maps
+
+    def after_train(self):
+        if self.n_known == 0 and self.train_iter and self._now(self.weight):
+            raise ValueError('QualityDistillation met no picture of known quality in a whole epoch, so it taught nothing. '
+                             'Fill the column `quality` of the table, with `similarity_quality` say, or set weight=0.')

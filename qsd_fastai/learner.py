@@ -1,4 +1,9 @@
 "A plain fastai `Learner` for recognition, embeddings from it, and the named terms of its losses."
+import math
+from contextlib import nullcontext
+from pathlib import Path
+
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
@@ -7,28 +12,50 @@ from fastai.callback import fp16, progress, schedule, training  # noqa: F401
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
+from fastai.torch_core import TensorBase
+from fastai.vision.core import TensorImage
+from fastai.vision.data import get_grid
 from fastcore.basics import patch
 from fastcore.foundation import L
+from plum import dispatch
 
+from .data.blocks import TensorQuality, TensorScene
 from .data.loaders import TableRow, picture_files
 from .losses import RecognitionLoss
 from .models.recognizer import Recognizer, recognizer_splitter
 
-__all__ = ['LossTerms', 'recognition_learner']
+__all__ = ['LossTerms', 'is_fit', 'loss_terms', 'recognition_learner']
+
+
+def is_fit(
+    learn, # `Learner` in a callback's `before_fit`
+)->bool:
+    "Is this a fit? fastai sends the same events for validate, get_preds and predict, which hold the lock, and for lr_find"
+    return not learn.lock.locked() and not hasattr(learn, 'lr_finder')
+
+
+def loss_terms(
+    learn, # `Learner`
+)->dict: # Of scalar tensors
+    "The named terms of the last batch: those of the loss function, and of every callback that has `terms`"
+    terms = {}
+    for owner in (learn.loss_func, *learn.cbs): terms.update(getattr(owner, 'terms', None) or {})
+    return terms
 
 
 class LossTerms(Callback):
-    "Collects the named terms of the loss and of every callback that has `terms`: the last batch in `last`, the mean of each epoch in `epochs`"
+    "Collects `loss_terms`: the last batch in `last`, the mean of each epoch in `epochs`, until the next fit"
     order,run_valid = 45,False  # when all have been computed, before the Recorder
 
-    def before_fit(self): self.epochs,self.last = [],{}
+    def __init__(self): self.epochs,self.last = [],{}
+
+    def before_fit(self):
+        if is_fit(self.learn): self.epochs,self.last = [],{}
 
     def before_train(self): self.sums,self.count = {},0
 
     def after_batch(self):
-        self.last = {}
-        for owner in (self.learn.loss_func, *self.learn.cbs):
-            if owner is not self: self.last.update(getattr(owner, 'terms', None) or {})
+        self.last = loss_terms(self.learn)
         for k,v in self.last.items(): self.sums[k] = self.sums.get(k, 0) + v.detach().float()
         self.count += 1
 
@@ -67,16 +94,37 @@ def recognition_learner(
 
 @patch
 def embed(self:Learner,
-    data,          # A table, a list of picture files, or a `DataLoader`
+    data,          # A table, a list of picture files, one file, or a `DataLoader`
     root=None,     # The folder the paths of a table start from; `table.attrs['root']` when not given
     bs:int=None,   # Pictures a batch; that of validation when not given
     normalize:bool=False, # To unit length?
 )->torch.Tensor: # `(n, nf)` float32 on the CPU, in the order of `data`
     "Embeddings of pictures, with the transforms of validation"
-    if isinstance(data, DataLoader): dl = data.new(shuffle=False, drop_last=False)
+    as_judged,size = nullcontext(),{'bs': bs} if bs else {}
+    if isinstance(data, DataLoader):
+        dl = data.new(shuffle=False, drop_last=False, **size)
+        if hasattr(dl.dataset, 'set_split_idx'): as_judged = dl.dataset.set_split_idx(1)  # training pictures, but not changed at random
+    elif isinstance(data, torch.utils.data.DataLoader):
+        raise ValueError("embed takes fastai's DataLoader, a table or a list of picture files, not a loader of torch.")
     else:
-        files = picture_files(data, root) if isinstance(data, pd.DataFrame) else L(data).map(str)
-        if not len(files): raise ValueError('There is no picture to embed: the table or list is empty.')
-        dl = self.dls.test_dl([TableRow(o) for o in files], **({'bs': bs} if bs else {}))
-    emb = self.get_preds(dl=dl)[0].as_subclass(torch.Tensor).float()
+        files = picture_files(data, root) if isinstance(data, pd.DataFrame) else [data] if isinstance(data, (str, Path)) else data
+        rows = [TableRow(str(o)) for o in files]
+        dl = self.dls.test_dl(rows, **size) if rows else ()
+    if not len(dl): raise ValueError('There is no picture to embed: the table, list or loader is empty.')
+    with as_judged: emb = self.get_preds(dl=dl)[0].as_subclass(torch.Tensor).float()
     return torch.nn.functional.normalize(emb) if normalize else emb
+
+
+@dispatch
+def show_results(x:TensorImage, y:tuple[TensorBase, TensorQuality, TensorScene], samples:object, outs:object, ctxs=None, max_n=9,
+                 nrows=None, ncols=None, figsize=None, **kwargs):
+    "`learn.show_results()`: pictures with who they show and how good they are. An embedding names nobody, so it adds nothing to them"
+    if ctxs is None:
+        n,(height,width) = min(len(samples), max_n), x.shape[-2:]
+        ncols = ncols or math.ceil(math.sqrt(n) if nrows is None else n/nrows)
+        nrows = nrows or math.ceil(n/ncols)
+        with plt.rc_context({'axes.titlesize': 9, 'figure.constrained_layout.use': True}):  # inches; a title takes .6
+            ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize or (1.6*ncols, (1.6*min(height/width, 2) + .6)*nrows))
+    for sample,ctx in zip(samples, ctxs):
+        for part in sample: part.show(ctx=ctx, **kwargs)
+    return ctxs

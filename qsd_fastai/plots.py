@@ -1,31 +1,47 @@
 "The pictures people look at, each a function of plain data that returns a matplotlib figure."
-from textwrap import shorten
-
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-__all__ = ['picture_sheet', 'quality_agreement', 'quality_histogram', 'ranked_lists']
+__all__ = ['hardest_figure', 'picture_sheet', 'quality_agreement', 'quality_histogram', 'ranked_lists']
 
 right,wrong,ink,soft = '#1b7f4b', '#c0392b', '#2f5d8a', '#9db4cc'
+letters = 7  # points, of the captions of pictures
 
 
-def _picture(o):
-    "A file, a PIL image or an array as an array"
-    return np.asarray(o if isinstance(o, (Image.Image, np.ndarray)) else Image.open(o).convert('RGB'))
+def _picture(o, most=400):
+    "A file, a PIL image or an array as an RGB array; a file no larger than a figure can show"
+    if not isinstance(o, (Image.Image, np.ndarray)):
+        with Image.open(o) as img:
+            img.draft('RGB', (most, most))  # a large JPEG is decoded small
+            o = img.convert('RGB')
+        o.thumbnail((most, most))
+    o = np.asarray(o.convert('RGB') if isinstance(o, Image.Image) else o)
+    return o if o.ndim == 3 else o[..., None].repeat(3, 2)
 
 
-def _grid(n_rows, n_cols, shape, height=1.5, title_room=.42):
-    "A figure of empty axes for pictures of `shape` (height, width, ...), `height` inches each"
+def _grid(rows, height=1.5, title_room=.42):
+    "A figure of empty axes for rows of pictures, `height` inches each, and what fits the width of a picture in letters"
+    first = next((o for row in rows for o in row), None)
+    if first is None:
+        fig = Figure(figsize=(3.2, 1))
+        fig.text(.5, .5, 'nothing to show', ha='center', va='center')
+        return fig, None, 0
+    shape,n_cols = _picture(first).shape, max(map(len, rows))
     width = height*shape[1]/shape[0]
-    fig = Figure(figsize=(max(n_cols*(width + .12) + .2, 3.2), n_rows*(height + title_room) + .3), layout='constrained')
-    axes = fig.subplots(n_rows, n_cols, squeeze=False)
+    fig = Figure(figsize=(max(n_cols*(width + .12) + .2, 3.2), len(rows)*(height + title_room) + .3), layout='constrained')
+    axes = fig.subplots(len(rows), n_cols, squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
-    return fig, axes
+    return fig, axes, int(width*72/(.58*letters))
 
 
 def _text(quality): return 'quality ?' if quality is None or np.isnan(quality) else f'quality {quality:.0f}'
+
+
+def _short(text, n): return text if len(text) <= n else text[:max(n - 1, 1)] + '…'
 
 
 def picture_sheet(
@@ -35,13 +51,13 @@ def picture_sheet(
     height:float=1.5, # Of a picture, inches
 )->Figure:
     "Pictures in rows, each with its quality: a batch, or identities side by side"
-    fig,axes = _grid(len(pictures), max(map(len, pictures)), _picture(pictures[0][0]).shape, height)
+    fig,axes,room = _grid(pictures, height)
     for i,row in enumerate(pictures):
         for j,picture in enumerate(row):
             axes[i,j].imshow(_picture(picture))
-            title = _text(qualities[i][j]) if qualities is not None else ''
-            if names is not None and j == 0: title = shorten(str(names[i]), 14, placeholder='…') + '\n' + title
-            axes[i,j].set_title(title, fontsize=7, loc='left')
+            lines = [_text(qualities[i][j])] if qualities is not None else []
+            if names is not None and j == 0: lines = [_short(str(names[i]), room), *lines]
+            axes[i,j].set_title('\n'.join(lines), fontsize=letters, loc='left')
     return fig
 
 
@@ -54,16 +70,21 @@ def quality_histogram(
     known = quality[~np.isnan(quality)]
     fig = Figure(figsize=(5, 3), layout='constrained')
     ax = fig.subplots()
-    ax.hist(known, bins=np.linspace(0, 100, 41), color=soft, edgecolor=ink, linewidth=.6)
-    if len(known):
-        ax.axvline(np.median(known), color=wrong, linewidth=1.2)
-        ax.annotate(f'median {np.median(known):.0f}', (np.median(known), 1), xycoords=('data', 'axes fraction'), xytext=(4, -10),
-                    textcoords='offset points', color=wrong, fontsize=8)
     unknown = len(quality) - len(known)
-    ax.set(xlabel='quality (0 to 100, higher is better)', ylabel='pictures', xlim=(0, 100), title=title)
     note = f'{len(known):,} known' + (f', {unknown:,} unknown' if unknown else '')
-    ax.text(.99, .97, note, transform=ax.transAxes, ha='right', va='top', fontsize=8)
+    ax.set(xlabel='quality (0 to 100, higher is better)', ylabel='pictures', xlim=(0, 100), title=f'{title}\n{note}')
+    ax.title.set_fontsize(10)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     _plain(ax)
+    if not len(known):
+        ax.set_ylim(0, 1)
+        return fig
+    counts = ax.hist(known, bins=np.linspace(0, 100, 41), color=soft, edgecolor=ink, linewidth=.6)[0]
+    ax.set_ylim(0, 1.2*counts.max())  # room for the label
+    median = np.median(known)
+    ax.axvline(median, color=wrong, linewidth=1.2)
+    ax.annotate(f'median {median:.0f}', (median, 1), xycoords=('data', 'axes fraction'), xytext=(-4 if median > 50 else 4, -10),
+                textcoords='offset points', ha='right' if median > 50 else 'left', color=wrong, fontsize=8)
     return fig
 
 
@@ -89,16 +110,25 @@ def ranked_lists(
     height:float=1.5, # Of a picture, inches
 )->Figure:
     "Each query and what the gallery answered, right in green and wrong in red"
-    fig,axes = _grid(len(queries), 1 + max(map(len, galleries)), _picture(queries[0]).shape, height)
+    fig,axes,_ = _grid([[query, *gallery] for query,gallery in zip(queries, galleries)], height)
     for i,query in enumerate(queries):
         axes[i,0].imshow(_picture(query))
-        axes[i,0].set_title(titles[i] if titles is not None else 'query', fontsize=7, loc='left')
+        axes[i,0].set_title(titles[i] if titles is not None else 'query', fontsize=letters, loc='left')
         for j,(picture,ok) in enumerate(zip(galleries[i], correct[i]), 1):
             ax,array = axes[i,j],_picture(picture)
             ax.imshow(array)
             ax.add_patch(_frame(array.shape, right if ok else wrong))
-            ax.set_title(f'{j} {"right" if ok else "wrong"}', fontsize=7, loc='left', color=right if ok else wrong)
+            ax.set_title(f'{j} {"right" if ok else "wrong"}', fontsize=letters, loc='left', color=right if ok else wrong)
     return fig
+
+
+def hardest_figure(
+    hard:pd.DataFrame, # Of `hardest_queries`
+    files,             # The picture of each row of the table
+):
+    "`ranked_lists` of the hardest queries"
+    titles = [f'query, AP {o.ap:.2f}\n{_text(o.quality)}' for o in hard.itertuples()]
+    return ranked_lists([files[r] for r in hard['row']], [[files[r] for r in o] for o in hard['gallery']], list(hard['correct']), titles)
 
 
 def _frame(shape, color):

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from fastai.data.block import DataBlock
 from fastai.data.core import TfmdDL
 from fastai.data.transforms import Normalize
@@ -19,7 +21,8 @@ from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .table import check_table
 from .transforms import CropFlip, RandomErasing, Squish
 
-__all__ = ['IdentityDL', 'TableRow', 'identity_order', 'picture_files', 'recognition_block', 'recognition_dataloaders', 'table_rows']
+__all__ = ['IdentityDL', 'TableRow', 'identity_order', 'partner_order', 'picture_files', 'recognition_block', 'recognition_dataloaders',
+           'table_rows']
 
 
 def identity_order(
@@ -47,19 +50,46 @@ def identity_order(
     return order
 
 
+def partner_order(
+    ids,        # Identity of each picture, `(n,)`, anything hashable
+    order,      # Pictures that want a partner, indices, repeated ones included
+    rng=random, # Anything with `randrange`
+)->list: # As many indices
+    "For each picture another of its identity, each of them as likely (Ou et al. 2024); itself where there is no other"
+    where,place = {},[]
+    for i,identity in enumerate(ids):
+        others = where.setdefault(identity, [])
+        place.append(len(others))
+        others.append(i)
+
+    def draw(i):
+        others = where[ids[i]]
+        if len(others) == 1: return i
+        k = rng.randrange(len(others) - 1)
+        return others[k + (k >= place[i])]  # one step on from the picture itself
+
+    return [draw(i) for i in order]
+
+
 class IdentityDL(TfmdDL):
-    "A `TfmdDL` that shuffles into batches of `n_ids` identities x `n_imgs` pictures; without `shuffle` it is a plain `TfmdDL`"
+    """A `TfmdDL` that shuffles into batches of `n_ids` identities x `n_imgs` pictures; without `shuffle`, or on validation data, a plain one.
+
+    With `partners`, a batch is those pictures followed by a partner of each: another picture of the same identity, drawn evenly from all
+    that training has of it, as QSD does. An identity with a single picture is its own partner. The first halves are the batches that the
+    same seed gives without partners."""
     def __init__(self,
-        dataset,           # `Datasets` whose first target is the identity
-        n_ids:int=16,      # Identities a batch
-        n_imgs:int=4,      # Pictures of each
-        seed:int=None,     # Of the order of pictures; `None`: from the state of `random`
-        ids=None,          # Identity of each item; read from the dataset when not given
-        bs:int=None,       # For plain order only: pictures a batch; `n_ids*n_imgs` when not given
+        dataset,             # `Datasets` whose first target is the identity
+        n_ids:int=16,        # Identities a batch
+        n_imgs:int=4,        # Pictures of each
+        partners:bool=False, # Add a partner of each picture, for `QualityDistillation(pairs='partner')`? `bs` doubles
+        seed:int=None,       # Of the order of pictures; `None`: from the state of `random`
+        ids=None,            # Identity of each item; read from the dataset when not given
+        bs:int=None,         # For plain order only: pictures a batch; `n_ids*n_imgs` when not given
+        do_setup:bool=True,  # Set up the transforms of batches?
         **kwargs):
         if n_imgs < 1 or n_ids < 1: raise ValueError(f'n_ids={n_ids} and n_imgs={n_imgs} must be 1 or more.')
-        super().__init__(dataset, bs=bs or n_ids*n_imgs, **kwargs)
-        self.n_ids,self.n_imgs,self.ids,self.seed = n_ids,n_imgs,ids,seed
+        super().__init__(dataset, bs=bs or n_ids*n_imgs, do_setup=False, **kwargs)
+        self.n_ids,self.n_imgs,self.partners,self.ids,self.seed = n_ids,n_imgs,partners,ids,seed
         if seed is not None: self.rng = random.Random(seed)
         if self.by_identity:
             if self.ids is None: self.ids = self._read_ids()
@@ -67,11 +97,15 @@ class IdentityDL(TfmdDL):
             if len(counts) < n_ids:
                 raise ValueError(f'n_ids={n_ids} is larger than the number of training identities, {len(counts)}. '
                                  f'Use n_ids={len(counts)} or less, or add identities.')
-            self.bs = n_ids*n_imgs
+            self.bs = n_ids*n_imgs*(1 + partners)
             self.n_groups = int(np.maximum(counts//n_imgs, 1).sum())
+        if do_setup:  # only now: a transform may ask for a batch, `Normalize` without statistics does
+            for tfms in (self.after_item, self.before_batch, self.after_batch): tfms.setup(self)
 
     @property
-    def by_identity(self): return self.shuffle and self.n is not None and self.n > 0
+    def by_identity(self):
+        "Validation data are never dealt by identity, also where `Learner.show_results` shuffles them"
+        return bool(self.shuffle and self.n) and getattr(self.dataset, 'split_idx', 0) != 1
 
     def _read_ids(self):
         "The identity pipeline alone: no picture is opened"
@@ -85,14 +119,41 @@ class IdentityDL(TfmdDL):
 
     def get_idxs(self):
         if not self.by_identity: return super().get_idxs()
-        order,size = [],len(self)*self.bs
-        while len(order) < size: order += identity_order(self.ids.tolist(), self.n_ids, self.n_imgs, self.rng)
-        return order[:size]
+        ids,n,order = np.asarray(self.ids).tolist(), self.n_ids*self.n_imgs, []
+        rng = random.Random(repr(self.rng.getstate()))  # the partners' own, so that they change nothing in the order of the others
+        while len(order) < len(self)*n: order += identity_order(ids, self.n_ids, self.n_imgs, self.rng)
+        order = order[:len(self)*n]
+        if not self.partners: return order
+        chosen = partner_order(ids, order, rng)
+        return [i for k in range(0, len(order), n) for i in order[k:k + n] + chosen[k:k + n]]
 
     def new(self, dataset=None, cls=None, **kwargs):
         same = dataset is None or dataset is self.dataset
-        own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, seed=self.seed, ids=self.ids if same else None)
+        own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, partners=self.partners, seed=self.seed, ids=self.ids if same else None)
         return super().new(dataset, cls, **merge(own, kwargs))
+
+    def show_batch(self,
+        b=None,            # Batch to show; one is drawn when not given
+        max_n:int=None,    # Pictures; four rows when not given, or 9 pictures where batches are not by identity
+        ctxs=None,         # Axes to draw on
+        show:bool=True,    # `False`: give the decoded batch back instead
+        unique:bool=False, # Show one item again and again, each time as augmented?
+        nrows:int=None,    # Rows of the grid
+        ncols:int=None,    # Columns of the grid; `n_imgs` when neither is given and batches are by identity
+        **kwargs):
+        "Show one identity a row; with partners, each row of pictures above the row of their partners"
+        if not show or unique or ctxs is not None: return super().show_batch(b, max_n or 9, ctxs, show, unique, **kwargs)
+        if b is None: b = self.one_batch()
+        if self.by_identity and self.partners and len(b[0]) == self.bs:
+            order = torch.arange(self.bs).view(2, -1, self.n_imgs).transpose(0, 1).flatten()
+            b = tuple(o[order.to(o.device)] for o in b)
+        max_n = min(max_n or (4*self.n_imgs if self.by_identity else 9), len(b[0]))
+        if not ncols: ncols = math.ceil(max_n/nrows) if nrows else self.n_imgs if self.by_identity else math.ceil(math.sqrt(max_n))
+        nrows = nrows or math.ceil(max_n/ncols)
+        height,width = b[0].shape[-2:]
+        size = 1.5*ncols, (1.5*height/width + .6)*nrows  # inches; a title takes .6
+        with plt.rc_context({'axes.titlesize': 9, 'figure.constrained_layout.use': True}):
+            super().show_batch(b, max_n, **merge({'nrows': nrows, 'ncols': ncols, 'figsize': size}, kwargs))
 
 
 def picture_files(
@@ -130,13 +191,13 @@ def _held_out(rows): return [i for i,o in enumerate(rows) if not o.held_out], [i
 
 def recognition_block(
     size:tuple=(256, 128),  # `(height, width)`, pixels
-    augment:bool=True,      # Mirror and shift training pictures?
+    augment:bool=True,      # Mirror and shift training pictures? By up to 10 pixels at width 128, as published, in proportion at others
     erase:float=.5,         # Chance that a rectangle of a training picture is erased, 0 to 1
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels, 0 to 1; `None`: pictures stay in 0 to 1
     cameras:list=None,      # All camera names; found in the items when not given
 )->DataBlock:
     "The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`"
-    batch_tfms = [CropFlip()] if augment else []
+    batch_tfms = [CropFlip(round(10*size[1]/128))] if augment else []
     if stats is not None: batch_tfms.append(Normalize.from_stats(*stats))
     if erase: batch_tfms.append(RandomErasing(erase))
     return DataBlock(blocks=(PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras)), n_inp=1,
@@ -150,7 +211,8 @@ def recognition_dataloaders(
     size:tuple=(256, 128),  # `(height, width)`, pixels
     n_ids:int=16,           # Identities a training batch
     n_imgs:int=4,           # Pictures of each
-    bs:int=None,            # Pictures a validation batch; twice the training batch when not given
+    partners:bool=False,    # Add a partner of each picture, for `QualityDistillation(pairs='partner')`?
+    bs:int=None,            # Pictures a validation batch; twice `n_ids*n_imgs` when not given
     augment:bool=True,      # Mirror and shift training pictures?
     erase:float=.5,         # Chance that a rectangle of a training picture is erased, 0 to 1
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels
@@ -165,8 +227,8 @@ def recognition_dataloaders(
         raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
     block = recognition_block(size, augment, erase, stats, cameras=sorted(set(table['camera']) - {''}))
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs, seed=seed, num_workers=workers,
-                            device=device, val_bs=bs or 2*n_ids*n_imgs)
+    dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs, partners=partners, seed=seed,
+                            num_workers=workers, device=device, val_bs=bs or 2*n_ids*n_imgs)
     dls.table = table.reset_index(drop=True)
     dls.table.attrs = {**table.attrs, 'root': str(root)}
     return dls

@@ -1,0 +1,136 @@
+"""Quality labels of the pictures of a table, from how well a model recognises each of them (SDD-FIQA, CVPR 2021).
+
+    python data_prep/quality.py images.csv --learner runs/reid-.../baseline.pkl
+    python data_prep/quality.py images.csv --weights agw_market1501.pth --arch agw_resnet50 --height 256 --width 128
+
+Training pictures are compared with each other, held-out ones with each other. The labels go into the column `quality` of the table and, as
+`path<tab>quality`, into `quality.txt` beside it, the form that SDD-FIQA publishes and QSD reads; `quality.png` shows how they are distributed,
+`quality_sheet.png` the worst and best pictures. A stopped run goes on where it was: embeddings are kept a block at a time until the labels stand.
+"""
+import hashlib
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.learner import load_learner
+from fastcore.script import call_parse
+from fastprogress.fastprogress import progress_bar
+
+from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
+from qsd_fastai.data.table import read_table, write_table
+from qsd_fastai.learner import recognition_learner
+from qsd_fastai.models.checkpoints import load_reference
+from qsd_fastai.plots import picture_sheet, quality_histogram
+from qsd_fastai.quality import similarity_quality
+from qsd_fastai.resume import save_whole
+
+
+def embed_in_blocks(
+    learn,          # A learner with `embed`
+    table,          # Of pictures
+    kept,           # Folder of the blocks
+    block:int=4096, # Pictures a block
+)->torch.Tensor: # `(n, nf)`
+    "Embeddings of a table, each block kept in a file as soon as it is there; blocks that are there already are read"
+    parts = []
+    for lo in progress_bar(range(0, len(table), block)):
+        file = Path(kept)/f'{lo:09d}.pt'
+        if not file.is_file():
+            with learn.no_bar(): save_whole(learn.embed(table.iloc[lo:lo + block]).clone(), file)
+        parts.append(torch.load(file, weights_only=True))
+    return torch.cat(parts)
+
+
+def label_table(
+    table, # With `identity` and `split`
+    emb,   # `(n, nf)` embeddings of its rows
+    **kwargs, # For `similarity_quality`
+)->pd.Series: # 0 to 100, NaN = unknown
+    "Labels of the training pictures among themselves, and of the held-out ones among themselves"
+    quality = pd.Series(np.nan, index=table.index, dtype='float32')
+    for held_out in (False, True):
+        rows = ((table['split'] != 'train') == held_out).to_numpy()
+        if rows.any(): quality[rows] = similarity_quality(emb[torch.from_numpy(rows)], table.loc[rows, 'identity'].to_numpy(), **kwargs)
+    return quality
+
+
+def report(
+    table,  # With the column `quality`
+    folder, # Where the figures go
+    n:int=10, # Worst and best pictures on the sheet
+):
+    "Print coverage and spread, and draw the histogram and the sheet"
+    known = table['quality'].dropna()
+    within = table.groupby('identity')['quality'].std().dropna()
+    alone = int((table.groupby('identity')['quality'].count() == 0).sum())
+    print(f'{len(known):,} of {len(table):,} pictures labelled ({len(known)/len(table):.1%}); {alone:,} identities without a label')
+    print('quality:  ' + '  '.join(f'{p} % {known.quantile(p/100):.1f}' for p in (0, 5, 25, 50, 75, 95, 100)))
+    print(f'standard deviation: {known.std():.1f} over all, {within.mean():.1f} within an identity on average')
+    quality_histogram(table['quality'], 'Quality of the pictures').savefig(folder/'quality.png', dpi=150)
+    order = known.sort_values(kind='stable').index
+    rows = [order[:n], order[-n:][::-1]]
+    files = picture_files(table)
+    picture_sheet([files[r].tolist() for r in rows], [table.loc[r, 'quality'].tolist() for r in rows], ['worst', 'best']).savefig(
+        folder/'quality_sheet.png', dpi=150)
+
+
+def saved_learner(learner, weights, arch, table, size, last_stride):
+    "The learner in a file, or one made around weights"
+    if learner:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*insecure pickle')  # said in the help instead
+            return load_learner(learner)
+    if not (weights and arch): raise ValueError('Say what recognises the pictures: --learner FILE.pkl, or --weights FILE and --arch NAME.')
+    learn = recognition_learner(recognition_dataloaders(table.assign(split='train'), size=size, n_ids=1, n_imgs=1), arch, last_stride=last_stride)
+    load_reference(learn.model, weights, head=False)
+    return learn
+
+
+@call_parse
+def main(
+    table:str,           # The table, images.csv or .parquet
+    learner:str='',      # A learner saved by `learn.export`; it is a pickle: open your own only
+    weights:str='',      # Or a file of weights, read without running anything in it: a state dict, AGW, QSD, FastReID, ...
+    arch:str='',         # The body that --weights are of
+    height:int=256,      # Input of that body, pixels
+    width:int=128,       # Input of that body, pixels
+    last_stride:int=None,# Of a timm ResNet that --weights are of
+    mode:str='sampled',  # sampled: the published draws; exact: all pairs, no chance
+    rounds:int=12,       # Of sampled
+    signed:bool=False,   # Give a picture under a wrong name a low label, not a high one
+    scaling:str='minmax',# minmax: the extremes become 0 and 100; robust: the 1st and 99th percentile
+    min_imgs:int=2,      # Identities with fewer pictures get no label
+    seed:int=0,          # Of the draws
+    out:str='',          # Folder for another copy of the table; the table itself is filled in when not given
+    force:bool=False,    # Write over labels that the table has?
+):
+    "Label the quality of the pictures of a table"
+    try:
+        path = Path(table)
+        target = Path(out)/path.name if out else path
+        pictures = read_table(path)
+        if pictures['quality'].notna().any() and not out and not force:
+            raise ValueError(f'{path} has labels already. Write over them by --force, or keep them and name --out DIR.')
+        model = Path(learner or weights)
+        if (learner or weights) and not model.is_file(): raise FileNotFoundError(f'There is no model file {model}.')
+        learn = saved_learner(learner, weights, arch, pictures, (height, width), last_stride)
+        key = json.dumps([str(model.absolute()), model.stat().st_mtime_ns, arch, height, width, pictures['path'].tolist()])
+        kept = target.parent/f'embeddings-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
+        if kept.is_dir(): print(f'Going on with the embeddings in {kept}')
+        emb = embed_in_blocks(learn, pictures, kept)
+        options = {'mode': mode, 'rounds': rounds, 'signed': signed, 'scaling': scaling, 'min_imgs': min_imgs, 'seed': seed}
+        labelled = pictures.assign(quality=label_table(pictures, emb, **options))
+        labelled.attrs = dict(pictures.attrs)
+        record = {**(pictures.attrs.get('record') or {}), 'quality': {'model': model.name, 'arch': arch, **options}}
+        labelled = write_table(labelled, target, record)
+        lines = [f'{p}\t{q:.6f}' for p,q in zip(labelled['path'], labelled['quality']) if q == q]
+        target.with_name('quality.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        report(labelled, target.parent)
+        shutil.rmtree(kept)
+        print(f'Written: {target} and quality.txt, quality.png, quality_sheet.png beside it')
+    except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

@@ -1,0 +1,272 @@
+"A plain fastai Learner: everything a fastai user does with one"
+import subprocess
+import sys
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.tracker import TerminateOnNaNCallback
+from fastai.learner import Learner, load_learner
+from fastai.torch_core import set_seed
+from torch import nn
+
+from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
+from qsd_fastai.distillation import QualityDistillation
+from qsd_fastai.evaluation.metrics import Retrieval
+from qsd_fastai.learner import LossTerms, loss_terms, recognition_learner
+from qsd_fastai.losses import RecognitionLoss
+from qsd_fastai.models.layers import BNNeck
+from qsd_fastai.models.recognizer import Recognition, Recognizer
+
+pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning'), pytest.mark.usefixtures('one_thread')]
+
+
+def loaders(table, **kwargs):
+    return recognition_dataloaders(table, **{'size': (32, 16), 'n_ids': 4, 'n_imgs': 3, 'seed': 0, 'num_workers': 0, 'device': 'cpu', **kwargs})
+
+
+def make(table, arch='test_resnet', cbs=None, path=None, **kwargs):
+    set_seed(0)
+    learn = recognition_learner(loaders(table), arch, metrics=Retrieval(), cbs=cbs, path=path, **kwargs)
+    learn.remove_cb(learn.progress)
+    return learn
+
+
+@pytest.fixture(scope='module')
+def trained(labelled_people, tmp_path_factory, one_thread):
+    learn = make(labelled_people, path=tmp_path_factory.mktemp('learner'))
+    learn.fit_one_cycle(2, 1e-3)
+    return learn
+
+
+def test_it_is_a_plain_learner(trained):
+    assert type(trained) is Learner and isinstance(trained.model, Recognizer) and isinstance(trained.loss_func, RecognitionLoss)
+    assert trained.dls.c == 8 and trained.model.head.weight.shape == (8, 96)
+    assert trained.recorder.metric_names == ['epoch', 'train_loss', 'valid_loss', 'rank1', 'mAP', 'mINP', 'time']
+    assert len(trained.opt.param_lists) == 2
+
+
+def test_training_learns(labelled_people):
+    learn = make(labelled_people)
+    learn.fit(6, 3e-3)
+    first,last = learn.loss_terms.epochs[0], learn.loss_terms.epochs[-1]
+    assert last['identity'] < first['identity'] and last['triplet'] < first['triplet']
+    assert np.isfinite(list(learn.recorder.values)).all()
+
+
+def test_freeze_and_unfreeze(labelled_people):
+    learn = make(labelled_people)
+    bias = next(m for m in learn.model.modules() if isinstance(m, BNNeck)).bias
+    learn.freeze()
+    # batch norm keeps learning in a frozen body, as always in fastai
+    assert not learn.model.body.conv1[0].weight.requires_grad and learn.model.head.weight.requires_grad and not bias.requires_grad
+    before = {k: v.clone() for k,v in learn.model.named_parameters()}
+    learn.fit(1, 1e-2)
+    moved = {k for k,v in learn.model.named_parameters() if not torch.equal(v, before[k])}
+    assert 'body.conv1.0.weight' not in moved and {'head.weight', 'neck.weight'} <= moved
+    learn.unfreeze()
+    assert not bias.requires_grad and all(v.requires_grad for k,v in learn.model.named_parameters() if k != 'neck.bias')
+    learn.fit(1, 1e-2)
+    assert not torch.equal(learn.model.body.conv1[0].weight, before['body.conv1.0.weight']) and bias.eq(0).all()
+
+
+def test_fine_tune_and_lr_find(labelled_people, tmp_path):
+    learn = make(labelled_people, path=tmp_path)
+    before = {k: v.clone() for k,v in learn.model.state_dict().items()}
+    found = learn.lr_find(num_it=12, show_plot=False)
+    assert found.valley > 0 and all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items())
+    learn.fine_tune(1, 1e-3)
+    assert len(learn.recorder.values) == 1 and learn.model.body.conv1[0].weight.requires_grad
+
+
+@pytest.mark.parametrize('precision', ['to_bf16', 'to_fp16'])
+def test_mixed_precision_runs_on_a_cpu_too(labelled_people, precision):
+    "Without autocast there: fastai asks for that of a GPU"
+    learn = make(labelled_people, cbs=QualityDistillation())
+    getattr(learn, precision)()
+    learn.fit(1, 1e-3)
+    assert np.isfinite(learn.recorder.values).all() and learn.embed(labelled_people[:3]).dtype == torch.float32
+
+
+def test_validate_get_preds_predict(trained, labelled_people):
+    held = labelled_people[labelled_people['split'] != 'train']
+    loss,rank1,mAP,mINP = trained.validate()
+    assert 0 <= rank1 <= 1 and 0 < mINP <= mAP < 1 and loss > 0
+    emb,targets = trained.get_preds()
+    assert emb.shape == (24, 96) and [tuple(t.shape) for t in targets] == [(24,), (24,), (24, 3)]
+    np.testing.assert_allclose(targets[1], held['quality'], rtol=1e-6)
+    assert [labelled_people['identity'][int(r)] for r in targets[2][:, 0]] == [trained.dls.vocab[int(i)] for i in targets[0]]
+    assert trained.get_preds(with_loss=True)[-1].shape == (24,)
+    file = picture_files(labelled_people)[held.index[0]]
+    decoded,_,one = trained.predict(file)
+    assert str(decoded[0]) == '?' and str(decoded[1]) == 'quality ?'
+    np.testing.assert_allclose(one, emb[0], atol=1e-5)
+
+
+def test_show_results(trained):
+    trained.show_results(max_n=4, shuffle=False)
+    fig = plt.gcf()
+    titles = [ax.get_title() for ax in fig.axes if ax.images]
+    held = trained.dls.table[trained.dls.table['split'] != 'train'].head(4)
+    assert [t.splitlines()[0] for t in titles] == list(held['identity'])
+    assert [t.splitlines()[1] for t in titles] == [f'quality {q:.0f}' for q in held['quality']]
+    fig.canvas.draw()
+    boxes = [ax.title.get_window_extent() for ax in fig.axes if ax.images]
+    pictures = [ax.get_window_extent() for ax in fig.axes if ax.images]
+    assert not any(b.overlaps(p) for b in boxes for p in pictures)
+    plt.close(fig)
+
+
+def test_embed(trained, labelled_people):
+    train = labelled_people[labelled_people['split'] == 'train']
+    emb = trained.embed(train)
+    assert type(emb) is torch.Tensor and emb.shape == (48, 96) and emb.device.type == 'cpu' and not emb.requires_grad
+    files = list(picture_files(labelled_people)[train.index])
+    same = lambda other: np.testing.assert_allclose(other, emb, atol=1e-5)
+    same(trained.embed(files))
+    same(trained.embed(tuple(files), bs=5))
+    same(trained.embed(train.drop(columns=['quality', 'split']), root=labelled_people.attrs['root']))
+    same(trained.embed(trained.dls.train))  # in the order of the table and without augmentation
+    same(trained.embed(trained.dls.train, bs=7))
+    assert trained.dls.train.dataset.split_idx == 0  # the loader augments again
+    shuffled = train.sample(frac=1, random_state=0)
+    np.testing.assert_allclose(trained.embed(shuffled), emb[[train.index.get_loc(i) for i in shuffled.index]], atol=1e-5)
+    np.testing.assert_allclose(trained.embed(files[3])[0], emb[3], atol=1e-5)
+    np.testing.assert_allclose(trained.embed(train, normalize=True), nn.functional.normalize(emb), atol=1e-5)
+    np.testing.assert_allclose(trained.embed(trained.dls.valid), trained.get_preds()[0], atol=1e-5)
+
+
+def test_embed_by_hand(trained, labelled_people):
+    "What embed gives is the model in evaluation on the pictures of validation"
+    x = trained.dls.valid.one_batch()[0].as_subclass(torch.Tensor)
+    with torch.no_grad(): want = trained.model.eval()(x)
+    np.testing.assert_allclose(trained.embed(labelled_people[labelled_people['split'] != 'train'])[:len(x)], want, atol=1e-5)
+
+
+def test_embed_errors(trained, labelled_people):
+    for empty in (labelled_people[:0], [], ()):
+        with pytest.raises(ValueError, match='no picture to embed'): trained.embed(empty)
+    with pytest.raises(ValueError, match="fastai's DataLoader"): trained.embed(torch.utils.data.DataLoader([1, 2]))
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.jpg'): make(labelled_people).embed(['nowhere.jpg'])
+
+
+def test_export_and_load_in_another_process(trained, labelled_people, tmp_path):
+    "No module of ours is imported there before"
+    trained.export(tmp_path/'it.pkl')
+    assert (tmp_path/'it.pkl').stat().st_size < 4e6  # no pictures, embeddings or optimizer in it
+    script = f'''
+import torch; torch.set_num_threads(1)
+from fastai.learner import load_learner
+learn = load_learner(r"{tmp_path/'it.pkl'}")
+from qsd_fastai.data.table import read_table
+table = read_table(r"{labelled_people.attrs['root']}/labelled.csv")
+torch.save([learn.embed(table[:9]), learn.embed(list(r"{labelled_people.attrs['root']}/" + table["path"][:9]))], r"{tmp_path/'emb'}")'''
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for emb in torch.load(tmp_path/'emb'): np.testing.assert_allclose(emb, trained.embed(labelled_people[:9]), atol=1e-6)
+
+
+def test_export_with_every_callback(labelled_people, tmp_path):
+    learn = make(labelled_people, cbs=QualityDistillation(), path=tmp_path)
+    learn.fit(1, 1e-3)
+    learn.validate()
+    learn.export('it.pkl')
+    loaded = load_learner(tmp_path/'it.pkl')
+    np.testing.assert_allclose(loaded.embed(labelled_people[:4]), learn.embed(labelled_people[:4]), atol=1e-6)
+    assert loaded.metrics[0].store.parts == []
+
+
+def test_training_pictures_alone(labelled_people):
+    table = labelled_people[labelled_people['split'] == 'train'].copy()
+    table.attrs = labelled_people.attrs
+    learn = make(table)
+    learn.fit(1, 1e-3)
+    assert learn.recorder.values[0][0] > 0 and list(learn.recorder.values[0][1:]) == [None]*4
+    assert learn.embed(table).shape == (48, 96)
+
+
+def test_what_cannot_be_made(labelled_people):
+    dls = loaders(labelled_people)
+    with pytest.raises(ValueError, match='nonesuch'): recognition_learner(dls, 'nonesuch')
+    with pytest.raises(ValueError, match='body given by name'): recognition_learner(dls, nn.Identity(), last_stride=1)
+    dls.c = 0
+    with pytest.raises(ValueError, match='no training identity'): recognition_learner(dls, 'test_resnet')
+
+
+def test_options_reach_the_model(labelled_people):
+    head = lambda nf, n: nn.Linear(nf, n)
+    learn = make(labelled_people, head=head, loss=RecognitionLoss(triplet_weight=0), levels=[0, -1], wd=.01)
+    assert isinstance(learn.model.head, nn.Linear) and learn.wd == .01 and learn.loss_func.weights['triplet'] == 0
+    learn.fit(1, 1e-3)
+    assert list(learn.loss_terms.frame().columns) == ['epoch', 'identity'] and len(learn.model.level_indices) == 2
+
+
+def test_terms_are_means_over_batches(labelled_people):
+    class Keep(Callback):
+        order,run_valid,seen = 46,False,[]
+        def after_batch(self): self.seen.append({k: float(v) for k,v in loss_terms(self.learn).items()} | {'epoch': self.epoch})
+    keep = Keep()
+    learn = make(labelled_people, cbs=[QualityDistillation(), keep])
+    learn.fit(2, 1e-3)
+    frame = learn.loss_terms.frame()
+    assert list(frame['epoch']) == [0, 1]
+    assert {'identity', 'triplet', 'qsd', 'qsd_level1', 'qsd_level2', 'qsd_level3', 'qsd_emb', 'qsd_logits'} <= set(frame)
+    for epoch in (0, 1):
+        for name in frame.columns[1:]:
+            np.testing.assert_allclose(frame[name][epoch], np.mean([o[name] for o in keep.seen if o['epoch'] == epoch]), rtol=1e-5)
+    np.testing.assert_allclose(learn.loss_func.weights['identity']*frame['identity'][1] + frame['triplet'][1] + frame['qsd'][1],
+                               np.mean(learn_losses(learn)), rtol=1e-4)
+    learn.validate()
+    learn.embed(labelled_people[:2])
+    assert len(learn.loss_terms.frame()) == 2  # until the next fit
+    learn.fit(1, 1e-3)
+    assert len(learn.loss_terms.frame()) == 1
+
+
+def learn_losses(learn):
+    "The losses of the last epoch's batches, from the smoothed ones that the recorder has"
+    beta,n = learn.recorder.smooth_loss.beta,len(learn.dls.train)
+    smooth = [float(v) for v in learn.recorder.losses]
+    sums = [v*(1 - beta**(i + 1)) for i,v in enumerate(smooth)]
+    return [(b - beta*a)/(1 - beta) for a,b in zip([0, *sums], sums)][-n:]
+
+
+def test_a_learner_put_together_by_hand(labelled_people):
+    "Without `recognition_learner`, hence without `LossTerms`, QSD and judging work the same"
+    set_seed(0)
+    dls = loaders(labelled_people)
+    learn = Learner(dls, Recognizer('test_resnet', 8), loss_func=RecognitionLoss(), metrics=Retrieval(), cbs=QualityDistillation())
+    learn.remove_cb(learn.progress)
+    learn.fit(1, 1e-3)
+    assert not hasattr(learn, 'loss_terms') and {'identity', 'qsd'} <= set(loss_terms(learn))
+    assert learn.embed(labelled_people[:3]).shape == (3, 96)
+    with_terms = Learner(dls, Recognizer('test_resnet', 8), loss_func=RecognitionLoss(), cbs=LossTerms())
+    with_terms.remove_cb(with_terms.progress)
+    with_terms.fit(1, 1e-3)
+    assert len(with_terms.loss_terms.frame()) == 1
+
+
+def test_nan_ends_a_fit_and_nothing_else_does(labelled_people):
+    learn = make(labelled_people, cbs=TerminateOnNaNCallback())
+    learn.fit(2, 1e-3)
+    assert len(learn.recorder.values) == 2  # the loss of validation is finite, though its identities have no class
+    class Break(Callback):
+        order = -20
+        def after_loss(self):
+            if self.training and self.iter == 1: self.learn.loss = self.learn.loss*float('nan')
+    learn.fit(2, 1e-3, cbs=Break())
+    assert learn.recorder.values == []
+
+
+def test_a_recognition_in_training_and_embeddings_in_evaluation(labelled_people):
+    seen = []
+    class Look(Callback):
+        def after_pred(self): seen.append((self.training, type(self.learn.pred)))
+    learn = make(labelled_people, cbs=Look())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', ResourceWarning)
+        learn.fit(1, 1e-3)
+    assert set(seen) == {(True, Recognition), (False, torch.Tensor)}

@@ -1,0 +1,41 @@
+"What the README prints runs as printed."
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+import qsd_fastai
+from qsd_fastai.data.synthetic import generate_people
+
+ROOT = Path(__file__).parents[1]
+readme = (ROOT/'README.md').read_text()
+
+
+def test_the_python_lines_run(tmp_path, monkeypatch):
+    "As printed, but for one epoch in place of 60"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    generate_people('market1501', n_train=16, n_test=4, n_imgs=4, n_test_imgs=4, size=(64, 32), progress=False)
+    lines = re.search(r'```python\n(from qsd_fastai.*?)```', readme, re.S)[1]
+    assert 'learn.fit_one_cycle(60, 3.5e-4)' in lines
+    done = {}
+    exec(lines.replace('fit_one_cycle(60,', 'fit_one_cycle(1,'), done)
+    assert len(done['learn'].recorder.values) == 1 and len(done['learn'].recorder.values[0]) == 5
+    assert list((tmp_path/'runs').rglob('*.wandb'))
+
+
+def test_what_it_names_is_there():
+    for link in re.findall(r'\]\(((?!http)[^)#]+)\)', readme): assert (ROOT/link).exists(), link
+    for script in set(re.findall(r'python ((?:recipes|data_prep)/\w+\.py)', readme)): assert (ROOT/script).is_file(), script
+    targets = re.findall(r'^(\w+):', (ROOT/'Makefile').read_text(), re.M)
+    for target in set(re.findall(r'make (\w+) ', readme)): assert target in targets
+
+
+def test_metadata_stands_in_one_place():
+    config = ConfigParser(delimiters=['='])
+    config.read(ROOT/'settings.ini')
+    assert qsd_fastai.__version__ == config['DEFAULT']['version']
+    assert config['DEFAULT']['version'] not in (ROOT/'pyproject.toml').read_text() + (ROOT/'setup.py').read_text()
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    assert 'make test' in readme and 'make demo' in readme and 'make test' in (ROOT/'.ci'/'run').read_text()

@@ -149,7 +149,7 @@ class QualityDistillation(Callback):
         forward:str='separate',  # `'separate'` or `'joint'`, for `pairs='partner'`
         **kwargs,                # For `QSDLoss`: `tau`, `amplify`, `map_norm`
     ):
-        if not callable(weight) and not weight >= 0: raise ValueError(f'weight={weight} is not 0 or more, nor a function of the progress of training.')
+        if not callable(weight) and not weight >= 0: raise ValueError(f'weight={weight} is neither 0 or more nor a function of progress.')
         self.weight,self.level_weights = weight,None if level_weights is None else tuple(level_weights)
         self.pairs,self.forward = _one_of('pairs', pairs, 'batch', 'partner'), _one_of('forward', forward, 'separate', 'joint')
         self.qsd,self.terms,self.whole,self.others = QSDLoss(**kwargs),{},None,None

@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-__all__ = ['hardest_figure', 'picture_sheet', 'quality_agreement', 'quality_histogram', 'ranked_lists']
+__all__ = ['hardest_figure', 'paired_gains', 'picture_sheet', 'quality_agreement', 'quality_histogram', 'ranked_lists']
 
 right,wrong,ink,soft = '#1b7f4b', '#c0392b', '#2f5d8a', '#9db4cc'
 letters = 7  # points, of the captions of pictures
@@ -129,6 +129,26 @@ def hardest_figure(
     "`ranked_lists` of the hardest queries"
     titles = [f'query, AP {o.ap:.2f}\n{_text(o.quality)}' for o in hard.itertuples()]
     return ranked_lists([files[r] for r in hard['row']], [[files[r] for r in o] for o in hard['gallery']], list(hard['correct']), titles)
+
+
+def paired_gains(
+    gains,         # Of `arm_gains`: `arm, figure, mean, error`
+    reference:str, # What the gains are over
+)->Figure:
+    "What each arm gains in each figure, in points, with two standard errors on each side; a bar across 0 is no evidence"
+    figures,arms = gains['figure'].unique(), gains['arm'].unique()
+    fig = Figure(figsize=(1.1*len(figures) + 2.5, 3.4), layout='constrained')
+    ax = fig.subplots()
+    for k,arm in enumerate(arms):
+        of_arm = gains[gains['arm'] == arm].set_index('figure').loc[figures]
+        at = np.arange(len(figures)) + .7*((k + .5)/len(arms) - .5)
+        ax.errorbar(at, 100*of_arm['mean'], yerr=200*of_arm['error'].fillna(0), fmt='o', markersize=4, capsize=2, label=arm)
+    ax.axhline(0, color='black', linewidth=.8)
+    ax.set_xticks(np.arange(len(figures)), figures)
+    ax.set(ylabel='gain, points', title=f'over "{reference}", same seed; bars: 2 standard errors')
+    ax.legend(fontsize=7)
+    _plain(ax)
+    return fig
 
 
 def _frame(shape, color):

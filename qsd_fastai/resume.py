@@ -5,6 +5,7 @@ import pickle
 import random
 import secrets
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from .learner import is_fit
 
-__all__ = ['SaveState', 'random_state', 'run_folder', 'save_whole', 'set_random_state']
+__all__ = ['SaveState', 'random_state', 'resumable', 'run_folder', 'save_whole', 'set_random_state']
 
 
 def random_state()->dict:
@@ -113,7 +114,7 @@ class SaveState(Callback):
             self.recorder.log += self.rows[self.epoch]
             raise CancelEpochException()
         vars(self.learn).pop('save', None)
-        # an earlier fit that ended before its last epoch, or whatever else the uninterrupted run had before this epoch
+        # that fit ended before its last epoch, by early stopping say
         if self.kept is not None and self.kept['fit'] > self.fits: raise CancelFitException()
         self._restore()
 
@@ -123,11 +124,13 @@ class SaveState(Callback):
         state,self.state = self.state,None
         self.kept = {k: self.kept[k] for k in ('fit', 'earlier', 'n_epoch', 'values')}  # the weights are where they belong
         self._load_opt(state['opt'])  # callbacks may have changed the rates again
-        recorder,(terms,scheduler) = self.recorder,(getattr(self.learn, name, None) for name in ('loss_terms', 'param_scheduler'))
+        recorder = self.recorder
+        terms,scheduler,graph = (getattr(self.learn, name, None) for name in ('loss_terms', 'param_scheduler', 'show_graph'))
         recorder.lrs,recorder.losses,recorder.iters = list(state['lrs']), list(state['losses']), list(state['iters'])
         recorder.smooth_loss.count,recorder.smooth_loss.val = state['smooth_loss']
         self.learn.train_iter = state['train_iter']
         if terms: terms.epochs = list(state['terms'])
+        if graph: graph.nb_batches = list(state['iters'])
         if scheduler: scheduler.hps = recorder.hps = {k: list(v) for k,v in state['hps'].items()}
         set_random_state(state['random'])
         if state['loader']: self.dls.train.rng.setstate(_tuples(state['loader']))
@@ -204,3 +207,13 @@ def run_folder(
         listed = ', '.join(f'{k} was {a!r} and is {b!r}' for k,(a,b) in other.items())
         raise ValueError(f'{out} was started with other arguments: {listed}. Resume with the same ones.')
     return out, kept['id']
+
+
+@contextmanager
+def resumable(
+    out, # Folder of the run
+):
+    "Ctrl-C in this block ends the program with a word on how to go on, instead of a traceback"
+    try: yield
+    except KeyboardInterrupt:
+        raise SystemExit(f'\nStopped. All epochs that were finished are kept in {out}: give the same command with --resume to go on.') from None

@@ -18,7 +18,7 @@ from .learner import is_fit, loss_terms
 from .plots import hardest_figure, quality_histogram
 from .runs import finish_run, kept_beside, start_run
 
-__all__ = ['TrackRun', 'finish_run', 'start_run']
+__all__ = ['TrackRun', 'figure_image', 'finish_run', 'start_run']
 
 
 class TrackRun(Callback):

@@ -77,14 +77,16 @@ def main(
             loss = RecognitionLoss(triplet=WeightedRegularizedTriplet(), center=CenterLoss(dls.c, 2048))
             opt,cbs = partial(Adam, decouple_wd=False), [CenterUpdate(), ParamScheduler({'lr': warmup_multistep(lr, epochs, steps=steps)})]
         learn = recognition_learner(dls, o.arch, pretrained=pretrained and start is None, last_stride=last_stride, path=out, loss=loss,
-                                    metrics=Retrieval('rank1', 'mAP', 'mINP', *by_third, quality=table[judged_by]), opt_func=opt)
+                                    metrics=Retrieval('rank1', 'mAP', 'mINP', *by_third, quality=table[judged_by]),
+                                    opt_func=opt, wd_bn_bias=bool(preset))
         if start is not None: learn.model.load_state_dict({k: v for k,v in start.model.state_dict().items() if not k.startswith('center.')})
         name = stage.replace(',', '').replace(' ', '_')
         run = start_run(name=f'{out.name} {stage}', group=group or out.name, dir=out, id=f'{run_id}-{name}', config={**args, 'stage': stage})
         cbs += [SaveState(out/f'{name}.state', resume), TrackRun()]
         if qsd: cbs.append(qsd)
-        if preset: learn.fit(epochs, lr, wd=5e-4, cbs=cbs)
-        else: learn.fit_one_cycle(epochs, lr, cbs=cbs)
+        with resumable(out):
+            if preset: learn.fit(epochs, lr, wd=5e-4, cbs=cbs)
+            else: learn.fit_one_cycle(epochs, lr, cbs=cbs)
         learn.export(f'{name}.pkl')
         return learn, run
 

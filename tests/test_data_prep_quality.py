@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(folder, *args, code=0):
-    done = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT/'data_prep'/'quality.py'), *map(str, args)], cwd=folder, capture_output=True, text=True)
+    script = str(ROOT/'data_prep'/'quality.py')
+    done = subprocess.run([sys.executable, '-W', 'ignore', script, *map(str, args)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -53,7 +54,8 @@ def test_a_learner_labels_a_table(made):
 def test_weights_give_the_labels_of_the_learner(made):
     folder,*_ = made
     run(folder, 'people/images.csv', '--learner', 'model.pkl', '--out', 'b', '--mode', 'exact')
-    run(folder, 'people/images.csv', '--weights', 'model.pth', '--arch', 'test_resnet', '--height', 32, '--width', 16, '--out', 'c', '--mode', 'exact')
+    shape = ['--arch', 'test_resnet', '--height', 32, '--width', 16]
+    run(folder, 'people/images.csv', '--weights', 'model.pth', *shape, '--out', 'c', '--mode', 'exact')
     b,c = (read_table(folder/o/'images.csv')['quality'] for o in 'bc')
     pd.testing.assert_series_equal(b, c, atol=1e-3)
 

@@ -15,7 +15,7 @@ from qsd_fastai.data.table import read_table
 
 ROOT = Path(__file__).parents[1]
 FACES = ROOT.parent/'shared'/'data'/'london_faces'/'images'
-tiny = ['--arch', 'test_resnet', '--height', '32', '--width', '16', '--n-ids', '4', '--n-imgs', '3', '--epochs', '2', '--tune-epochs', '1', '--lr', '1e-2']
+tiny = ['--arch', 'test_resnet', '--height', 32, '--width', 16, '--n-ids', 4, '--n-imgs', 3, '--epochs', 2, '--tune-epochs', 1, '--lr', 1e-2]
 
 
 def command(script, *args): return [sys.executable, '-W', 'ignore', str(ROOT/script), *map(str, args)]

@@ -1,4 +1,6 @@
 "Quality self-distillation (QSD; Ou et al., IEEE TMM 2024): the better picture of an identity teaches the worse one, at several levels."
+import warnings
+
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
@@ -217,5 +219,5 @@ class QualityDistillation(Callback):
 
     def after_train(self):
         if self.n_known == 0 and self.train_iter and self._now(self.weight):
-            raise ValueError('QualityDistillation met no picture of known quality in a whole epoch, so it taught nothing. '
-                             'Fill the column `quality` of the table, with `similarity_quality` say, or set weight=0.')
+            warnings.warn('QualityDistillation met no picture of known quality in a whole epoch, so it taught nothing. '
+                          'Fill the column `quality` of the table, with `similarity_quality` say, or set weight=0.', stacklevel=2)

@@ -539,7 +539,6 @@ def test_errors():
     for forward in ('separate', 'joint'): fails(train, 'partners=True', QualityDistillation(pairs='partner', forward=forward))
     fails([tuple(o[:7] for o in b) for b in batches(partners=True)], 'partners=True', QualityDistillation(pairs='partner'))
     fails(train, r'4 levels \(level1, level2, emb, logits\) but 2', QualityDistillation(level_weights=(1, 1)))
-    fails(batches(labelled=False), 'similarity_quality')
     fit(learner(batches(labelled=False), [QualityDistillation(0)]))
 
     class Bare(nn.Module):
@@ -557,3 +556,7 @@ def test_errors():
 
 def test_order_among_fastais_callbacks():
     assert QualityDistillation.order < GradientAccumulation.order < MixedPrecision.order < Recorder.order
+
+
+def test_an_epoch_without_known_quality_warns():
+    with pytest.warns(UserWarning, match='similarity_quality'): fit(learner(batches(labelled=False), [QualityDistillation()]))

@@ -15,7 +15,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/ruff check
 
 nbs: $(VENV)/ready-dev
-	WANDB_MODE=offline $(BIN)/nbdev-test --n_workers 1 --do_print
+	WANDB_MODE=offline $(BIN)/nbdev-test
 
 bench: $(VENV)/ready-dev
 	for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done

@@ -120,7 +120,9 @@ def hardest_queries(
     pick = torch.from_numpy(worst['query'].to_numpy().copy())
     camera = scene[:,1].numpy()
     q,g = query.nonzero().flatten()[pick], (~query).nonzero().flatten()
-    lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], camera[q], camera[g], top=top)
+    cameras = (camera[q], camera[g]) if store.kwargs.get('exclude_same_camera', True) else (None, None)
+    # ranked as it was judged
+    lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], *cameras, top=top, normalize=store.kwargs.get('normalize', True))
     rows = scene[:,0].numpy()
     found = [[rows[g[i]] for i in row if i >= 0] for row in lists.index]
     return pd.DataFrame({'row': rows[q], 'quality': quality[q].numpy(), 'ap': worst['ap'].to_numpy(),

@@ -10,19 +10,18 @@ A regular expression with a `/` in it is searched in the path below FOLDER, any 
 import os
 import re
 import sys
-import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from doctor import finish, is_made, readable
 from fastcore.script import call_parse
 from fastprogress import progress_bar
 from PIL import Image, ImageOps
 
 from qsd_fastai.data.degradations import DEGRADATIONS, degrade
-from qsd_fastai.data.table import check_table, describe_table, read_table, split_identities, write_table
+from qsd_fastai.data.table import check_table, read_table, split_identities
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 SPLIT_NAMES = {'train', 'val', 'valid', 'test', 'query', 'gallery', 'bounding_box_train', 'bounding_box_test'}
@@ -50,27 +49,6 @@ def _some(folder, n=6):
     names = sorted(p.name + '/'*p.is_dir() for p in Path(folder).iterdir())
     return ', '.join(names[:n]) + (f' and {len(names)-n} more' if len(names) > n else '') if names else 'nothing'
 
-def _unreadable(file):
-    "What is wrong with a picture, None if nothing. Decoding at an eighth of the size finds a cut-off JPEG, which `verify` does not."
-    try:
-        with Image.open(file) as im: im.draft('RGB', (1, 1)); im.load()
-    except Exception as e: return f'{type(e).__name__}: {e}'  # a decoder may raise anything on broken bytes, and each means the same here
-
-def readable(
-    table,        # table of pictures, `attrs['root']` their folder
-    strict=False, # raise ValueError on the first unreadable one, do not leave it out?
-):
-    "`table` without the pictures that cannot be decoded; those are in `attrs['unreadable']`, each with its reason."
-    files = [os.path.join(table.attrs['root'], p) for p in table['path']]
-    with ThreadPoolExecutor(8) as pool: wrong = list(progress_bar(pool.map(_unreadable, files), total=len(files), leave=False))
-    bad = np.array([w is not None for w in wrong], bool)
-    listed = [f'{p}\t{w}' for p, w in zip(table['path'], wrong) if w]
-    if strict and listed: raise ValueError(f"{len(listed)} of {len(table)} pictures cannot be read, first {listed[0]!r}.")
-    if bad.all(): raise ValueError(f"None of the {len(table)} pictures can be read, first {listed[0]!r}.")
-    out = table[~bad].reset_index(drop=True)
-    out.attrs = {**table.attrs, 'unreadable': listed}
-    return out
-
 def _search(paths, regex, what, groups=1):
     "What `regex` finds in each path, as a list of matches; ValueError where it finds nothing or has other groups than one."
     try: pat = re.compile(regex)
@@ -92,6 +70,7 @@ def folder_table(
     seed=0,        # seed of the split
     verify=True,   # decode every picture and leave the unreadable ones out?
     strict=False,  # an unreadable picture is an error?
+    workers=8,     # threads that decode
 ):
     "Table of the pictures below `folder`, `attrs['root']` is the folder, `attrs['unreadable']` what was left out; nothing is written."
     paths = pictures_in(folder)
@@ -109,7 +88,7 @@ def folder_table(
                              "say where the path holds the identity: --identity '^[^/]+/([^/]+)/'. Market-1501: market1501.py.")
     if camera: table['camera'] = [m[1] for m in _search(paths, camera, 'camera')]
     table.attrs['root'] = str(folder)
-    if verify: table = readable(table, strict)
+    if verify: table = readable(table, strict, workers)
     if not test: return table
     if query: asked = np.array([m is not None for m in _search(table['path'].tolist(), query, 'query', groups=0)])
     if query and not asked.any(): raise ValueError(f"--query {query!r} finds no picture; a path is {table['path'][0]!r}.")
@@ -142,38 +121,6 @@ def degraded_copies(
     made.attrs = {**table.attrs, 'root': str(out)}
     return made
 
-def is_made(
-    path,   # where the table goes
-    record, # the record it would get
-    force,  # make it anew whatever is there?
-):
-    "Is the table at `path` the one that `record` asks for? FileExistsError where it is another one, OSError where nothing can be written."
-    if Path(path).is_file() and not force:
-        had = read_table(path, check=False).attrs.get('record') or {}
-        if {k: had.get(k) for k in record} == record: return True
-        raise FileExistsError(f"{path} is there already and was made in another way or from other pictures: --force makes it anew.")
-    at = next(p for p in Path(path).absolute().parents if p.exists())
-    # root may write anywhere: a folder that nobody is meant to write in is left alone all the same
-    if not (at.is_dir() and os.access(at, os.W_OK) and at.stat().st_mode & 0o222):
-        raise PermissionError(f"Nothing can be written in {at}: pass --out DIR.")
-    return False
-
-def finish(
-    table,  # the table to write
-    path,   # where to
-    record, # how it was made
-):
-    "Write the table, its record and the list of unreadable pictures, then say what is in it and what to do next."
-    listed = table.attrs.get('unreadable', [])
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the report below says the same in a better place
-        table = write_table(table, path, {**record, 'unreadable': len(listed)})
-    if listed:
-        Path(path).with_name('unreadable.txt').write_text('\n'.join(listed) + '\n', encoding='utf-8')
-        print(f"{len(listed)} pictures could not be read and were left out, see {Path(path).with_name('unreadable.txt')}")
-    print(describe_table(table))
-    print(f'Written: {path}\nNext: python recipes/reid.py --data {path}')
-
 @call_parse
 def main(
     folder:str, # folder of identities
@@ -186,6 +133,7 @@ def main(
     seed:int=0, # seed of the split and of the degradations
     no_verify:bool=False, # do not decode every picture to find unreadable ones
     strict:bool=False, # stop at unreadable pictures instead of leaving them out
+    workers:int=8, # threads that decode pictures
     force:bool=False, # make the table anew where there is one
 ):
     "Table of images from a folder of identities."
@@ -198,7 +146,7 @@ def main(
         if is_made(path, record, force):
             check_table(read_table(path, check=False))
             return print(f'{path} is there already, made from the same pictures in the same way: nothing to do.')
-        table = folder_table(folder, identity or None, camera or None, query or None, test, seed, not no_verify, strict)
+        table = folder_table(folder, identity or None, camera or None, query or None, test, seed, not no_verify, strict, workers)
         if degrade: table = degraded_copies(table, out, degrade, seed)
         finish(table, path, record)
     except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

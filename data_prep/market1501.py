@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from doctor import finish, is_made, readable
 from fastcore.script import call_parse
-from folder import finish, is_made, pictures_in, readable
+from folder import pictures_in
 
 from qsd_fastai.data.table import check_table, read_table, split_identities
 
@@ -58,6 +59,7 @@ def market1501_table(
     seed=0,       # train-only copy: seed of the split
     verify=True,  # decode every picture and leave the unreadable ones out?
     strict=False, # an unreadable picture is an error?
+    workers=8,    # threads that decode
 ):
     "Table of Market-1501 below `root` with how it was made in `attrs['record']`; nothing is written."
     root = Path(root)
@@ -77,7 +79,7 @@ def market1501_table(
         raise ValueError(f"The same picture is below {root} more than once: {', '.join(places)}. Some copies have train and train_all: "
                          "point at the folder that holds each picture once.")
     table.attrs['root'] = str(root)
-    if verify: table = readable(table, strict)
+    if verify: table = readable(table, strict, workers)
     attrs = table.attrs
     if there == list(LAYOUT):
         table['split'] = table['path'].str.rpartition('/')[0].map(split_of)
@@ -100,6 +102,7 @@ def main(
     seed:int=0, # train-only copy: seed of the split
     no_verify:bool=False, # do not decode every picture to find unreadable ones
     strict:bool=False, # stop at unreadable pictures instead of leaving them out
+    workers:int=8, # threads that decode pictures
     force:bool=False, # make the table anew where there is one
 ):
     "Table of images from Market-1501."
@@ -110,7 +113,7 @@ def main(
         if is_made(path, record, force):
             check_table(read_table(path, check=False))
             return print(f'{path} is there already, made from the same pictures in the same way: nothing to do.')
-        table = market1501_table(root, test, seed, not no_verify, strict)
+        table = market1501_table(root, test, seed, not no_verify, strict, workers)
         made = table.attrs['record']
         print(f"Market-1501: {made['protocol']}\n{made['junk_left_out']} junk pictures left out, {made['background']} background ones kept")
         if 'complete' in made:

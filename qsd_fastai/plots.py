@@ -146,7 +146,7 @@ def paired_gains(
     ax.axhline(0, color='black', linewidth=.8)
     ax.set_xticks(np.arange(len(figures)), figures)
     ax.set(ylabel='gain, points', title=f'over "{reference}", same seed; bars: 2 standard errors')
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
     _plain(ax)
     return fig
 

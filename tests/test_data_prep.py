@@ -14,6 +14,7 @@ from qsd_fastai.data.table import describe_table, read_table, unanswerable
 ROOT = Path(__file__).parents[1]
 FACES = ROOT.parent/'shared'/'data'/'london_faces'/'images'
 sys.path.insert(0, str(ROOT/'data_prep'))                                     # as when they are run as scripts
+import doctor as doctor_script  # noqa: E402
 import folder as folder_script  # noqa: E402
 import market1501 as market_script  # noqa: E402
 from folder import folder_table, pictures_in  # noqa: E402
@@ -91,6 +92,35 @@ def test_unreadable_pictures(people, capsys):
     assert '3 pictures could not be read' in capsys.readouterr().out
     assert len((people/'unreadable.txt').read_text().splitlines()) == 3
     assert read_table(people/'images.csv').attrs['record']['unreadable'] == 3
+
+def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
+    folder_script.main(str(people))
+    said = capsys.readouterr().out
+    assert 'byte for byte' not in said
+    before = snapshot(people)
+    doctor_script.main(str(people/'images.csv'))
+    said = capsys.readouterr().out
+    assert 'source: folder' in said and 'pictures' in said and 'Note:' not in said and snapshot(people) == before
+
+    table = read_table(people/'images.csv')
+    train, held = (sorted(set(table['identity'][(table['split'] == 'train') == o])) for o in (True, False))
+    def copy(a, b): (people/b).write_bytes((people/a).read_bytes())
+    copy(f'{train[0]}/0_c0.jpg', f'{train[0]}/1_c1.jpg')
+    copy(f'{train[1]}/0_c0.jpg', f'{held[0]}/2_c0.jpg')
+    (people/held[1]/'3_c1.jpg').write_text('no picture')
+    with pytest.raises(SystemExit, match='1 pictures could not be read'): doctor_script.main(str(people/'images.csv'))
+    said = capsys.readouterr().out
+    assert '1 pictures are byte for byte those of another identity' in said and '1 pictures are byte for byte both trained on and judged on' in said
+    assert f"copies within one identity: they weigh double, first '{train[0]}/1_c1.jpg' = '{train[0]}/0_c0.jpg'" in said
+    assert (people/'unreadable.txt').read_text().startswith(f'{held[1]}/3_c1.jpg\t') and read_table(people/'images.csv').equals(table)
+    doctor_script.main(str(people/'images.csv'), no_verify=True)
+    (people/train[0]/'0_c0.jpg').unlink()
+    with pytest.raises(SystemExit, match=f'{train[0]}/0_c0'): doctor_script.main(str(people/'images.csv'))
+
+def test_doctor_tells_of_missing_cameras():
+    table = pd.DataFrame({'path': ['a', 'b'], 'identity': ['x', 'x'], 'camera': ['', '1'], 'split': 'train'})
+    assert doctor_script.odd(table) == ['1 of 2 pictures have no camera: nothing is excluded for them.']
+    assert not doctor_script.odd(table.assign(camera=''))
 
 def test_folder_main_twice(people, tmp_path, capsys):
     folder_script.main(str(people))

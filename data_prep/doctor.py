@@ -107,6 +107,13 @@ def finish(
     for text in said: print(f'Note: {text}')
     print(f'Written: {path}\nNext: python recipes/reid.py --data {path}')
 
+def _decoded(table, workers):
+    "The table as it is, with what `readable` found out in its attrs"
+    out = table.copy()
+    try: out.attrs = readable(table, False, workers).attrs
+    except ValueError as e: raise ValueError(f'{e} Are they in {table.attrs["root"]}?') from e
+    return out
+
 @call_parse
 def main(
     table:str, # the table, images.csv or images.parquet
@@ -124,10 +131,3 @@ def main(
     print(describe_table(found))
     for text in odd(seen): print(f'Note: {text}')
     if note := '' if no_verify else _list_unreadable(seen.attrs['unreadable'], table): sys.exit(f'{note} remove their rows or replace them.')
-
-def _decoded(table, workers):
-    "The table as it is, with what `readable` found out in its attrs"
-    out = table.copy()
-    try: out.attrs = readable(table, False, workers).attrs
-    except ValueError as e: raise ValueError(f'{e} Are they in {table.attrs["root"]}?') from e
-    return out

@@ -113,6 +113,8 @@ def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
     assert '1 pictures are byte for byte those of another identity' in said and '1 pictures are byte for byte both trained on and judged on' in said
     assert f"copies within one identity: they weigh double, first '{train[0]}/1_c1.jpg' = '{train[0]}/0_c0.jpg'" in said
     assert (people/'unreadable.txt').read_text().startswith(f'{held[1]}/3_c1.jpg\t') and read_table(people/'images.csv').equals(table)
+    done = subprocess.run([sys.executable, ROOT/'data_prep'/'doctor.py', people/'images.csv', '--workers', '2'], capture_output=True, text=True)
+    assert done.returncode == 1 and 'weigh double' in done.stdout and 'remove their rows or replace them' in done.stderr
     doctor_script.main(str(people/'images.csv'), no_verify=True)
     (people/train[0]/'0_c0.jpg').unlink()
     with pytest.raises(SystemExit, match=f'{train[0]}/0_c0'): doctor_script.main(str(people/'images.csv'))

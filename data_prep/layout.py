@@ -1,0 +1,98 @@
+"What the scripts of published Re-ID sets share: finding the layout, reading names, making the table once."
+import os
+import re
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from doctor import finish, is_made, readable
+from folder import pictures_in
+
+from qsd_fastai.data.table import check_table, read_table
+
+MARKET = {'train': 'bounding_box_train', 'query': 'query', 'gallery': 'bounding_box_test'}
+
+
+def find(
+    root,   # folder that the user has named
+    wanted, # names of files or folders that the layout must have
+    source, # name of the source, for the message
+):
+    "The one folder, `root` or below it, that holds all that is wanted; FileNotFoundError saying what was looked for and what is there."
+    root = Path(root)
+    if not root.is_dir(): raise FileNotFoundError(f'{root} is not a folder: name the one that {source} was unpacked in.')
+    below = sorted(p for p in root.iterdir() if p.is_dir())
+    found = [p for p in [root, *below] if all((p/w).exists() for w in wanted)]
+    if len(found) == 1 or found[:1] == [root]: return found[0]
+    if found: raise ValueError(f"{root} holds {source} more than once: {', '.join(p.name for p in found)}. Point at one of them.")
+    there = ', '.join(p.name for p in sorted(root.iterdir())[:8]) or 'nothing'
+    part = next((p for p in [root, *below] if any((p/w).exists() for w in wanted)), None)
+    lack = f" {part} lacks {', '.join(w for w in wanted if not (part/w).exists())}: unpack all of it." if part else ''
+    raise FileNotFoundError(f"{source} is not in {root}: looked there and one folder below for {', '.join(wanted)}; found {there}.{lack}")
+
+def parse_names(
+    paths,   # paths of the pictures; only the base name is read, a parent folder may look like one
+    pattern, # regular expression with two groups, identity and camera, matched from the start of the base name
+    example, # a name as the source writes it, for the message
+    ids,     # (lowest, highest) identity
+    cameras, # (lowest, highest) camera
+):
+    "Table of path, identity as written, camera; ValueError naming the first picture that is not named as the source names them."
+    found = [re.match(pattern, p.rsplit('/', 1)[-1]) for p in paths]
+    for p, m in zip(paths, found):
+        if not m: raise ValueError(f'{p} is not named like {example}. Other names: data_prep/folder.py --identity REGEX.')
+        try: ok = ids[0] <= int(m[1]) <= ids[1] and cameras[0] <= int(m[2]) <= cameras[1]
+        except ValueError: ok = False
+        if not ok:
+            raise ValueError(f'{p}: identity {m[1]!r} or camera {m[2]!r} is not of this source (identity {ids[0]} to {ids[1]}, '
+                             f'camera {cameras[0]} to {cameras[1]}).')
+    return pd.DataFrame({'path': paths, 'identity': [m[1] for m in found], 'camera': [str(int(m[2])) for m in found],
+                         'split': 'train', 'quality': np.nan})
+
+def three_folders(
+    root,    # folder with the layout, or the one above it
+    folders, # split -> name of its folder
+    source,  # name of the source, for messages
+    **names, # for `parse_names`
+):
+    "Table of the pictures that lie directly in the folder of each split; `attrs['root']` is `root`."
+    root = Path(root)
+    at, parts = find(root, folders.values(), source), []
+    for split, folder in folders.items():
+        prefix = (at/folder).relative_to(root).as_posix()
+        parts.append(parse_names([f'{prefix}/{p}' for p in pictures_in(at/folder) if '/' not in p], **names).assign(split=split))
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs['root'] = str(root)
+    return table
+
+def verified(
+    table,   # table with `attrs['root']` and `attrs['record']`
+    verify,  # decode every picture and leave the unreadable ones out?
+    strict,  # an unreadable picture is an error?
+    workers, # threads that decode
+):
+    "`table` of readable pictures"
+    return readable(table, strict, workers) if verify else table
+
+def make(
+    build,   # function of nothing that gives the table with `attrs['record']`
+    root,    # folder of the source
+    out,     # folder for the table; '': `root`
+    options, # dict of what the user has chosen, part of the record
+    force,   # make the table anew where there is one
+):
+    "What every script does: nothing where the table is there already, else build it, write it and report. Errors end the program in a line."
+    try:
+        path, found = Path(out or root)/'images.csv', pictures_in(root)
+        record = {'folder': os.path.relpath(root, path.parent).replace(os.sep, '/'), 'pictures': len(found),
+                  'listing': zlib.crc32('\n'.join(found).encode()), 'options': options}
+        if is_made(path, record, force):
+            check_table(read_table(path, check=False))
+            return print(f'{path} is there already, made from the same pictures in the same way: nothing to do.')
+        table = build()
+        for k, v in table.attrs['record'].items():
+            if k != 'published': print(f'{k}: {v}')
+        finish(table, path, {**table.attrs['record'], **record})
+    except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

@@ -18,13 +18,14 @@ from fastcore.script import call_parse
 from fastprogress import progress_bar
 from PIL import Image
 
+from qsd_fastai.data.sources import picture_bytes
 from qsd_fastai.data.table import describe_table, read_table, write_table
 
 
 def _look(file):
     "`(what is wrong with a picture, None if nothing; a digest of its bytes)`"
     try:
-        data = Path(file).read_bytes()
+        data = picture_bytes(file)
         # decoding at an eighth of the size finds a cut-off JPEG, which `verify` does not
         with Image.open(io.BytesIO(data)) as im: im.draft('RGB', (1, 1)); im.load()
     except Exception as e: return f'{type(e).__name__}: {e}', None  # a decoder may raise anything on broken bytes, and each means the same here

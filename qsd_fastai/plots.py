@@ -6,6 +6,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from .data.sources import open_picture
+
 __all__ = ['hardest_figure', 'paired_gains', 'picture_sheet', 'quality_agreement', 'quality_histogram', 'ranked_lists']
 
 right,wrong,ink,soft = '#1b7f4b', '#c0392b', '#2f5d8a', '#9db4cc'
@@ -15,7 +17,7 @@ letters = 7  # points, of the captions of pictures
 def _picture(o, most=400):
     "A file, a PIL image or an array as an RGB array; a file no larger than a figure can show"
     if not isinstance(o, (Image.Image, np.ndarray)):
-        with Image.open(o) as img:
+        with open_picture(o) as img:
             img.draft('RGB', (most, most))  # a large JPEG is decoded small
             o = img.convert('RGB')
         o.thumbnail((most, most))

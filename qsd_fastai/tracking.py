@@ -9,10 +9,10 @@ from fastai.callback.core import Callback
 from fastai.torch_core import get_model, rank_distrib
 from fastcore.basics import defaults, store_attr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 from torch import nn
 
 from .data.loaders import picture_files
+from .data.sources import open_picture
 from .evaluation.metrics import RetrievalMetric, hardest_queries
 from .learner import is_fit, loss_terms
 from .plots import hardest_figure, quality_histogram
@@ -189,7 +189,7 @@ def table_picture(
     most=256,     # Longest side that is kept, pixels
 )->wandb.Image:
     "A picture for a W&B table, a large one as a small copy"
-    with Image.open(file) as img:
+    with open_picture(file) as img:
         if max(img.size) <= most: return wandb.Image(str(file), caption=caption)
         img = img.convert('RGB')
         img.thumbnail((most, most))

@@ -1,5 +1,6 @@
 "Blocks for recognition: who is in a picture, how good it is, and where it was taken."
 import zlib
+from os import PathLike
 
 import torch
 from fastai.data.block import CategoryBlock, TransformBlock
@@ -10,15 +11,19 @@ from fastai.vision.data import ImageBlock
 from fastcore.basics import merge
 from fasttransform import DisplayedTransform
 
+from .sources import picture_bytes, split_address
+
 __all__ = ['HeldOutCategorize', 'IdentityBlock', 'PictureBlock', 'Quality', 'QualityBlock', 'RecognitionImage', 'SceneBlock',
            'TensorQuality', 'TensorScene']
 
 
 class RecognitionImage(PILImage):
-    "A `PILImage` whose `create` names the file when a picture cannot be read"
+    "A `PILImage` whose `create` takes addresses in record files too, and names the file when a picture cannot be read"
     @classmethod
     def create(cls, fn, **kwargs):
-        try: return super().create(fn, **kwargs)
+        try:
+            inside = isinstance(fn, (str, PathLike)) and split_address(fn)[1] is not None
+            return super().create(picture_bytes(fn) if inside else fn, **kwargs)
         except FileNotFoundError as e:
             raise FileNotFoundError(f'Picture {fn} does not exist. Run `check_table(table)` to list what is missing.') from e
         except (OSError, SyntaxError) as e:

@@ -7,6 +7,7 @@ from .data.blocks import *
 from .data.degradations import *
 from .data.labels import *
 from .data.loaders import *
+from .data.pairs import *
 from .data.sources import *
 from .data.synthetic import *
 from .data.table import *

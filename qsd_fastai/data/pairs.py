@@ -1,0 +1,58 @@
+"The pairs of a verification set, `pairs.csv` beside the table: which two pictures are compared, whether they show the same person, and the fold."
+import os
+from pathlib import Path
+
+import pandas as pd
+
+__all__ = ['check_pairs', 'read_pairs', 'write_pairs']
+
+_COLUMNS = ('path1', 'path2', 'same', 'fold')
+
+
+def check_pairs(
+    pairs,      # `path1, path2, same, fold`: two paths of the table, 0 or 1, an integer from 0
+    table=None, # the table that every path must be in; None: not looked at
+):
+    "`pairs` itself, or a ValueError naming the column, the first bad row and the remedy."
+    if lack := [c for c in _COLUMNS if c not in pairs]:
+        raise ValueError(f"The pairs have no column {lack[0]!r}, only {', '.join(map(str, pairs.columns))}. `data_prep/pairs.py` makes them.")
+    if not len(pairs): raise ValueError('The pairs have no rows: there is nothing to judge.')
+    _refuse(pairs, ~pairs['same'].isin([0, 1]), 'same', 'is neither 0 nor 1', 'Write 1 for two pictures of one person, 0 for two people.')
+    fold = pd.to_numeric(pairs['fold'], errors='coerce')
+    _refuse(pairs, fold.isna() | (fold < 0) | (fold % 1 != 0), 'fold', 'is not an integer from 0', 'Number the folds; without folds write 0.')
+    for c in ('path1', 'path2'):
+        if table is not None:
+            _refuse(pairs, ~pairs[c].isin(table['path']), c, 'is not in the table', 'Make table and pairs together, or add the picture.')
+    _refuse(pairs, pairs['path1'] == pairs['path2'], 'path2', 'is the same picture as path1', 'Remove the row: it says nothing.')
+    return pairs
+
+
+def _refuse(pairs, bad, column, what, remedy):
+    bad = bad.to_numpy().nonzero()[0]
+    if len(bad):
+        raise ValueError(f'Column {column!r} {what} in {len(bad)} of {len(pairs)} pairs, first in row {bad[0]} (counted from 0): '
+                         f'{pairs[column].iloc[bad[0]]!r}. {remedy}')
+
+
+def read_pairs(
+    path,       # `pairs.csv`
+    table=None, # for `check_pairs`
+)->pd.DataFrame: # `path1, path2` (text), `same` (bool), `fold` (int)
+    "The pairs at `path`, checked. Raises as `check_pairs` does"
+    if not Path(path).is_file(): raise FileNotFoundError(f'No pairs at {path}. `python data_prep/pairs.py FOLDER PAIRS.TXT` makes them.')
+    pairs = check_pairs(pd.read_csv(path, dtype={'path1': str, 'path2': str}, keep_default_na=False), table)
+    return pairs.astype({'same': bool, 'fold': int})
+
+
+def write_pairs(
+    pairs,      # as `check_pairs` wants them
+    path,       # where to write, `pairs.csv`
+    table=None, # for `check_pairs`
+):
+    "Check the pairs, then write them in one move"
+    path = Path(path)
+    tmp = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        check_pairs(pairs, table).astype({'same': int})[list(_COLUMNS)].to_csv(tmp, index=False)
+        os.replace(tmp, path)
+    finally: tmp.unlink(missing_ok=True)

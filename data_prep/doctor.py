@@ -3,7 +3,7 @@
     python data_prep/doctor.py images.csv             # counts, notes, every picture decoded, copies found
     python data_prep/doctor.py images.csv --no-verify # the table only
 
-It changes nothing. Pictures that cannot be read are listed in `unreadable.txt` beside the table; the exit status is 1 where there are any.
+It changes nothing. Pictures of the table that cannot be read are listed in `doctor.txt` beside it; the exit status is 1 where there are any.
 """
 import hashlib
 import io
@@ -70,12 +70,11 @@ def odd(
     note([c for c in copies if who[c[0]] == who[c[1]] and half[c[0]] == half[c[1]]], 'copies within one identity: they weigh double')
     return out
 
-def _list_unreadable(listed, path):
-    "Write or remove `unreadable.txt` beside the table; a sentence about it, '' where there is nothing to tell"
-    file = Path(path).with_name('unreadable.txt')
+def _list_unreadable(listed, file):
+    "Write or remove the list; the beginning of a sentence about it, '' where there is nothing to tell"
     if not listed: return file.unlink(missing_ok=True) or ''
     file.write_text('\n'.join(listed) + '\n', encoding='utf-8')
-    return f'{len(listed)} pictures could not be read, see {file},'
+    return f'{len(listed)} pictures could not be read, see {file}'
 
 def is_made(
     path,   # where the table goes
@@ -97,16 +96,17 @@ def finish(
     table,  # the table to write
     path,   # where to
     record, # how it was made
+    recipe='reid', # what to do next: reid or face
 ):
     "Write the table, its record and the list of unreadable pictures, then say what is in it, what is odd, and what to do next."
     listed, said = table.attrs.get('unreadable', []), odd(table)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the report below says the same in a better place
         table = write_table(table, path, {**record, 'unreadable': len(listed)})
-    if note := _list_unreadable(listed, path): print(f'{note} and were left out')
+    if note := _list_unreadable(listed, Path(path).with_name('unreadable.txt')): print(f'{note}; they were left out')
     print(describe_table(table))
     for text in said: print(f'Note: {text}')
-    print(f'Written: {path}\nNext: python recipes/reid.py --data {path}')
+    print(f'Written: {path}\nNext: python recipes/{recipe}.py --data {path}')
 
 def _decoded(table, workers):
     "The table as it is, with what `readable` found out in its attrs"
@@ -131,4 +131,7 @@ def main(
     for k, v in (found.attrs.get('record') or {}).items(): print(f'{k}: {v}')
     print(describe_table(found))
     for text in odd(seen): print(f'Note: {text}')
-    if note := '' if no_verify else _list_unreadable(seen.attrs['unreadable'], table): sys.exit(f'{note} remove their rows or replace them.')
+    if no_verify: return
+    # not unreadable.txt: that one tells what a script has left out of the table
+    if note := _list_unreadable(seen.attrs['unreadable'], Path(table).with_name('doctor.txt')):
+        sys.exit(f'{note}: remove their rows or replace them.')

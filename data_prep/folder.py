@@ -15,15 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from degrade import with_copies
 from doctor import finish, is_made, readable
 from fastcore.script import call_parse
-from fastprogress import progress_bar
-from PIL import Image, ImageOps
 
-from qsd_fastai.data.degradations import DEGRADATIONS, degrade
 from qsd_fastai.data.table import check_table, read_table, split_identities
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 SPLIT_NAMES = {'train', 'val', 'valid', 'test', 'query', 'gallery', 'bounding_box_train', 'bounding_box_test'}
 
 def pictures_in(
@@ -94,33 +92,6 @@ def folder_table(
     if query and not asked.any(): raise ValueError(f"--query {query!r} finds no picture; a path is {table['path'][0]!r}.")
     return split_identities(table, test if test <= 1 else int(test), seed=seed, query=asked if query else None)
 
-def degraded_copies(
-    table,  # table of pictures in train, query and gallery, `attrs['root']` their folder
-    out,    # folder to write to: `out/images/...`
-    n=5,    # degraded copies a picture of train and query; the gallery stays clean, so that it is the queries that are hard
-    seed=0, # seed of kinds and severities
-):
-    "Write every picture and `n` copies degraded in a known way; the table of them, with `degradation` and `true_quality` (0..100)."
-    root, out, rows = Path(table.attrs['root']), Path(out), []
-    if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
-        raise ValueError(f"--out {out} lies in the folder of the pictures, {root}: the copies would be taken for originals.")
-    stems = pd.Series([os.path.splitext(p)[0] for p in table['path']])
-    clash = stems.duplicated(keep=False)                      # a.jpg beside a.png
-    for i, row in enumerate(progress_bar(table.to_dict('records'), leave=False)):
-        rng = np.random.default_rng([seed, zlib.crc32(row['path'].encode())])  # not one stream: other pictures change nothing here
-        stem = out/'images'/(row['path'].replace('.', '_') if clash[i] else stems[i])
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(root/row['path']) as im: img = ImageOps.exif_transpose(im).convert('RGB')
-        for k in range((n if row['split'] != 'gallery' else 0) + 1):
-            kind, severity = (DEGRADATIONS[rng.integers(len(DEGRADATIONS))], 1 - rng.random()) if k else ('none', 0.)
-            file = stem.with_name(f'{stem.name}_{k}_{kind}.jpg')
-            # the original is encoded again like its copies, or a model could tell them apart by the encoder
-            (degrade(img, kind, severity, rng) if k else img).save(file, quality=95)
-            rows.append({**row, 'path': file.relative_to(out).as_posix(), 'degradation': kind, 'true_quality': round(100*(1-severity), 2)})
-    made = pd.DataFrame(rows)
-    made.attrs = {**table.attrs, 'root': str(out)}
-    return made
-
 @call_parse
 def main(
     folder:str, # folder of identities
@@ -147,6 +118,6 @@ def main(
             check_table(read_table(path, check=False))
             return print(f'{path} is there already, made from the same pictures in the same way: nothing to do.')
         table = folder_table(folder, identity or None, camera or None, query or None, test, seed, not no_verify, strict, workers)
-        if degrade: table = degraded_copies(table, out, degrade, seed)
+        if degrade: table = with_copies(table, out, degrade, seed)
         finish(table, path, record)
     except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

@@ -1,7 +1,9 @@
-"What the scripts of published Re-ID sets share: finding the layout, reading names, making the table once."
+"What the scripts of published Re-ID sets share: finding the layout, reading names, drawing at random, making the table once."
+import hashlib
 import os
 import re
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pandas as pd
 from doctor import finish, is_made, readable
 from folder import pictures_in
 
-from qsd_fastai.data.table import check_table, read_table
+from qsd_fastai.data.table import check_table, read_table, write_table
 
 MARKET = {'train': 'bounding_box_train', 'query': 'query', 'gallery': 'bounding_box_test'}
 
@@ -67,6 +69,13 @@ def three_folders(
     table.attrs['root'] = str(root)
     return table
 
+def drawn(
+    names, # what is drawn from, any order
+    seed,  # text or number; another one gives another order
+):
+    "The names in a random order that is the same on every machine and for every version of everything: by a digest of seed and name."
+    return sorted(names, key=lambda n: (hashlib.blake2b(f'{seed}/{n}'.encode(), digest_size=16).digest(), n))
+
 def verified(
     table,   # table with `attrs['root']` and `attrs['record']`
     verify,  # decode every picture and leave the unreadable ones out?
@@ -77,22 +86,53 @@ def verified(
     return readable(table, strict, workers) if verify else table
 
 def make(
-    build,   # function of nothing that gives the table with `attrs['record']`
-    root,    # folder of the source
-    out,     # folder for the table; '': `root`
-    options, # dict of what the user has chosen, part of the record
-    force,   # make the table anew where there is one
+    build,       # function of nothing that gives the table with `attrs['record']`; where `splits` is given, a list of tables
+    root,        # folder of the source
+    out,         # folder for the table; '': `root`
+    options,     # dict of what the user has chosen, part of the record
+    force,       # make the table anew where there is one
+    among=('',), # folders below `root` that hold the pictures which the table is made from
+    splits=None, # numbers of the splits: `split_00.csv`, `split_01.csv`, ... beside each other; None: one table, `images.csv`
 ):
     "What every script does: nothing where the table is there already, else build it, write it and report. Errors end the program in a line."
     try:
-        path, found = Path(out or root)/'images.csv', pictures_in(root)
-        record = {'folder': os.path.relpath(root, path.parent).replace(os.sep, '/'), 'pictures': len(found),
+        to, found = Path(out or root), [f'{a}/{p}' if a else p for a in among for p in pictures_in(Path(root)/a)]
+        record = {'folder': os.path.relpath(root, to).replace(os.sep, '/'), 'pictures': len(found),
                   'listing': zlib.crc32('\n'.join(found).encode()), 'options': options}
-        if is_made(path, record, force):
-            check_table(read_table(path, check=False))
-            return print(f'{path} is there already, made from the same pictures in the same way: nothing to do.')
-        table = build()
-        for k, v in table.attrs['record'].items():
-            if k != 'published': print(f'{k}: {v}')
-        finish(table, path, {**table.attrs['record'], **record})
+        asked = {to/'images.csv': record} if splits is None else {
+            to/f'split_{k:02d}.csv': {**record, 'options': {**options, 'split': k}} for k in splits}
+        lacking = [path for path, wanted in asked.items() if not is_made(path, wanted, force)]
+        if not lacking:
+            with warnings.catch_warnings():
+                if splits is not None: warnings.simplefilter('ignore')
+                for path in asked: check_table(read_table(path, check=False))
+            names = to/'images.csv' if splits is None else f'{len(asked)} tables, {next(iter(asked))} and so on,'
+            return print(f"{names} {'is' if splits is None else 'are'} there already, made from the same pictures in the same way: nothing to do.")
+        tables = [build()] if splits is None else build()
+        for table, (path, wanted) in zip(tables, asked.items()):
+            if path not in lacking: continue
+            if path != lacking[0]:  # the report on the first one says what is to be said of all
+                with warnings.catch_warnings():
+                    warnings.simplefilter('ignore')
+                    write_table(table, path, {**table.attrs['record'], **wanted, 'unreadable': len(table.attrs.get('unreadable', []))})
+                continue
+            for k, v in table.attrs['record'].items():
+                if k != 'published': print(f'{k}: {v}')
+            finish(table, path, {**table.attrs['record'], **wanted})
+        if len(lacking) > 1: print(f'Written as well: {lacking[1].name} to {lacking[-1].name}. Report the mean over all {len(asked)} splits.')
     except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')
+
+def make_splits(
+    build,   # function of a list of numbers that gives the tables of these splits
+    split,   # what the user asks for: a number from 0, or `all`
+    n,       # how many splits there are
+    root,    # as those of `make`
+    out,
+    options,
+    force,
+    among=('',),
+):
+    "`make` for a set with several splits: one of them to `images.csv`, or all of them beside each other."
+    if split == 'all': return make(lambda: build(range(n)), root, out, options, force, among, range(n))
+    if not str(split).isdecimal() or int(split) >= n: sys.exit(f'ValueError: --split {split!r} is unknown: use 0 to {n - 1}, or all.')
+    make(lambda: build([int(split)])[0], root, out, {**options, 'split': int(split)}, force, among)

@@ -6,7 +6,8 @@
 LFW's `pairs.txt` begins with `10<tab>300`: ten folds of 300 pairs of one person and then 300 of two; lines are `Name<tab>1<tab>4` or
 `Name<tab>1<tab>Other<tab>2`, pictures `Name/Name_0001.jpg`. Its published counts: 6,000 pairs; 13,233 pictures of 5,749 people in the folder.
 The folder of a picture is the identity. Every identity is in `train` of the table, which says nothing of whom you may train on:
-leave out those of the pairs.
+leave out those of the pairs. `--hold-out 2` does that: the pairs of the last two folds stay, the pictures of their people are `gallery` in the table
+and everybody else is `train`, so that nobody who is judged is trained on.
 """
 import os
 import sys
@@ -53,6 +54,7 @@ def pairs_table(
     folder,       # folder of the pictures, `folder/<identity>/picture.jpg`
     list_file,    # LFW's pairs.txt, or lines of `path1 path2 0|1`
     folds=10,     # of a list that does not tell: the pairs are cut into so many runs of equal length, in their order
+    hold_out=0,   # keep the pairs of so many of the last folds, and train on nobody in them; 0: keep all, and say nothing of training
     verify=True,  # decode every picture and leave the unreadable ones out?
     strict=False, # an unreadable picture is an error?
     workers=8,    # threads that decode
@@ -75,6 +77,12 @@ def pairs_table(
     differs = (who[pairs['path1']].to_numpy() == who[pairs['path2']].to_numpy()) != (pairs['same'] == 1)
     record = {'source': 'LFW list' if lfw else 'pair list', 'pairs': len(pairs), 'folds': int(pairs['fold'].nunique()),
               'pairs_that_folders_contradict': int(differs.sum())}
+    if hold_out:
+        if not 1 <= hold_out <= pairs['fold'].nunique(): raise ValueError(f"--hold-out {hold_out}: there are {pairs['fold'].nunique()} folds.")
+        pairs = pairs[pairs['fold'] > pairs['fold'].max() - hold_out].reset_index(drop=True)
+        judged = set(who[pairs['path1']]) | set(who[pairs['path2']])
+        table['split'] = np.where(table['identity'].isin(judged), 'gallery', 'train')
+        record |= {'held_out_folds': hold_out, 'held_out_pairs': len(pairs), 'held_out_identities': len(judged)}
     table.attrs = {'root': str(folder), 'record': record}
     if verify: table = readable(table, strict, workers)
     broken = [u for u in table.attrs.get('unreadable', []) if pairs[['path1', 'path2']].eq(u.split('\t')[0]).any(axis=None)]
@@ -86,6 +94,7 @@ def main(
     folder:str, # folder of the pictures, one in it for each identity
     list_file:str, # LFW's pairs.txt, or lines of `path1 path2 0|1`
     folds:int=10, # of a list that does not tell
+    hold_out:int=0, # keep the pairs of so many of the last folds, and train on nobody in them
     no_verify:bool=False, # do not decode every picture to find unreadable ones
     strict:bool=False, # stop at unreadable pictures instead of leaving them out
     workers:int=8, # threads that decode pictures
@@ -96,13 +105,13 @@ def main(
         to, found = Path(folder)/'images.csv', pictures_in(folder)
         if not Path(list_file).is_file(): raise FileNotFoundError(f'{list_file}: no such list of pairs.')
         record = {'list': os.path.basename(list_file), 'list_content': zlib.crc32(Path(list_file).read_bytes()), 'pictures': len(found),
-                  'listing': zlib.crc32('\n'.join(found).encode()), 'options': {'folds': folds, 'verify': not no_verify}}
+                  'listing': zlib.crc32('\n'.join(found).encode()), 'options': {'folds': folds, 'hold_out': hold_out, 'verify': not no_verify}}
         if is_made(to, record, force) and to.with_name('pairs.csv').is_file():
             read_pairs(to.with_name('pairs.csv'))
             return print(f'{to} and pairs.csv are there already, made from the same files in the same way: nothing to do.')
-        table, pairs = pairs_table(folder, list_file, folds, not no_verify, strict, workers)
+        table, pairs = pairs_table(folder, list_file, folds, hold_out, not no_verify, strict, workers)
         write_pairs(pairs, to.with_name('pairs.csv'), table)
         print(f"{len(pairs):,} pairs, {int(pairs['same'].sum()):,} of one person, in {pairs['fold'].nunique()} folds")
         if odd := table.attrs['record']['pairs_that_folders_contradict']: print(f'Note: {odd} pairs say something else than the folders do.')
-        finish(table, to, {**table.attrs['record'], **record})
+        finish(table, to, {**table.attrs['record'], **record}, 'face')
     except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

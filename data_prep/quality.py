@@ -2,6 +2,7 @@
 
     python data_prep/quality.py images.csv --learner runs/reid-.../baseline.pkl
     python data_prep/quality.py images.csv --weights agw_market1501.pth --arch agw_resnet50 --height 256 --width 128
+    python data_prep/quality.py images.csv --labels quality_labels.txt      # labels that are there already, joined by path
 
 Training pictures are compared with each other, held-out ones with each other. The labels go into the column `quality` of the table and, as
 `path<tab>quality`, into `quality.txt` beside it, the form that SDD-FIQA publishes and QSD reads; `quality.png` shows how they are distributed,
@@ -21,6 +22,7 @@ from fastai.learner import load_learner
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
 
+from qsd_fastai.data.labels import join_quality
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.data.table import read_table, write_table
 from qsd_fastai.learner import recognition_learner
@@ -91,6 +93,19 @@ def saved_learner(learner, weights, arch, table, size, last_stride):
     return learn
 
 
+def labels_of_model(pictures, learner, weights, arch, size, last_stride, folder, options):
+    "The table with labels, what they were made with, and the folder of its embeddings, to be removed when the labels stand"
+    model = Path(learner or weights)
+    if (learner or weights) and not model.is_file(): raise FileNotFoundError(f'There is no model file {model}.')
+    learn = saved_learner(learner, weights, arch, pictures, size, last_stride)
+    key = json.dumps([str(model.absolute()), model.stat().st_mtime_ns, arch, *size, pictures['path'].tolist()])
+    kept = folder/f'embeddings-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
+    if kept.is_dir(): print(f'Going on with the embeddings in {kept}')
+    labelled = pictures.assign(quality=label_table(pictures, embed_in_blocks(learn, pictures, kept), **options))
+    labelled.attrs = dict(pictures.attrs)
+    return labelled, {'model': model.name, 'arch': arch, **options}, kept
+
+
 @call_parse
 def main(
     table:str,           # The table, images.csv or .parquet
@@ -107,6 +122,9 @@ def main(
     min_imgs:int=2,      # Identities with fewer pictures get no label
     seed:int=0,          # Of the draws
     out:str='',          # Folder for another copy of the table; the table itself is filled in when not given
+    labels:str='',       # Or a file of labels: lines of `path score` as SDD-FIQA and QSD have them, or a .csv with path,quality
+    labels_root:str='',  # What the paths in --labels start with; found out when not given
+    min_coverage:float=.9,# With --labels: least part of the training pictures that must get one, 0 to 1
     force:bool=False,    # Write over labels that the table has?
 ):
     "Label the quality of the pictures of a table"
@@ -114,23 +132,19 @@ def main(
         path = Path(table)
         target = Path(out)/path.name if out else path
         pictures = read_table(path)
+        options = {'mode': mode, 'rounds': rounds, 'signed': signed, 'scaling': scaling, 'min_imgs': min_imgs, 'seed': seed}
         if pictures['quality'].notna().any() and not out and not force:
             raise ValueError(f'{path} has labels already. Write over them by --force, or keep them and name --out DIR.')
-        model = Path(learner or weights)
-        if (learner or weights) and not model.is_file(): raise FileNotFoundError(f'There is no model file {model}.')
-        learn = saved_learner(learner, weights, arch, pictures, (height, width), last_stride)
-        key = json.dumps([str(model.absolute()), model.stat().st_mtime_ns, arch, height, width, pictures['path'].tolist()])
-        kept = target.parent/f'embeddings-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
-        if kept.is_dir(): print(f'Going on with the embeddings in {kept}')
-        emb = embed_in_blocks(learn, pictures, kept)
-        options = {'mode': mode, 'rounds': rounds, 'signed': signed, 'scaling': scaling, 'min_imgs': min_imgs, 'seed': seed}
-        labelled = pictures.assign(quality=label_table(pictures, emb, **options))
-        labelled.attrs = dict(pictures.attrs)
-        record = {**(pictures.attrs.get('record') or {}), 'quality': {'model': model.name, 'arch': arch, **options}}
-        labelled = write_table(labelled, target, record)
+        record = pictures.attrs.get('record') or {}
+        if labels:
+            if learner or weights: raise ValueError('--labels are there already: give them, or a model to make others, not both.')
+            labelled,kept = join_quality(pictures, labels, min_coverage, labels_root or None), None
+            made = {'labels': Path(labels).name, 'coverage': labelled.attrs.pop('coverage')}
+        else: labelled,made,kept = labels_of_model(pictures, learner, weights, arch, (height, width), last_stride, target.parent, options)
+        labelled = write_table(labelled, target, {**record, 'quality': made})
         lines = [f'{p}\t{q:.6f}' for p,q in zip(labelled['path'], labelled['quality']) if q == q]
         target.with_name('quality.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
         report(labelled, target.parent)
-        shutil.rmtree(kept)
+        if kept: shutil.rmtree(kept)
         print(f'Written: {target} and quality.txt, quality.png, quality_sheet.png beside it')
     except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

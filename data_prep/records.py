@@ -81,5 +81,5 @@ def main(
             check_table(read_table(to, check=False))
             return print(f'{to} is there already, made from the same file in the same way: nothing to do.')
         table = records_table(file, test, seed, not no_verify, strict, workers)
-        finish(table, to, {**table.attrs['record'], **record})
+        finish(table, to, {**table.attrs['record'], **record}, 'face')
     except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

@@ -1,5 +1,6 @@
 "A plain fastai `Learner` for recognition, embeddings from it, and the named terms of its losses."
 import math
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import torch
 from fastai.callback import fp16, progress, schedule, training  # noqa: F401
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
+from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import TensorBase
+
+# its `show_results` for all pictures must be defined before ours: of two that fit, the later one is taken
+from fastai.vision import learner as vision_learner  # noqa: F401
 from fastai.vision.core import TensorImage
 from fastai.vision.data import get_grid
 from fastcore.basics import patch
@@ -21,8 +26,13 @@ from plum import dispatch
 
 from .data.blocks import TensorQuality, TensorScene
 from .data.loaders import TableRow, picture_files
-from .losses import RecognitionLoss
+from .evaluation.verification import fuse_flip
+from .losses import MarginLoss, RecognitionLoss
+from .models.margins import MarginHead
+from .models.partial_fc import PartialFC
+from .models.preprocess import stats_differ
 from .models.recognizer import Recognizer, recognizer_splitter
+from .partial_update import PartialUpdate
 
 __all__ = ['LossTerms', 'is_fit', 'loss_terms', 'recognition_learner']
 
@@ -70,7 +80,7 @@ def recognition_learner(
     dls,                  # Of `recognition_dataloaders`, or of any `DataBlock` whose first target is an `IdentityBlock`
     arch,                 # A timm model name, one of our own, or a body as a module
     head=None,            # Over identities, a module or a function of `(nf, n_ids)`; `LinearHead` when not given
-    loss=None,            # `RecognitionLoss()` when not given
+    loss=None,            # `MarginLoss` for a head with a margin, else `RecognitionLoss()`, when not given
     metrics=None,         # `Retrieval('rank1', 'mAP', 'mINP')`, say
     pretrained=False,     # `True`: published weights through timm; a file of weights; `False`: from scratch
     last_stride:int=None, # 1 keeps the last stage of a ResNet at twice the resolution, the habit in Re-ID; `None`: as the body has it
@@ -89,7 +99,37 @@ def recognition_learner(
         raise ValueError('pretrained, last_stride and body_kwargs are for a body given by name. Set them on the module itself.')
     else: options = {}
     model = Recognizer(arch, dls.c, pool=pool, neck=neck, head=head, levels=levels, **options)
-    return Learner(dls, model, loss_func=loss or RecognitionLoss(), metrics=metrics, splitter=splitter, cbs=L(LossTerms()) + L(cbs), **kwargs)
+    if pretrained: _check_stats(dls, model)
+    cbs = L(LossTerms()) + L(cbs)
+    if isinstance(model.head, PartialFC) and not any(isinstance(cb, PartialUpdate) for cb in cbs): cbs = cbs + [PartialUpdate()]
+    return Learner(dls, model, loss_func=_loss_of(model, loss), metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
+
+
+def _loss_of(model, loss):
+    margin = isinstance(model.head, MarginHead | PartialFC)
+    if loss is None: return MarginLoss(model.head) if margin else RecognitionLoss()
+    if margin and isinstance(loss, RecognitionLoss) and not isinstance(loss, MarginLoss):
+        raise ValueError(f'{type(model.head).__name__} gives cosines, and {type(loss).__name__} knows no margin. Leave loss out, or make the '
+                         'head yourself and give head=head, loss=MarginLoss(head, ...).')
+    return loss
+
+
+def _check_stats(dls, model):
+    normalize = next((t for t in getattr(dls.train, 'after_batch', ()) if isinstance(t, Normalize)), None)
+    mean,std = (torch.zeros(3), torch.ones(3)) if normalize is None else (normalize.mean, normalize.std)
+    if model.preprocess is not None and stats_differ(model.preprocess, mean, std):
+        warnings.warn(f'These weights were trained on pictures normalised by mean {model.preprocess.mean}, std {model.preprocess.std}, but the '
+                      f'loaders have mean {[round(float(v), 3) for v in mean.flatten()]}, std {[round(float(v), 3) for v in std.flatten()]}. '
+                      'Give recognition_dataloaders(stats=...) theirs.', stacklevel=3)
+
+
+class _AddMirrored(Callback):
+    "Adds the embedding of the mirror image to each prediction"
+    order = 9.5  # after inputs are plain tensors, before mixed precision turns predictions to float32
+
+    def after_pred(self):
+        first,*others = self.xb
+        self.learn.pred = fuse_flip(self.pred, self.model(first.flip(-1), *others))
 
 
 @patch
@@ -98,6 +138,7 @@ def embed(self:Learner,
     root=None,     # The folder the paths of a table start from; `table.attrs['root']` when not given
     bs:int=None,   # Pictures a batch; that of validation when not given
     normalize:bool=False, # To unit length?
+    flip:bool=False, # Add the embedding of the mirror image, as face protocols do?
 )->torch.Tensor: # `(n, nf)` float32 on the CPU, in the order of `data`
     "Embeddings of pictures, with the transforms of validation"
     as_judged,size = nullcontext(),{'bs': bs} if bs else {}
@@ -111,7 +152,7 @@ def embed(self:Learner,
         rows = [TableRow(str(o)) for o in files]
         dl = self.dls.test_dl(rows, **size) if rows else ()
     if not len(dl): raise ValueError('There is no picture to embed: the table, list or loader is empty.')
-    with as_judged: emb = self.get_preds(dl=dl)[0].as_subclass(torch.Tensor).float()
+    with as_judged: emb = self.get_preds(dl=dl, cbs=[_AddMirrored()] if flip else None)[0].as_subclass(torch.Tensor).float()
     return torch.nn.functional.normalize(emb) if normalize else emb
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ['CenterLoss', 'IdentityLoss', 'RecognitionLoss', 'TripletLoss', 'WeightedRegularizedTriplet', 'pairwise_distance']
+__all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'RecognitionLoss', 'TripletLoss', 'WeightedRegularizedTriplet', 'pairwise_distance']
 
 
 def full_precision(
@@ -205,3 +205,35 @@ class RecognitionLoss(nn.Module):
         "One value for each target, as fastai's `predict` wants"
         n = len(pred)
         return pred.new_full((n,), -1, dtype=torch.int64), pred.new_full((n,), float('nan')), pred.new_full((n, 3), -1, dtype=torch.int64)
+
+
+class MarginLoss(RecognitionLoss):
+    """Cross entropy over the logits that a margin head makes of its cosines, as the `loss_func` of a fastai learner.
+
+    Identities that were held out have no class; a batch of them alone costs 0. Other terms of `RecognitionLoss` are off unless they get a weight."""
+    def __init__(self,
+        head, # a `MarginHead` or `PartialFC`, the one of the model
+        smoothing:float=0., # share of the label spread over all identities, 0 to 1
+        triplet_weight:float=0., # 0 leaves the term out
+        **kwargs, # for `RecognitionLoss`: `triplet`, `center`, their weights
+    ):
+        # in evaluation the triplet term is all there is, and these embeddings are compared by angle
+        super().__init__(triplet_weight=triplet_weight, **{'triplet': TripletLoss(normalize=True), **kwargs})
+        self.smoothing, self.of_model = smoothing, (head,)  # in a tuple: its weights are the model's, not the loss's
+
+    @property
+    def head(self): return self.of_model[0]
+
+    def forward(self,
+        pred, # training: `Recognition` with cosines as logits; evaluation: (bs, nf) embeddings
+        ids, # (bs,) int64
+        *targets, # quality and whatever else a batch holds: not looked at
+    ):
+        if isinstance(pred, torch.Tensor): return super().forward(pred, ids)
+        ids = ids.as_subclass(torch.Tensor)
+        terms = self.head.terms(pred.logits, pred.emb, ids, self.smoothing)
+        weights = {**self.weights, 'norm': 1.}
+        for name,part in (('triplet', self.triplet), ('center', self.center)):
+            if weights[name]: terms[name] = part(pred.pooled, ids)
+        self.terms = {name: value.detach() for name,value in terms.items()}
+        return sum(weights[name]*value for name,value in terms.items() if weights[name])

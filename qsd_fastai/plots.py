@@ -6,9 +6,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from .data.sources import open_picture
+from .data.sources import open_picture, upright
 
-__all__ = ['hardest_figure', 'paired_gains', 'picture_sheet', 'quality_agreement', 'quality_histogram', 'ranked_lists']
+__all__ = ['hardest_figure', 'hardest_pairs_figure', 'paired_gains', 'picture_sheet', 'quality_agreement', 'quality_histogram', 'ranked_lists']
 
 right,wrong,ink,soft = '#1b7f4b', '#c0392b', '#2f5d8a', '#9db4cc'
 letters = 7  # points, of the captions of pictures
@@ -19,14 +19,16 @@ def _picture(o, most=400):
     if not isinstance(o, (Image.Image, np.ndarray)):
         with open_picture(o) as img:
             img.draft('RGB', (most, most))  # a large JPEG is decoded small
-            o = img.convert('RGB')
+            o = upright(img).convert('RGB')
         o.thumbnail((most, most))
     o = np.asarray(o.convert('RGB') if isinstance(o, Image.Image) else o)
     return o if o.ndim == 3 else o[..., None].repeat(3, 2)
 
 
-def _grid(rows, height=1.5, title_room=.42):
-    "A figure of empty axes for rows of pictures, `height` inches each, and what fits the width of a picture in letters"
+def _grid(rows, height=1.5, title_room=.42, gap_after=None):
+    """A figure of empty axes for rows of pictures, `height` inches each, and what fits the width of a picture in letters.
+
+    `gap_after` so many columns there is a narrow empty one."""
     first = next((o for row in rows for o in row), None)
     if first is None:
         fig = Figure(figsize=(3.2, 1))
@@ -34,8 +36,9 @@ def _grid(rows, height=1.5, title_room=.42):
         return fig, None, 0
     shape,n_cols = _picture(first).shape, max(map(len, rows))
     width = height*shape[1]/shape[0]
-    fig = Figure(figsize=(max(n_cols*(width + .12) + .2, 3.2), len(rows)*(height + title_room) + .3), layout='constrained')
-    axes = fig.subplots(len(rows), n_cols, squeeze=False)
+    widths = [1]*n_cols if gap_after is None else ([*[1]*gap_after, .2]*(-(-n_cols//gap_after)))[:-1]
+    fig = Figure(figsize=(max(sum(widths)*width + len(widths)*.12 + .2, 3.2), len(rows)*(height + title_room) + .3), layout='constrained')
+    axes = fig.subplots(len(rows), len(widths), squeeze=False, gridspec_kw={'width_ratios': widths})
     for ax in axes.flat: ax.set_axis_off()
     return fig, axes, int(width*72/(.58*letters))
 
@@ -131,6 +134,28 @@ def hardest_figure(
     "`ranked_lists` of the hardest queries"
     titles = [f'query, AP {o.ap:.2f}\n{_text(o.quality)}' for o in hard.itertuples()]
     return ranked_lists([files[r] for r in hard['row']], [[files[r] for r in o] for o in hard['gallery']], list(hard['correct']), titles)
+
+
+def hardest_pairs_figure(
+    hard:pd.DataFrame, # Of `hardest_pairs`
+    files,             # The picture of each row of the table
+    columns:int=4,     # Pairs side by side
+    height:float=1.5,  # Of a picture, inches
+)->Figure:
+    "Pairs of one person that look least alike, then pairs of two people that look most alike, each with score and quality, framed by its verdict"
+    kinds = [list(o.itertuples()) for _,o in hard.groupby('same', sort=False)]
+    rows = [o[i:i + columns] for o in kinds for i in range(0, len(o), columns)]
+    fig,axes,_ = _grid([[files[r] for o in row for r in (o.row1, o.row2)] for row in rows], height, gap_after=2)
+    for line,row in zip(axes if axes is not None else (), rows):
+        for k,o in enumerate(row):
+            color = right if o.correct else wrong
+            said = f'{"one person" if o.same else "two people"}, {o.score:.2f}\n{_text(o.quality1)}'
+            for ax,r,text in zip(line[3*k:], (o.row1, o.row2), (said, _text(o.quality2))):
+                array = _picture(files[r])
+                ax.imshow(array)
+                ax.add_patch(_frame(array.shape, color))
+                ax.set_title(text, fontsize=letters, loc='left', color=color)
+    return fig
 
 
 def paired_gains(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-__all__ = ['similarity_quality', 'wasserstein']
+__all__ = ['norm_quality', 'similarity_quality', 'wasserstein']
 
 
 def _w1(values, weights):
@@ -187,3 +187,20 @@ def similarity_quality(
     known, quality = known.cpu().numpy(), np.full(len(ids), np.nan, dtype=np.float32)
     quality[order[known]] = _to_hundred(distances.cpu().numpy()[known], scaling, percentiles)
     return quality
+
+
+def norm_quality(
+    emb,  # (n, nf) embeddings *before* they are taken to unit length, numpy or torch
+    percentiles=(1, 99),  # norms that become 0 and 100; what lies outside is clipped
+):
+    """Quality (n,) float32, 0..100 and higher is better, from the length of the embedding, to compare other qualities with.
+
+    Networks answer a clear picture with a longer embedding, most of all where training asks for it: MagFace (Meng et al., CVPR 2021),
+    AdaFace (Kim et al., CVPR 2022). The scale is that of this set. ValueError for NaN (naming the row) and norms that are all alike."""
+    emb = emb.detach().as_subclass(torch.Tensor) if isinstance(emb, torch.Tensor) else torch.from_numpy(np.require(emb, requirements='CW'))
+    if emb.ndim != 2 or not len(emb): raise ValueError(f'emb must be (pictures, features) with at least one picture, got {tuple(emb.shape)}')
+    norm = (emb if emb.dtype == torch.float64 else emb.float()).norm(dim=1).double().cpu().numpy()
+    if not np.isfinite(norm).all(): raise ValueError(f'emb row {int((~np.isfinite(norm)).argmax())} holds NaN or infinity: embed again in float32')
+    if np.ptp(norm) <= 1e-5 * norm.max():
+        raise ValueError('all embeddings are of one length, so it says nothing: take them before they are normalised')
+    return _to_hundred(norm[:, None], 'robust', percentiles).astype(np.float32)

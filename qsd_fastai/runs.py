@@ -1,5 +1,6 @@
 "A Weights & Biases run from its start to its end: online with a key, offline without, and never left open."
 import atexit
+import hashlib
 import netrc
 import os
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import wandb
 
-__all__ = ['finish_run', 'has_key', 'kept_beside', 'start_run']
+__all__ = ['file_hash', 'finish_run', 'has_key', 'kept_beside', 'start_run']
 
 at_exit = {}  # by id, what Python is to do about a run that was started and not finished
 
@@ -68,3 +69,13 @@ def kept_beside(
     try: yield
     finally:
         if own: del os.environ['WANDB_DATA_DIR']
+
+
+def file_hash(
+    file, # Of any size
+)->str: # 64 letters
+    "SHA-256 of a file's content, so that nobody has to wonder which weights or which table it was"
+    digest = hashlib.sha256()
+    with open(file, 'rb') as f:
+        while part := f.read(2**20): digest.update(part)
+    return digest.hexdigest()

@@ -11,11 +11,14 @@ from fastcore.basics import defaults, store_attr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
+from .curves import error_vs_reject_figure, roc_figure
 from .data.loaders import picture_files
-from .data.sources import open_picture
-from .evaluation.metrics import RetrievalMetric, hardest_queries
+from .data.sources import open_picture, split_address
+from .evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_pairs, hardest_queries
+from .evaluation.rejection import error_vs_reject
+from .evaluation.roc import roc_points
 from .learner import is_fit, loss_terms
-from .plots import hardest_figure, quality_histogram
+from .plots import hardest_figure, hardest_pairs_figure, quality_histogram
 from .runs import finish_run, kept_beside, start_run
 
 __all__ = ['TrackRun', 'figure_image', 'finish_run', 'start_run']
@@ -23,7 +26,8 @@ __all__ = ['TrackRun', 'figure_image', 'finish_run', 'start_run']
 
 class TrackRun(Callback):
     """Logs a fit to Weights & Biases: configuration, every loss term and learning rate a batch, metrics an epoch, and at the end the model,
-    the table, the quality histogram and the hardest queries with their ranked gallery.
+    the table, the quality histogram, the hardest queries with their ranked gallery and, with `Verification`, the ROC curve, error against
+    rejection and the hardest pairs.
 
     Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C say, leaves its run
     open; it is marked as failed when the next one starts, or when Python ends. Without an API key the run is kept offline, and a line says
@@ -38,7 +42,7 @@ class TrackRun(Callback):
         config:dict=None,        # Beside what is found in the learner
         dir='runs',              # Where W&B keeps its files
         id:str=None,             # Of a run to go on with
-        hardest:int=16,          # Queries in the table of the hardest
+        hardest:int=16,          # Queries in the table of the hardest, and pairs of each kind
         log_model:bool=True,     # Keep the model as an artifact?
         log_table:bool=True,     # Keep the table of pictures as an artifact?
     ):
@@ -108,7 +112,7 @@ class TrackRun(Callback):
         self.wandb_run.log_artifact(artifact)
 
     def _log_pictures(self, table):
-        "Quality histogram and hardest queries, as W&B tables and as pictures"
+        "Quality histogram, curves, hardest queries and pairs, as W&B tables and as pictures"
         quality = table.loc[table['split'] == 'train', 'quality'].astype(float)
         logged = {}
         if quality.notna().any():
@@ -120,6 +124,8 @@ class TrackRun(Callback):
             files = picture_files(table).to_numpy()
             logged['hardest_queries'] = hardest_table(hard, files, table['path'].to_numpy())
             logged['hardest_queries_sheet'] = figure_image(hardest_figure(hard.head(8), files))
+        judge = next((m.judge for m in self.learn.metrics if isinstance(m, VerificationMetric)), None)
+        if found := judge.found() if judge else None: logged |= verification_pictures(found[0].per_pair, table, self.hardest)
         if logged: self.wandb_run.log(logged)
 
 
@@ -183,6 +189,45 @@ def hardest_table(
     return table
 
 
+def verification_pictures(
+    per_pair, # Of a `VerificationResult`, with `row1, row2, quality1, quality2`
+    table,    # Of pictures
+    n:int=16, # Pairs of each kind in the table of the hardest
+)->dict: # To be logged
+    "ROC curve, error against rejection where quality is known, and the hardest pairs, as a W&B table and as a picture"
+    files,hard = picture_files(table).to_numpy(), hardest_pairs(per_pair, n)
+    logged = {'roc': figure_image(roc_figure(roc_points(per_pair['score'], per_pair['same']))),
+              'hardest_pairs': pairs_table(hard, files, table['path'].to_numpy()),
+              'hardest_pairs_sheet': figure_image(hardest_pairs_figure(hard.groupby('same', sort=False).head(8), files))}
+    quality = np.full(len(table), np.nan)
+    for k in '12': quality[per_pair[f'row{k}']] = per_pair[f'quality{k}']
+    try: rejection = error_vs_reject(*(per_pair[c] for c in ('score', 'same', 'row1', 'row2')), quality, far=far_of(per_pair['same']))
+    except ValueError: return logged  # no known quality, or too few pairs
+    return {**logged, 'error_vs_reject': figure_image(error_vs_reject_figure(rejection))}
+
+
+def far_of(
+    same, # `(n,)` is it one person?
+)->float:
+    "The false-match rate, .001 or the next power of ten above it, that so many pairs of two people can show"
+    n = int((~np.asarray(same, dtype=bool)).sum())
+    return next((far for far in (1e-3, 1e-2) if far*n >= 1), 1e-1)
+
+
+def pairs_table(
+    hard,  # Of `hardest_pairs`
+    files, # The picture of each row of the table
+    paths, # Its path in the table
+)->wandb.Table:
+    "The hardest pairs as a W&B table: both pictures, and what is known about them"
+    table = wandb.Table(columns=['picture1', 'picture2', 'same', 'score', 'threshold', 'correct', 'quality', 'path1', 'path2'])
+    for o in hard.itertuples():
+        quality = None if np.isnan(o.quality) else float(o.quality)
+        table.add_data(table_picture(files[o.row1]), table_picture(files[o.row2]), bool(o.same), float(o.score), 1 - float(o.threshold)/2,
+                       bool(o.correct), quality, paths[o.row1], paths[o.row2])
+    return table
+
+
 def table_picture(
     file,         # A picture
     caption=None, # Shown below it
@@ -190,7 +235,7 @@ def table_picture(
 )->wandb.Image:
     "A picture for a W&B table, a large one as a small copy"
     with open_picture(file) as img:
-        if max(img.size) <= most: return wandb.Image(str(file), caption=caption)
+        if max(img.size) <= most and split_address(file)[1] is None: return wandb.Image(str(file), caption=caption)
         img = img.convert('RGB')
         img.thumbnail((most, most))
     return wandb.Image(img, caption=caption, file_type='jpg')

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from qsd_fastai.data.pairs import read_pairs
 from qsd_fastai.data.table import describe_table, read_table, unanswerable
 
 ROOT = Path(__file__).parents[1]
 FACES = ROOT.parent/'shared'/'data'/'london_faces'/'images'
 sys.path.insert(0, str(ROOT/'data_prep'))                                     # as when they are run as scripts
+import degrade as degrade_script  # noqa: E402
 import doctor as doctor_script  # noqa: E402
 import folder as folder_script  # noqa: E402
 import market1501 as market_script  # noqa: E402
@@ -112,12 +114,20 @@ def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
     said = capsys.readouterr().out
     assert '1 pictures are byte for byte those of another identity' in said and '1 pictures are byte for byte both trained on and judged on' in said
     assert f"copies within one identity: they weigh double, first '{train[0]}/1_c1.jpg' = '{train[0]}/0_c0.jpg'" in said
-    assert (people/'unreadable.txt').read_text().startswith(f'{held[1]}/3_c1.jpg\t') and read_table(people/'images.csv').equals(table)
+    assert (people/'doctor.txt').read_text().startswith(f'{held[1]}/3_c1.jpg\t') and not (people/'unreadable.txt').exists()
+    assert read_table(people/'images.csv').equals(table)
     done = subprocess.run([sys.executable, ROOT/'data_prep'/'doctor.py', people/'images.csv', '--workers', '2'], capture_output=True, text=True)
     assert done.returncode == 1 and 'weigh double' in done.stdout and 'remove their rows or replace them' in done.stderr
     doctor_script.main(str(people/'images.csv'), no_verify=True)
     (people/train[0]/'0_c0.jpg').unlink()
     with pytest.raises(SystemExit, match=f'{train[0]}/0_c0'): doctor_script.main(str(people/'images.csv'))
+
+def test_doctor_leaves_the_list_of_what_was_left_out(people):
+    (people/'001'/'0_c0.jpg').write_text('no picture')
+    folder_script.main(str(people))
+    listed = (people/'unreadable.txt').read_text()
+    doctor_script.main(str(people/'images.csv'))
+    assert (people/'unreadable.txt').read_text() == listed and not (people/'doctor.txt').exists()
 
 def test_doctor_tells_of_missing_cameras():
     table = pd.DataFrame({'path': ['a', 'b'], 'identity': ['x', 'x'], 'camera': ['', '1'], 'split': 'train'})
@@ -147,7 +157,7 @@ def test_a_table_of_somebody_else_is_kept(people):
 def test_as_a_command(tmp_path):
     "What a person sees: one line and an exit status, no traceback."
     run = subprocess.run([sys.executable, str(ROOT/'data_prep'/'market1501.py'), str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    said = f'FileNotFoundError: No picture (jpg, jpeg, png, bmp, webp) below {tmp_path}. It holds: nothing.'
+    said = f'FileNotFoundError: No picture (jpg, jpeg, png, bmp, webp, tif, tiff) below {tmp_path}. It holds: nothing.'
     assert (run.returncode, run.stderr.strip()) == (1, said)
 
 def test_read_only_folder(people):
@@ -220,7 +230,7 @@ def test_market(market, up):
 
 def test_market_main(market, tmp_path, capsys):
     market_script.main(str(market.parent))
-    assert '1 junk' in capsys.readouterr().out
+    assert 'junk_left_out: 1' in capsys.readouterr().out
     table = read_table(market.parent/'images.csv')
     assert table['path'][0].startswith('Market-1501-v15.09.15/')
     assert json.loads((market.parent/'images.json').read_text())['published']['train'] == [12936, 751]
@@ -264,3 +274,21 @@ def test_market_refuses(market, tmp_path):
 def test_market_as_table(market):
     table = market1501_table(market)
     assert isinstance(table, pd.DataFrame) and table.columns.tolist() == ['path', 'identity', 'camera', 'split', 'quality']
+
+def test_degraded_copies_of_any_table_with_its_pairs(people, tmp_path, capsys):
+    folder_script.main(str(people))
+    table = read_table(people/'images.csv')
+    held, train = table[table['split'] != 'train'], table[table['split'] == 'train']
+    a, b = held['path'].iloc[:2]
+    (people/'pairs.csv').write_text(f'path1,path2,same,fold\n{a},{b},1,0\n')
+    degrade_script.main(str(people/'images.csv'), str(tmp_path/'out'), copies=2)
+    made = read_table(tmp_path/'out'/'images.csv')
+    assert len(made) == len(table) + 2*(len(train) + (held['split'] == 'query').sum())
+    done = made['degradation'] != 'none'
+    assert (made.loc[~done, 'true_quality'] == 100).all() and (made.loc[done, 'true_quality'] < 100).all()
+    pairs = read_pairs(tmp_path/'out'/'pairs.csv', made)
+    found = made.set_index('path').loc[[pairs['path1'][0], pairs['path2'][0]]]
+    assert found['original'].tolist() == [a, b] and (found['degradation'] == 'none').all()
+    degrade_script.main(str(people/'images.csv'), str(tmp_path/'out'), copies=2)
+    assert 'nothing to do' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='taken for originals'): degrade_script.main(str(people/'images.csv'), str(people/'inside'))

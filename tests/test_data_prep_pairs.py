@@ -71,3 +71,15 @@ def test_check_pairs(lfw):
         with pytest.raises(ValueError, match=said): check_pairs(pairs.assign(**change), table)
     with pytest.raises(ValueError, match=r"no column 'fold'"): check_pairs(pairs.drop(columns='fold'))
     with pytest.raises(FileNotFoundError, match=r'data_prep/pairs\.py'): read_pairs(lfw/'none.csv')
+
+def test_people_of_the_held_out_folds_are_not_trained_on(lfw, capsys):
+    (lfw/'lfw'/'Dee').mkdir()
+    for k in (1, 2): Image.new('RGB', (16, 16), (40*k, 9, 9)).save(lfw/'lfw'/'Dee'/f'Dee_{k:04d}.jpg')
+    (lfw/'pairs.txt').write_text('\n'.join(LFW[:5] + ['Bo_Li\t2\t3', 'Bo_Li\t1\t2', 'Cy\t1\tBo_Li\t1', 'Bo_Li\t1\tCy\t1']) + '\n')
+    pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), hold_out=1)
+    table = read_table(lfw/'lfw'/'images.csv')
+    split = table.groupby('identity')['split'].agg(lambda o: ''.join(sorted(set(o)))).to_dict()
+    assert split == {'Ann': 'train', 'Bo_Li': 'gallery', 'Cy': 'gallery', 'Dee': 'train'}
+    pairs = read_pairs(lfw/'lfw'/'pairs.csv', table)
+    assert len(pairs) == 4 and set(pairs['fold']) == {1} and table.attrs['record']['held_out_identities'] == 2
+    with pytest.raises(SystemExit, match='there are 2 folds'): pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), hold_out=3, force=True)

@@ -87,3 +87,21 @@ def test_labels_that_are_there_are_not_lost(made):
 def test_what_is_refused(made, args, said):
     folder,*_ = made
     assert said in run(folder, 'people/images.csv', *args, '--out', 'e', code=1)
+
+
+def test_labels_of_others_are_joined_and_their_coverage_recorded(made):
+    folder,table,_ = made
+    train = table[table['split'] == 'train']
+    lines = [f'/gone/root{p}\t{k % 100}.5' for k,p in enumerate(train['path'])]  # SDD-FIQA joins root and name without a separator
+    (folder/'theirs.txt').write_text('\n'.join(lines[:-1]) + '\n')
+    said = run(folder, 'people/images.csv', '--labels', 'theirs.txt', '--labels-root', '/gone/root', '--out', 'joined')
+    joined = read_table(folder/'joined'/'images.csv')
+    assert joined.loc[joined['split'] == 'train', 'quality'].tolist()[:3] == [.5, 1.5, 2.5]
+    assert joined['quality'].notna().sum() == len(lines) - 1
+    made_of = joined.attrs['record']['quality']
+    assert made_of['labels'] == 'theirs.txt' and made_of['coverage']['part'] == pytest.approx((len(lines) - 1)/len(lines)) and 'labels unused' in said
+    (folder/'half.txt').write_text('\n'.join(lines[:len(lines)//2]) + '\n')
+    said = run(folder, 'people/images.csv', '--labels', 'half.txt', '--labels-root', '/gone/root', '--out', 'half', code=1)
+    assert 'min_coverage is 90%' in said and not (folder/'half').exists()
+    run(folder, 'people/images.csv', '--labels', 'half.txt', '--labels-root', '/gone/root', '--out', 'half', '--min-coverage', .5)
+    assert 'not both' in run(folder, 'people/images.csv', '--labels', 'half.txt', '--learner', 'model.pkl', '--out', 'no', code=1)

@@ -2,6 +2,7 @@
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TerminateOnNaNCallback
+from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
 from torch import nn
@@ -17,9 +19,14 @@ from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval
 from qsd_fastai.learner import LossTerms, loss_terms, recognition_learner
-from qsd_fastai.losses import RecognitionLoss
+from qsd_fastai.losses import MarginLoss, RecognitionLoss
 from qsd_fastai.models.layers import BNNeck
+from qsd_fastai.models.margins import AdaFace, ArcFace
+from qsd_fastai.models.mobilefacenet import MobileFaceNet
+from qsd_fastai.models.partial_fc import PartialFC
+from qsd_fastai.models.preprocess import face_stats
 from qsd_fastai.models.recognizer import Recognition, Recognizer
+from qsd_fastai.partial_update import PartialUpdate
 
 pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning'), pytest.mark.usefixtures('one_thread')]
 
@@ -270,3 +277,66 @@ def test_a_recognition_in_training_and_embeddings_in_evaluation(labelled_people)
         warnings.simplefilter('error', ResourceWarning)
         learn.fit(1, 1e-3)
     assert set(seen) == {(True, Recognition), (False, torch.Tensor)}
+
+
+def test_a_face_body_with_a_margin_and_distillation(labelled_people, tmp_path):
+    learn = make(labelled_people, 'mobilefacenet', head=partial(AdaFace, s=16.), body_kwargs={'size': (32, 16)}, path=tmp_path,
+                 cbs=[QualityDistillation()])
+    head = learn.model.head
+    assert type(learn.loss_func) is MarginLoss and learn.loss_func.head is head and type(learn.model.neck) is nn.Identity
+    learn.fit(8, 3e-3)
+    first,last = learn.loss_terms.epochs[0], learn.loss_terms.epochs[-1]
+    assert last['identity'] < first['identity'] and {'qsd_logits', 'qsd_level3', 'qsd_emb'} <= set(last)
+    assert float(head.batch_mean) != 20 and np.isfinite(list(learn.recorder.values)).all()
+    learn.model.train()
+    out = learn.model(learn.dls.one_batch()[0])
+    assert torch.equal(out.logits, head(out.emb)) and out.logits.abs().max() <= 1 + 1e-6  # what QSD distils: cosines, without scale or margin
+    learn.export('face.pkl')
+    again = load_learner(tmp_path/'face.pkl')
+    assert again.loss_func.head is again.model.head and torch.equal(again.model.head.batch_mean, head.batch_mean)
+    files = picture_files(labelled_people)[:3].tolist()
+    assert torch.allclose(again.embed(files), learn.embed(files), atol=1e-5)
+
+
+def test_a_margin_needs_a_loss_that_knows_it(labelled_people):
+    with pytest.raises(ValueError, match=r'ArcFace gives cosines.*MarginLoss'): make(labelled_people, head=ArcFace, loss=RecognitionLoss())
+    head = ArcFace(96, 8, s=20.)
+    learn = make(labelled_people, head=head, loss=MarginLoss(head, smoothing=.1, triplet_weight=1.))
+    learn.fit(1, 1e-3)
+    assert {'identity', 'triplet'} <= set(learn.loss_terms.epochs[0])
+
+
+def test_pictures_normalised_otherwise_than_the_weights_want(labelled_people, tmp_path):
+    file = tmp_path/'face.pt'
+    torch.save(MobileFaceNet(size=(32, 16)).state_dict(), file)
+    options = {'pretrained': file, 'body_kwargs': {'size': (32, 16)}}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        recognition_learner(loaders(labelled_people), 'mobilefacenet', **options)
+    with pytest.warns(UserWarning, match='stats='): recognition_learner(loaders(labelled_people, stats=face_stats), 'mobilefacenet', **options)
+    with pytest.warns(UserWarning, match='stats='): recognition_learner(loaders(labelled_people, stats=None), 'mobilefacenet', **options)
+
+
+def test_sampled_identities_with_distillation(labelled_people, tmp_path):
+    head = partial(PartialFC, rate=.6, margin=partial(ArcFace, s=16., m=.2))
+    learn = make(labelled_people, head=head, path=tmp_path, cbs=[QualityDistillation(), GradientAccumulation(24)])
+    head,start = learn.model.head, learn.model.head.weight.clone()
+    assert type(learn.loss_func) is MarginLoss and len(learn.cbs.filter(lambda cb: isinstance(cb, PartialUpdate))) == 1
+    assert not any(n.startswith('head') for n,_ in learn.model.named_parameters())
+    learn.fit(6, 3e-2)
+    first,last = learn.loss_terms.epochs[0], learn.loss_terms.epochs[-1]
+    assert last['identity'] < first['identity'] and 'qsd_logits' in last and not torch.equal(head.weight, start)
+    assert np.isfinite(list(learn.recorder.values)).all() and head.active is None and not head.pending
+    before = head.weight.clone()
+    learn.lr_find(num_it=4, show_plot=False)
+    assert torch.equal(head.weight, before)
+    learn.save('sampled')
+    learn.fit(1, 1e-2)
+    learn.load('sampled')
+    assert torch.equal(head.weight, before)
+    learn.export('sampled.pkl')
+    assert torch.equal(load_learner(tmp_path/'sampled.pkl').model.head.weight, before)
+
+
+def test_partial_update_needs_its_head(labelled_people):
+    with pytest.raises(ValueError, match='PartialFC'): make(labelled_people, cbs=[PartialUpdate()])

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from qsd_fastai.plots import hardest_figure, picture_sheet, quality_agreement, quality_histogram, ranked_lists
+from qsd_fastai.plots import hardest_figure, hardest_pairs_figure, picture_sheet, quality_agreement, quality_histogram, ranked_lists
 
 rng = np.random.default_rng(0)
 
@@ -114,3 +114,21 @@ def test_quality_agreement():
     np.testing.assert_allclose(ax.collections[0].get_offsets(), np.c_[true, true**2/100])
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ('true quality', 'computed quality', 'rank correlation 0.99')
     assert_tidy(fig)
+
+
+@pytest.mark.parametrize('shape', [(64, 32), (48, 48)])
+def test_hardest_pairs(shape):
+    files = [picture(*shape) for _ in range(8)]
+    hard = pd.DataFrame({'row1': [0, 1, 2, 3, 4, 5, 6], 'row2': [7, 6, 5, 4, 3, 2, 1], 'same': [True]*5 + [False]*2,
+                         'score': [-.412, 0, .1, .2, .3, 1, .9], 'correct': [False]*4 + [True, False, True],
+                         'quality1': [100.]*6 + [np.nan], 'quality2': np.arange(7.)})
+    fig = hardest_pairs_figure(hard, files)
+    assert len(fig.axes) == 3*11  # four pairs a row, one left over, and the other kind in a row of its own
+    shown = [ax for ax in fig.axes if ax.images]
+    assert all(np.array_equal(ax.images[0].get_array(), files[r]) for ax,r in zip(shown, hard[['row1', 'row2']].to_numpy().ravel()))
+    said = [ax.get_title(loc='left') for ax in shown]
+    assert said[:2] == ['one person, -0.41\nquality 100', 'quality 0'] and said[12:] == ['two people, 0.90\nquality ?', 'quality 6']
+    frames = [to_hex(ax.patches[0].get_edgecolor()) for ax in shown[::2]]
+    assert frames == ['#c0392b']*4 + ['#1b7f4b', '#c0392b', '#1b7f4b']
+    assert_tidy(fig)
+    assert 'nothing' in hardest_pairs_figure(hard[:0], files).texts[0].get_text()

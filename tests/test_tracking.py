@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import wandb
@@ -22,13 +23,15 @@ from wandb.proto import wandb_internal_pb2
 from qsd_fastai import tracking
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
-from qsd_fastai.evaluation.metrics import Retrieval, hardest_queries
+from qsd_fastai.evaluation.metrics import Retrieval, Verification, hardest_pairs, hardest_queries
+from qsd_fastai.evaluation.scores import all_pairs
+from qsd_fastai.evaluation.store import EmbeddingStore
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.resume import SaveState
 from qsd_fastai.runs import finish_run, has_key, start_run
-from qsd_fastai.tracking import TrackRun, described, table_picture
+from qsd_fastai.tracking import TrackRun, described, far_of, table_picture
 
 pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning'), pytest.mark.usefixtures('one_thread')]
 
@@ -201,6 +204,46 @@ def test_hardest_queries_table(tracked):
             assert files[cell['path']].read_bytes() == (root/pictures[source]).read_bytes()
         assert [c['caption'] for c in cells[5:]] == ['right' if ok else 'wrong' for ok in o.correct]
     with Image.open(run.folder/'files'/row['hardest_queries_sheet']['path']) as img: assert min(img.size) > 300
+
+
+def test_verification_is_looked_at(labelled_people, offline, tmp_path):
+    held = labelled_people[labelled_people['split'] != 'train'].reset_index(drop=True)
+    pairs,path = all_pairs(held['identity']), held['path'].to_numpy()
+    pairs = pd.DataFrame({'path1': path[pairs['first']], 'path2': path[pairs['second']], 'same': pairs['same'], 'fold': np.arange(len(pairs)) % 5})
+    store = EmbeddingStore()
+    metrics = Retrieval('mAP', store=store) + Verification('accuracy', 'tar@1e-1', pairs=pairs, store=store)
+    learn = make(labelled_people, metrics=metrics, cbs=TrackRun(dir=tmp_path, hardest=3, log_model=False, log_table=False))
+    learn.fit(1, 1e-3)
+    run, = runs(tmp_path)
+    assert {'valid/mAP', 'valid/accuracy', 'valid/tar@1e-1'} <= set(run.rows('valid/mAP')[0])
+    row, = run.rows('hardest_pairs')
+    for k in ('roc', 'error_vs_reject', 'hardest_pairs_sheet', 'hardest_queries_sheet'):
+        with Image.open(run.folder/'files'/row[k]['path']) as img: assert min(img.size) > 300
+    artifact, = (a for name,a in run.artifacts.items() if name.endswith('hardest_pairs'))
+    files = {o.path: Path(o.local_path) for o in artifact.manifest.contents}
+    table = json.loads(files['hardest_pairs.table.json'].read_text())
+    hard = hardest_pairs(store, 3)
+    assert len(table['data']) == len(hard) == 6
+    root,pictures = Path(labelled_people.attrs['root']), labelled_people['path']
+    for cells,o in zip(table['data'], hard.itertuples()):
+        for cell,source in zip(cells, (o.row1, o.row2)): assert files[cell['path']].read_bytes() == (root/pictures[source]).read_bytes()
+        found = dict(zip(table['columns'], cells))
+        assert (found['same'], found['correct'], found['path1'], found['path2']) == (o.same, o.correct, pictures[o.row1], pictures[o.row2])
+        assert (found['score'] >= found['threshold']) == (o.correct == o.same)
+        worse = labelled_people['quality'][[o.row1, o.row2]].min()
+        assert found['quality'] == pytest.approx(worse, rel=1e-6) and found['score'] == pytest.approx(o.score)
+    assert far_of([True]*5 + [False]*1000) == .001 and far_of([False]*999) == .01 and far_of([0]*30) == .1
+
+
+def test_verification_without_quality_is_looked_at_too(labelled_people, offline, tmp_path):
+    held = labelled_people[labelled_people['split'] != 'train']['path'].to_numpy()
+    pairs = pd.DataFrame({'path1': held[:12], 'path2': held[12:], 'same': [1, 0]*6, 'fold': 0})
+    table = labelled_people.assign(quality=np.nan)
+    table.attrs = labelled_people.attrs
+    make(table, metrics=Verification(pairs=pairs, folds=2), cbs=TrackRun(dir=tmp_path, log_model=False, log_table=False)).fit(1, 1e-3)
+    run, = runs(tmp_path)
+    row, = run.rows('hardest_pairs')
+    assert 'roc' in row and 'error_vs_reject' not in row and row['hardest_pairs']['nrows'] == 12
 
 
 def test_quality_histogram(tracked):

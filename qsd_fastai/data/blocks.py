@@ -11,19 +11,19 @@ from fastai.vision.data import ImageBlock
 from fastcore.basics import merge
 from fasttransform import DisplayedTransform
 
-from .sources import picture_bytes, split_address
+from .sources import picture_bytes, split_address, upright
 
 __all__ = ['HeldOutCategorize', 'IdentityBlock', 'PictureBlock', 'Quality', 'QualityBlock', 'RecognitionImage', 'SceneBlock',
            'TensorQuality', 'TensorScene']
 
 
 class RecognitionImage(PILImage):
-    "A `PILImage` whose `create` takes addresses in record files too, and names the file when a picture cannot be read"
+    "An upright `PILImage` whose `create` takes addresses in record files too, and names the file when a picture cannot be read"
     @classmethod
     def create(cls, fn, **kwargs):
         try:
             inside = isinstance(fn, (str, PathLike)) and split_address(fn)[1] is not None
-            return super().create(picture_bytes(fn) if inside else fn, **kwargs)
+            return cls(upright(super().create(picture_bytes(fn) if inside else fn, **kwargs)))
         except FileNotFoundError as e:
             raise FileNotFoundError(f'Picture {fn} does not exist. Run `check_table(table)` to list what is missing.') from e
         except (OSError, SyntaxError) as e:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
-__all__ = ['DEGRADATIONS', 'degrade', 'degrade_random']
+__all__ = ['DEGRADATIONS', 'degrade', 'degrade_random', 'shrink']
 
 DEGRADATIONS = ('low_resolution', 'blur', 'noise', 'jpeg', 'darkness', 'occlusion')
 
@@ -121,3 +121,16 @@ def degrade_random(
     severity = rng.uniform(0, nearly) if rng.random() < clean else rng.uniform(nearly, 1)
     if severity < nearly/3: return img.copy(), 'none', 0.
     return degrade(img, kind, severity, rng), kind, float(severity)
+
+
+def shrink(
+    img: Image.Image, # Picture, mode RGB or L
+    side: int, # Pixels that are left of its shorter side
+) -> Image.Image: # Same size and mode, with the detail of the small one
+    """A picture taken from so far that its shorter side had `side` pixels: averaged down, and enlarged again with bicubic interpolation.
+
+    Unchanged if it has no more pixels than that. ValueError if `side` is below 1."""
+    if not side >= 1: raise ValueError(f'side={side!r} leaves no picture; give at least 1 pixel')
+    least = min(img.size)
+    if side >= least: return img.copy()
+    return img.resize(tuple(max(1, round(s*side/least)) for s in img.size), Image.BOX).resize(img.size, Image.BICUBIC)

@@ -17,6 +17,7 @@ from fastai.torch_core import num_distrib
 from fastai.vision.core import imagenet_stats
 from fastcore.basics import merge
 
+from .augmentation import FaceAugment
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .table import check_table
 from .transforms import CropFlip, RandomErasing, Squish
@@ -76,36 +77,53 @@ class IdentityDL(TfmdDL):
 
     With `partners`, a batch is those pictures followed by a partner of each: another picture of the same identity, drawn evenly from all
     that training has of it, as QSD does. An identity with a single picture is its own partner. The first halves are the batches that the
-    same seed gives without partners."""
+    same seed gives without partners.
+
+    `by='picture'` deals every picture once an epoch, in no order, `n_ids*n_imgs` a batch: the habit with very many faces, where a batch by
+    identity would show few people. Pairs then come from `partners`."""
     def __init__(self,
         dataset,             # `Datasets` whose first target is the identity
         n_ids:int=16,        # Identities a batch
         n_imgs:int=4,        # Pictures of each
         partners:bool=False, # Add a partner of each picture, for `QualityDistillation(pairs='partner')`? `bs` doubles
+        by:str='identity',   # `'identity'`, or `'picture'`: each picture once an epoch, whomever it shows
         seed:int=None,       # Of the order of pictures; `None`: from the state of `random`
         ids=None,            # Identity of each item; read from the dataset when not given
         bs:int=None,         # For plain order only: pictures a batch; `n_ids*n_imgs` when not given
         do_setup:bool=True,  # Set up the transforms of batches?
         **kwargs):
         if n_imgs < 1 or n_ids < 1: raise ValueError(f'n_ids={n_ids} and n_imgs={n_imgs} must be 1 or more.')
+        if by not in ('identity', 'picture'): raise ValueError(f"by={by!r} is unknown. Use 'identity' or 'picture'.")
         super().__init__(dataset, bs=bs or n_ids*n_imgs, do_setup=False, **kwargs)
-        self.n_ids,self.n_imgs,self.partners,self.ids,self.seed = n_ids,n_imgs,partners,ids,seed
+        self.n_ids,self.n_imgs,self.partners,self.by,self.ids,self.seed = n_ids,n_imgs,partners,by,ids,seed
         if seed is not None: self.rng = random.Random(seed)
-        if self.by_identity:
+        if self.deals:
             if self.ids is None: self.ids = self._read_ids()
             counts = np.unique(self.ids, return_counts=True)[1]
-            if len(counts) < n_ids:
+            if by == 'picture' and len(self.ids) < n_ids*n_imgs:
+                raise ValueError(f'A batch of n_ids*n_imgs={n_ids*n_imgs} is larger than the training set, {len(self.ids)} pictures. Use less.')
+            if by == 'identity' and len(counts) < n_ids:
                 raise ValueError(f'n_ids={n_ids} is larger than the number of training identities, {len(counts)}. '
                                  f'Use n_ids={len(counts)} or less, or add identities.')
             self.bs = n_ids*n_imgs*(1 + partners)
-            self.n_groups = int(np.maximum(counts//n_imgs, 1).sum())
+            self.n_groups = int(np.maximum(counts//n_imgs, 1).sum()) if by == 'identity' else len(self.ids)//n_imgs
         if do_setup:  # only now: a transform may ask for a batch, `Normalize` without statistics does
             for tfms in (self.after_item, self.before_batch, self.after_batch): tfms.setup(self)
 
     @property
-    def by_identity(self):
-        "Validation data are never dealt by identity, also where `Learner.show_results` shuffles them"
+    def deals(self):
+        "Validation data are never dealt, also where `Learner.show_results` shuffles them"
         return bool(self.shuffle and self.n) and getattr(self.dataset, 'split_idx', 0) != 1
+
+    @property
+    def by_identity(self): return self.deals and self.by == 'identity'
+
+    def _order(self, ids):
+        "Indices of one pass"
+        if self.by == 'identity': return identity_order(ids, self.n_ids, self.n_imgs, self.rng)
+        order = list(range(len(ids)))
+        self.rng.shuffle(order)
+        return order[:len(order)//(self.n_ids*self.n_imgs)*self.n_ids*self.n_imgs]
 
     def _read_ids(self):
         "The identity pipeline alone: no picture is opened"
@@ -113,15 +131,15 @@ class IdentityDL(TfmdDL):
         return np.array([int(targets[i]) for i in range(len(targets))])
 
     def __len__(self):
-        if not self.by_identity: return super().__len__()
+        if not self.deals: return super().__len__()
         world = max(num_distrib(), 1)  # every process gets the same number of whole batches
         return max(self.n_groups//self.n_ids//world, 1)*world
 
     def get_idxs(self):
-        if not self.by_identity: return super().get_idxs()
+        if not self.deals: return super().get_idxs()
         ids,n,order = np.asarray(self.ids).tolist(), self.n_ids*self.n_imgs, []
         rng = random.Random(repr(self.rng.getstate()))  # the partners' own, so that they change nothing in the order of the others
-        while len(order) < len(self)*n: order += identity_order(ids, self.n_ids, self.n_imgs, self.rng)
+        while len(order) < len(self)*n: order += self._order(ids)
         order = order[:len(self)*n]
         if not self.partners: return order
         chosen = partner_order(ids, order, rng)
@@ -129,7 +147,7 @@ class IdentityDL(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         same = dataset is None or dataset is self.dataset
-        own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, partners=self.partners, seed=self.seed, ids=self.ids if same else None)
+        own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, partners=self.partners, by=self.by, seed=self.seed, ids=self.ids if same else None)
         return super().new(dataset, cls, **merge(own, kwargs))
 
     def show_batch(self,
@@ -144,7 +162,7 @@ class IdentityDL(TfmdDL):
         "Show one identity a row; with partners, each row of pictures above the row of their partners"
         if not show or unique or ctxs is not None: return super().show_batch(b, max_n or 9, ctxs, show, unique, **kwargs)
         if b is None: b = self.one_batch()
-        if self.by_identity and self.partners and len(b[0]) == self.bs:
+        if self.deals and self.partners and len(b[0]) == self.bs:
             order = torch.arange(self.bs).view(2, -1, self.n_imgs).transpose(0, 1).flatten()
             b = tuple(o[order.to(o.device)] for o in b)
         max_n = min(max_n or (4*self.n_imgs if self.by_identity else 9), len(b[0]))
@@ -191,13 +209,19 @@ def _held_out(rows): return [i for i,o in enumerate(rows) if not o.held_out], [i
 
 def recognition_block(
     size:tuple=(256, 128),  # `(height, width)`, pixels
-    augment:bool=True,      # Mirror and shift training pictures? By up to 10 pixels at width 128, as published, in proportion at others
+    augment=True,           # Training pictures: mirror and shift, by up to 10 pixels at width 128 as published, in proportion at others;
+                            # 'face': mirror and `FaceAugment()`; a list of batch transforms in place of these; `False`: nothing
     erase:float=.5,         # Chance that a rectangle of a training picture is erased, 0 to 1
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels, 0 to 1; `None`: pictures stay in 0 to 1
     cameras:list=None,      # All camera names; found in the items when not given
 )->DataBlock:
-    "The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`"
-    batch_tfms = [CropFlip(round(10*size[1]/128))] if augment else []
+    """The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`
+
+    Quality is that of the picture as it is on disk: what `augment` and `erase` take away, no label knows. ValueError if `augment` is unknown"""
+    if isinstance(augment, (list, tuple)): batch_tfms = list(augment)
+    elif augment == 'face': batch_tfms = [CropFlip(0), FaceAugment()]
+    elif augment in (True, False): batch_tfms = [CropFlip(round(10*size[1]/128))] if augment else []
+    else: raise ValueError(f"augment={augment!r} is unknown; it is True, False, 'face' or a list of batch transforms")
     if stats is not None: batch_tfms.append(Normalize.from_stats(*stats))
     if erase: batch_tfms.append(RandomErasing(erase))
     return DataBlock(blocks=(PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras)), n_inp=1,
@@ -212,8 +236,9 @@ def recognition_dataloaders(
     n_ids:int=16,           # Identities a training batch
     n_imgs:int=4,           # Pictures of each
     partners:bool=False,    # Add a partner of each picture, for `QualityDistillation(pairs='partner')`?
+    by:str='identity',      # What training batches are dealt by: `'identity'`, or `'picture'`, each once an epoch, for very many faces
     bs:int=None,            # Pictures a validation batch; twice `n_ids*n_imgs` when not given
-    augment:bool=True,      # Mirror and shift training pictures?
+    augment=True,           # `True`: mirror and shift training pictures; 'face': mirror and `FaceAugment()`; a list of batch transforms; `False`
     erase:float=.5,         # Chance that a rectangle of a training picture is erased, 0 to 1
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels
     seed:int=None,          # Of the order of training pictures
@@ -227,8 +252,8 @@ def recognition_dataloaders(
         raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
     block = recognition_block(size, augment, erase, stats, cameras=sorted(set(table['camera']) - {''}))
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs, partners=partners, seed=seed,
-                            num_workers=workers, device=device, val_bs=bs or 2*n_ids*n_imgs)
+    dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs, partners=partners, by=by,
+                            seed=seed, num_workers=workers, device=device, val_bs=bs or 2*n_ids*n_imgs)
     dls.table = table.reset_index(drop=True)
     dls.table.attrs = {**table.attrs, 'root': str(root)}
     return dls

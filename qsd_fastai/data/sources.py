@@ -1,6 +1,7 @@
 """Pictures inside record files (RecordIO of MXNet, as face sets come), read by offset without unpacking and without MXNet.
 
-An address in the column `path` of a table is `train.rec#1234`: the record file, and the byte where the record of the picture begins."""
+An address in the column `path` of a table is `train.rec#1234`: the record file, and the byte where the record of the picture begins.
+In a verification set (`data.bins`) it is `lfw.bin#12`, the number of the picture."""
 import io
 import re
 import struct
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-__all__ = ['RecordError', 'list_records', 'open_picture', 'picture_bytes', 'read_record', 'split_address']
+from .bins import BinError, BinPictures
+
+__all__ = ['RecordError', 'address_end', 'list_records', 'open_picture', 'picture_bytes', 'read_record', 'split_address', 'upright']
 
 MAGIC = 0xced7230a
 _JOINT = struct.pack('<I', MAGIC)                  # taken out where a record was cut into parts, because it looks like the start of one
-_ADDRESS = re.compile(r'(.+\.rec)#(\d+)', re.DOTALL)
+_ADDRESS = re.compile(r'(.+\.(?:rec|bin))#(\d+)', re.DOTALL)
 _HEAD = np.dtype([('magic', '<u4'), ('part', '<u4'), ('flag', '<u4'), ('label', '<f4'), ('id', '<u8'), ('id2', '<u8'), ('first', '<f4')])
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 
@@ -24,8 +27,8 @@ class RecordError(ValueError):
 
 
 def split_address(
-    path, # of a picture, or an address inside a record file
-)->tuple: # `(file, offset)`; offset None for a picture of its own
+    path, # of a picture, or an address inside a record file or verification set
+)->tuple: # `(file, offset)`: byte of a record, number of a picture in a `.bin`; None for a picture of its own
     "The file of a picture and where in it the picture begins"
     m = _ADDRESS.fullmatch(str(path))
     return (m[1], int(m[2])) if m else (str(path), None)
@@ -66,9 +69,20 @@ def read_record(
 def picture_bytes(
     path, # of a picture, or an address inside a record file
 )->bytes:
-    "The encoded picture. FileNotFoundError, or RecordError naming file and byte"
+    "The encoded picture. FileNotFoundError, RecordError naming file and byte, or BinError naming file and number"
     file, offset = split_address(path)
-    return Path(file).read_bytes() if offset is None else read_record(file, offset)[1]
+    if offset is None: return Path(file).read_bytes()
+    if file.endswith('.rec'): return read_record(file, offset)[1]
+    pictures = BinPictures(file)
+    if offset >= len(pictures): raise BinError(f'{file} has {len(pictures)} pictures, numbered from 0, and none of number {offset}.')
+    return pictures[offset]
+
+
+def address_end(
+    file, # record file or verification set
+)->int: # the size in bytes, or the number of pictures
+    "What every address inside a file must be below"
+    return Path(file).stat().st_size if str(file).endswith('.rec') else len(BinPictures(file))
 
 
 def open_picture(
@@ -152,3 +166,10 @@ def list_records(
     table = pd.DataFrame({'offset': offsets, 'label': label})
     table.attrs['header'] = style
     return table
+
+
+def upright(
+    img, # PIL image
+): # the image, turned if its EXIF tag says so; the same object if not
+    "A picture as it was meant to be seen: cameras store it as the sensor lay, with a tag"
+    return ImageOps.exif_transpose(img) if img.getexif().get(ExifTags.Base.Orientation, 1) != 1 else img

@@ -1,27 +1,20 @@
 """Generated people: a small person re-identification data set, drawn instead of downloaded, with the true quality of every picture."""
-import io
 import math
-import os
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from fastcore.parallel import parallel
 from PIL import Image, ImageFilter
 
-from .degradations import degrade_random
+from .generation import refuse_small, rng_of, write_generated
 from .pedestrian import draw_person
 from .scenes import HIGH, WIDE, scene_camera
-from .table import read_table, write_table
 from .traits import look_alike, random_traits
 
 __all__ = ['draw_picture', 'generate_people']
 
 _PERSON = 200 # How tall a person is in a painted scene, pixels of the scene
 _VERSION = 1 # Of the drawing: another number is another data set
-
-
-def _rng(*key): return np.random.default_rng([int(k) for k in key])
 
 
 def draw_picture(
@@ -70,24 +63,15 @@ def _expose(pixels, camera, rng, place):
 
 def _identity(seed, i, first, look_alikes):
     "Traits of identity `i`; some resemble the one before them, of the same part of the data set (from `first` on)."
-    rng = _rng(seed, 2, i)
+    rng = rng_of(seed, 2, i)
     if i > first and rng.random() < look_alikes: return look_alike(_identity(seed, i - 1, first, look_alikes), rng)
     return random_traits(rng)
 
 
-def _one(row, folder, seed, size, first, look_alikes):
-    "Draw, degrade and write one picture; returns what was done to it. Each picture has its own seed, so order and workers do not matter."
-    i, cam, k = row
-    rng = _rng(seed, 3, i, k)
-    img = draw_picture(_identity(seed, i, 0 if i < first else first, look_alikes), scene_camera(seed, cam), size, rng)
-    img, kind, severity = degrade_random(img, rng)
-    data = io.BytesIO()
-    img.save(data, 'JPEG', quality=92)
-    # In one move, for another process of the same launch may already be reading.
-    temporary = Path(folder)/f'.{os.getpid()}.{i}.{k}'
-    temporary.write_bytes(data.getvalue())
-    os.replace(temporary, Path(folder)/_name(*row))
-    return kind, severity
+def _draw(i, cam, k, seed, size, first, look_alikes):
+    "Picture `k` of identity `i` at camera `cam`."
+    rng = rng_of(seed, 3, i, k)
+    return draw_picture(_identity(seed, i, 0 if i < first else first, look_alikes), scene_camera(seed, cam), size, rng), rng
 
 
 def _name(i, cam, k): return f'images/{i:04d}_c{cam + 1}_{k:02d}.jpg'
@@ -109,38 +93,24 @@ def generate_people(
     """Write a data set of drawn pedestrians seen by several cameras, and return its table. An existing set is returned as it is.
 
     ValueError if the folder holds another table, or an argument is out of range."""
-    for name, value, least in (('n_train', n_train, 1), ('n_test', n_test, 0), ('n_imgs', n_imgs, 2), ('n_test_imgs', n_test_imgs, 4),
-                               ('n_cameras', n_cameras, 2), ('size', min(size), 16), ('seed', seed, 0), ('workers', workers, 0)):
-        if value < least: raise ValueError(f'{name}={value} is too small; give at least {least}')
+    refuse_small(('n_train', n_train, 1), ('n_test', n_test, 0), ('n_imgs', n_imgs, 2), ('n_test_imgs', n_test_imgs, 4),
+                 ('n_cameras', n_cameras, 2), ('size', min(size), 16), ('seed', seed, 0), ('workers', workers, 0))
     if not 0 <= look_alikes <= 1: raise ValueError(f'look_alikes={look_alikes} is out of range; give a share from 0 to 1')
     if size[1] > 1.5*size[0]: raise ValueError(f'size={tuple(size)} is (height, width) and too wide for a standing person')
-    folder = Path(folder)
     record = {'source': 'generate_people', 'version': _VERSION, 'n_train': n_train, 'n_test': n_test, 'n_imgs': n_imgs,
               'n_test_imgs': n_test_imgs, 'n_cameras': n_cameras, 'size': list(size), 'look_alikes': look_alikes, 'seed': seed}
     rows, splits = _plan(n_train, n_test, n_imgs, n_test_imgs, n_cameras, seed)
-    if (folder/'images.csv').exists():
-        table = read_table(folder/'images.csv', check=False)
-        found = table.attrs.get('record', {})
-        if found != record:
-            differs = ', '.join(f'{k}={found.get(k)!r}, not {v!r}' for k, v in record.items() if found.get(k) != v)
-            raise ValueError(f'{folder/"images.csv"} exists and was made differently ({differs}); choose another folder or remove it')
-        if all((folder/p).exists() for p in table.path): return table
-    (folder/'images').mkdir(parents=True, exist_ok=True)
-    done = parallel(_one, rows, folder=str(folder), seed=seed, size=tuple(size), first=n_train, look_alikes=look_alikes,
-                    n_workers=workers, progress=progress, chunksize=16)
-    table = pd.DataFrame({
-        'path': [_name(*r) for r in rows], 'identity': [f'p{i:04d}' for i, _, _ in rows], 'camera': [f'c{cam + 1}' for _, cam, _ in rows],
-        'split': splits, 'quality': np.nan, 'true_quality': [round(100*(1 - severity), 2) for _, severity in done],
-        'degradation': [kind for kind, _ in done]})
-    write_table(table, folder/'images.csv', record=record)
-    return read_table(folder/'images.csv', check=False)
+    table = pd.DataFrame({'path': [_name(*r) for r in rows], 'identity': [f'p{i:04d}' for i, _, _ in rows],
+                          'camera': [f'c{cam + 1}' for _, cam, _ in rows], 'split': splits})
+    draw = partial(_draw, seed=seed, size=tuple(size), first=n_train, look_alikes=look_alikes)
+    return write_generated(folder, table, draw, rows, record, workers=workers, progress=progress)
 
 
 def _plan(n_train, n_test, n_imgs, n_test_imgs, n_cameras, seed):
     "Which picture shows whom, where, and in which split: ((identity, camera, number), ...) and the splits."
     rows, splits = [], []
     for i in range(n_train + n_test):
-        rng, n = _rng(seed, 4, i), n_imgs if i < n_train else n_test_imgs
+        rng, n = rng_of(seed, 4, i), n_imgs if i < n_train else n_test_imgs
         cams = rng.permutation(n_cameras)[:min(n_cameras, max(2, n//2))]
         rows += [(i, int(cams[k % len(cams)]), k) for k in range(n)]
         # The first two pictures are of two cameras; the third or fourth answers each of them from the other one.

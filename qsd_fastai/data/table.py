@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .labels import join_quality
-from .sources import split_address
+from .sources import address_end, split_address
 
 __all__ = ['TableReport', 'check_table', 'describe_table', 'join_quality', 'read_table', 'split_identities', 'unanswerable', 'write_table']
 
@@ -135,7 +135,7 @@ def _rebase(paths, old, new):
 def _check_files(table, root):
     "FileNotFoundError where a picture is missing. One listing a folder: a stat a file takes minutes on a network disk."
     if root is None: raise ValueError("The table does not say where its pictures are: pass root=FOLDER, or files=False to skip them.")
-    inside = [split_address(p) if '.rec#' in p else (p, None) for p in table['path']]  # in a record file: the file must be there, and reach so far
+    inside = [split_address(p) if '.rec#' in p or '.bin#' in p else (p, None) for p in table['path']]  # the file must be there, and reach so far
     folders, names = _folders([file for file, _ in inside])
     there = {}
     for f in set(folders):
@@ -145,11 +145,11 @@ def _check_files(table, root):
     bad = [i for i, (f, n) in enumerate(zip(folders, names)) if n not in there[f]]
     if not bad:
         for file in {f for f, offset in inside if offset is not None}:
-            size = os.stat(os.path.join(root, file)).st_size
-            late = [i for i, (f, offset) in enumerate(inside) if f == file and offset >= size]
+            end = address_end(os.path.join(root, file))
+            late = [i for i, (f, offset) in enumerate(inside) if f == file and offset >= end]
             if late:
-                raise ValueError(f"Row {late[0]} (counted from 0): {table['path'].iloc[late[0]]!r} lies beyond the end of {file}, {size} bytes. "
-                                 "Make the table again with data_prep/records.py.")
+                raise ValueError(f"Row {late[0]} (counted from 0): {table['path'].iloc[late[0]]!r} lies beyond the end of {file}, at {end}. "
+                                 "Make the table again with data_prep/records.py or bins.py.")
         return
     first = table['path'].iloc[bad[0]]
     remedy = ('Write paths with forward slashes.' if '\\' in first else

@@ -1,6 +1,5 @@
-"The judging functions as fastai metrics: embeddings are stored once and ranked once, whatever the number of names."
+"Retrieval and verification as fastai metrics: embeddings are stored once and judged once, whatever the number of names."
 import re
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -9,73 +8,93 @@ from fastai.learner import Metric
 from fastcore.foundation import L
 
 from .retrieval import by_quality, evaluate_retrieval, ranked_gallery
+from .store import EmbeddingStore, Judge
+from .verification import evaluate_verification, pair_folds, verification_by_quality
 
-__all__ = ['Retrieval', 'RetrievalMetric', 'RetrievalStore', 'hardest_queries']
+__all__ = ['Retrieval', 'RetrievalJudge', 'RetrievalMetric', 'Verification', 'VerificationJudge', 'VerificationMetric', 'hardest_pairs',
+           'hardest_queries']
 
-
-class RetrievalStore:
-    "What validation has embedded, and its judgement once somebody asks; it stays until the next validation, whatever is predicted meanwhile"
-    def __init__(self, quality=None, **kwargs):
-        if quality is not None:
-            quality = np.asarray(quality, dtype=np.float32)
-            bad = (quality < 0) | (quality > 100)
-            if bad.any(): raise ValueError(f'quality of row {bad.argmax()} is {quality[bad.argmax()]:g}: it runs from 0 to 100, NaN where unknown.')
-        self.row_quality,self.kwargs = quality,kwargs
-        self.parts,self._judged,self.current = [],None,False
-
-    def reset(self): self.current = False  # fastai does this before predictions too
-
-    def __getstate__(self): return {**self.__dict__, 'parts': [], '_judged': None, 'current': False}  # an exported learner carries no gallery
-
-    def accumulate(self, learn):
-        if hasattr(learn, 'gather_preds'): return  # predictions are wanted, nobody looks at metrics
-        if len(learn.yb) < 3:
-            raise ValueError('Retrieval needs the targets (identity, quality, scene). Add `IdentityBlock`, `QualityBlock` and `SceneBlock` '
-                             'to the DataBlock, or use `recognition_dataloaders`.')
-        if self.row_quality is not None and (last := int(learn.yb[2][:,0].max())) >= len(self.row_quality):
-            raise ValueError(f'quality has {len(self.row_quality)} entries and the table at least {last + 1} rows. Give one for each row.')
-        emb = learn.pred if isinstance(learn.pred, torch.Tensor) else learn.pred.emb
-        if not self.current: self.parts,self.current = [],True
-        self.parts.append([learn.to_detach(t).as_subclass(torch.Tensor) for t in (emb, *learn.yb[:3])])
-        self._judged = None
-
-    def gathered(self):
-        "Embeddings, identities, qualities and scenes of the pictures seen, one row each, in the order of the table"
-        emb,ids,quality,scene = (torch.cat(o) for o in zip(*self.parts))
-        rows,first = np.unique(scene[:,0].numpy(), return_index=True)  # several processes may have seen a picture each
-        emb,ids,quality,scene = (t[torch.from_numpy(first)] for t in (emb, ids, quality, scene))
-        if self.row_quality is not None: quality = torch.from_numpy(self.row_quality[rows])
-        return emb,ids,quality,scene
-
-    def judged(self):
-        "`(result, thirds)` of `evaluate_retrieval` and `by_quality`; `None` where nothing can be judged"
-        if self._judged is None and self.parts:
-            emb,ids,quality,scene = self.gathered()
-            query = scene[:,2] == 1
-            if not query.any() or query.all():
-                warnings.warn('The validation pictures hold ' + ('no query' if not query.any() else 'queries but no gallery') +
-                              ", so retrieval is not judged. Set the table's split to 'query' and 'gallery'.", stacklevel=2)
-                self._judged = (None, None)
-            else:
-                camera = scene[:,1].numpy()
-                try:
-                    result = evaluate_retrieval(emb[query], emb[~query], ids[query], ids[~query], camera[query], camera[~query], **self.kwargs)
-                    self._judged = result, by_quality(result.per_query, quality[query])
-                except ValueError as e:  # a run of hours must not end for a figure
-                    warnings.warn(f'Retrieval is not judged: {e}', stacklevel=2)
-                    self._judged = (None, None)
-        return self._judged
+GROUPS = '_(worst|middle|best)'
 
 
-class RetrievalMetric(Metric):
-    "One figure of a shared `RetrievalStore`, 0 to 1"
-    def __init__(self, figure, store, owner): self.figure,self.store,self.owner = figure,store,owner
+class RetrievalJudge(Judge):
+    "`(result, thirds)` of `evaluate_retrieval` and `by_quality`"
+    what = 'Retrieval'
 
-    def reset(self):
-        if self.owner: self.store.reset()
+    def __init__(self,
+        store,    # `EmbeddingStore`
+        **kwargs, # For `evaluate_retrieval`
+    ):
+        super().__init__(store)
+        self.kwargs = kwargs
 
-    def accumulate(self, learn):
-        if self.owner: self.store.accumulate(learn)
+    def judge(self, emb, ids, quality, scene):
+        query,camera = scene[:,2] == 1, scene[:,1].numpy()
+        if not query.any() or query.all():
+            raise ValueError('the validation pictures hold ' + ('no query' if not query.any() else 'queries but no gallery') +
+                             ". Set the table's split to 'query' and 'gallery'.")
+        result = evaluate_retrieval(emb[query], emb[~query], ids[query], ids[~query], camera[query], camera[~query], **self.kwargs)
+        return result, by_quality(result.per_query, quality[query])
+
+
+class VerificationJudge(Judge):
+    """`(result, thirds)` of `evaluate_verification` and `verification_by_quality`.
+
+    `result.per_pair` also has `row1, row2` (rows of the table) and `quality1, quality2`."""
+    what = 'Verification'
+
+    def __init__(self,
+        store,    # `EmbeddingStore`
+        pairs,    # `path1, path2, same, fold`
+        **kwargs, # For `evaluate_verification`
+    ):
+        super().__init__(store)
+        lack = [c for c in ('path1', 'path2', 'same') if c not in pairs]
+        if lack: raise ValueError(f'pairs has no column {lack[0]!r}: `read_pairs` gives them.')
+        self.pairs,self.kwargs = pairs.reset_index(drop=True),kwargs
+
+    def rows(self, paths):
+        "Rows of the table of both pictures of each pair. ValueError naming a path that the table lacks"
+        if paths is None: raise ValueError('Pairs name pictures by path, and there is no `dls.table` to find them in. Use `recognition_dataloaders`.')
+        index,rows = pd.Index(paths), []
+        for c in ('path1', 'path2'):
+            rows.append(index.get_indexer(self.pairs[c]))
+            self._refuse(c, rows[-1] < 0, 'is not in the table. Make table and pairs together, or add the picture.')
+        return rows
+
+    def _refuse(self, c, bad, why):
+        if bad.any():
+            k = bad.argmax()
+            raise ValueError(f'Picture {self.pairs[c][k]!r} ({c} of {bad.sum()} of {len(bad)} pairs, first in row {k}) {why}')
+
+    def prepare(self, table):
+        rows = self.rows(None if table is None else table['path'])
+        train = (table['split'] == 'train').to_numpy()
+        for c,o in zip(('path1', 'path2'), rows):
+            self._refuse(c, train[o], "is not in validation: its split is 'train'. Pairs are judged on pictures of the other splits.")
+
+    def judge(self, emb, ids, quality, scene):
+        seen,places = scene[:,0].numpy(), []
+        for c,rows in zip(('path1', 'path2'), self.rows(self.store.paths)):
+            places.append(np.searchsorted(seen, rows).clip(max=len(seen) - 1))
+            self._refuse(c, seen[places[-1]] != rows, 'was not embedded in this validation.')
+        a,b = map(torch.from_numpy, places)
+        options = self.kwargs if 'folds' in self.kwargs else {**self.kwargs, 'folds': pair_folds(self.pairs)}
+        result = evaluate_verification(emb[a], emb[b], self.pairs['same'], **options)
+        result.per_pair = result.per_pair.assign(row1=seen[a], row2=seen[b], quality1=quality[a].numpy(), quality2=quality[b].numpy())
+        return result, verification_by_quality(result.per_pair, quality[a], quality[b])
+
+
+class StoredMetric(Metric):
+    "One figure of a judge of a shared `EmbeddingStore`, 0 to 1"
+    def __init__(self, figure, judge): self.figure,self.judge = figure,judge
+
+    @property
+    def store(self): return self.judge.store
+
+    def reset(self): self.store.reset()
+
+    def accumulate(self, learn): self.store.accumulate(learn)
 
     @property
     def name(self): return self.figure
@@ -83,48 +102,102 @@ class RetrievalMetric(Metric):
     @property
     def value(self):
         if not self.store.current: return None
-        result,thirds = self.store.judged()
-        if result is None: return float('nan')
+        found = self.judge.found()
+        if found is None: return float('nan')
         what,_,group = self.figure.partition('_')
-        if group: return float(thirds.loc[group, what])
+        return float(found[1].loc[group, what]) if group else self.of_all(found[0], what)
+
+
+class RetrievalMetric(StoredMetric):
+    "One figure of a `RetrievalJudge`, 0 to 1"
+    def of_all(self, result, what):
         return float(result.cmc[min(int(what[4:]), len(result.cmc)) - 1]) if what.startswith('rank') else getattr(result, what)
+
+
+class VerificationMetric(StoredMetric):
+    "One figure of a `VerificationJudge`, 0 to 1"
+    def of_all(self, result, what):
+        if not what.startswith('tar@'): return getattr(result, what)
+        return float(result.tar_at_far(float(what[4:]))['tar'].iloc[0])
+
+
+def _store(store, quality):
+    if store is not None and quality is not None: raise ValueError('quality goes into the store when one is given: EmbeddingStore(quality).')
+    return EmbeddingStore(quality) if store is None else store
 
 
 def Retrieval(
     *figures:str,  # Of `rank1` (any rank up to `max_rank`, 50), `mAP`, `mINP`; `_worst`, `_middle`, `_best` for a third of the queries by quality
     quality=None,  # Quality of each row of the table, 0 to 100, that cuts the thirds; that of the batches when not given
+    store=None,    # `EmbeddingStore` to share with other metrics, or with options of its own; a new one when not given
     **kwargs,      # For `evaluate_retrieval`: `normalize`, `exclude_same_camera`, `max_rank`
 )->L:
     "Metrics for a fastai `Learner` over query and gallery pictures in the validation set; all share one store of embeddings"
     figures = figures or ('rank1', 'mAP', 'mINP')
     for figure in figures:
-        if not re.fullmatch(r'(rank1|mAP|mINP)(_(worst|middle|best))?|rank[1-9]\d*', figure):
+        if not re.fullmatch(rf'(rank1|mAP|mINP)({GROUPS})?|rank[1-9]\d*', figure):
             raise ValueError(f'Figure {figure!r} is unknown. Use rank1, rank5, ..., mAP, mINP, or rank1, mAP, mINP with _worst, _middle, _best.')
         if figure[4:].isdigit() and int(figure[4:]) > (most := kwargs.get('max_rank', 50)):
             raise ValueError(f'{figure} is beyond max_rank={most}. Give a larger max_rank.')
-    store = RetrievalStore(quality, **kwargs)
-    return L(RetrievalMetric(figure, store, owner=i == 0) for i,figure in enumerate(figures))
+    judge = RetrievalJudge(_store(store, quality), **kwargs)
+    return L(RetrievalMetric(figure, judge) for figure in figures)
+
+
+def Verification(
+    *figures:str,  # Of `accuracy`, `auc`, `eer`, `tar@1e-2` (any FAR); `accuracy_worst`, `_middle`, `_best`: a third of pairs by the worse picture
+    pairs,         # `path1, path2, same, fold`, of `read_pairs`: paths of `dls.table`, of pictures that are in validation
+    quality=None,  # Quality of each row of the table, 0 to 100, that cuts the thirds; that of the batches when not given
+    store=None,    # `EmbeddingStore` to share with other metrics, or with options of its own; a new one when not given
+    **kwargs,      # For `evaluate_verification`: `thresholds`; `folds` in place of those of the pairs (ten runs where they have one)
+)->L:
+    """Metrics for a fastai `Learner` over pairs of validation pictures; all share one store of embeddings.
+
+    ValueError, at the first validation, naming a picture of a pair that is not in the table or is trained on."""
+    figures = figures or ('accuracy', 'auc', 'eer')
+    for figure in figures:
+        if not re.fullmatch(rf'accuracy({GROUPS})?|auc|eer|tar@\d*\.?\d+(e-?\d+)?', figure):
+            raise ValueError(f'Figure {figure!r} is unknown. Use accuracy, auc, eer, tar@1e-2, ..., or accuracy with _worst, _middle, _best.')
+        if figure.startswith('tar@') and not 0 < float(figure[4:]) <= 1: raise ValueError(f'{figure}: a FAR is above 0 and at most 1.')
+    judge = VerificationJudge(_store(store, quality), pairs, **kwargs)
+    return L(VerificationMetric(figure, judge) for figure in figures)
 
 
 def hardest_queries(
-    store,      # `RetrievalStore` after a validation
+    store,      # `EmbeddingStore` after a validation
     n:int=16,   # Queries
     top:int=5,  # Gallery pictures of each
 )->pd.DataFrame: # `row, quality, ap, first_rank`, `gallery` (rows of the table) and `correct`, the hardest first
     "The answerable queries with the lowest average precision, and what the gallery answered"
-    judged = store.judged()
-    if judged is None or judged[0] is None: return pd.DataFrame(columns=['row', 'quality', 'ap', 'first_rank', 'gallery', 'correct'])
+    judge = store.judge(RetrievalJudge)
+    found = judge.found() if judge else None
+    if found is None: return pd.DataFrame(columns=['row', 'quality', 'ap', 'first_rank', 'gallery', 'correct'])
     emb,ids,quality,scene = store.gathered()
     query = scene[:,2] == 1
-    worst = judged[0].per_query.query('answerable').sort_values(['ap', 'query'], kind='stable').head(n)
+    worst = found[0].per_query.query('answerable').sort_values(['ap', 'query'], kind='stable').head(n)
     pick = torch.from_numpy(worst['query'].to_numpy().copy())
     camera = scene[:,1].numpy()
     q,g = query.nonzero().flatten()[pick], (~query).nonzero().flatten()
-    cameras = (camera[q], camera[g]) if store.kwargs.get('exclude_same_camera', True) else (None, None)
+    cameras = (camera[q], camera[g]) if judge.kwargs.get('exclude_same_camera', True) else (None, None)
     # ranked as it was judged
-    lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], *cameras, top=top, normalize=store.kwargs.get('normalize', True))
+    lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], *cameras, top=top, normalize=judge.kwargs.get('normalize', True))
     rows = scene[:,0].numpy()
     found = [[rows[g[i]] for i in row if i >= 0] for row in lists.index]
     return pd.DataFrame({'row': rows[q], 'quality': quality[q].numpy(), 'ap': worst['ap'].to_numpy(),
                          'first_rank': worst['first_rank'].astype(int).to_numpy(), 'gallery': found,
                          'correct': [list(o[:len(f)]) for o,f in zip(lists.right, found)]})
+
+
+def hardest_pairs(
+    pairs,     # `EmbeddingStore` after a validation with `Verification`, or `per_pair` of its result
+    n:int=16,  # Pairs of each kind
+)->pd.DataFrame: # `row1, row2` of the table, `same, score, threshold, correct, quality1, quality2, quality` (the worse one), hardest first
+    "The pairs of one person that are least alike, then the pairs of two people that are most alike"
+    columns = ['row1', 'row2', 'same', 'score', 'threshold', 'correct', 'quality1', 'quality2']
+    if not isinstance(pairs, pd.DataFrame):
+        judge = pairs.judge(VerificationJudge)
+        found = judge.found() if judge else None
+        pairs = pd.DataFrame(columns=columns) if found is None else found[0].per_pair
+    pairs = pairs[columns].assign(quality=pairs[['quality1', 'quality2']].min(axis=1, skipna=False))
+    if not len(pairs): return pairs
+    one,two = pairs[pairs['same']], pairs[~pairs['same']]
+    return pd.concat([one.sort_values('score', kind='stable').head(n), two.sort_values('score', ascending=False, kind='stable').head(n)])

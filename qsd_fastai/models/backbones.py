@@ -8,7 +8,9 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .face_bodies import ir18, ir34, ir50, ir101, iresnet18, iresnet34, iresnet50, iresnet100
 from .layers import NonLocal
+from .mobilefacenet import mobilefacenet
 
 __all__ = ['NonLocalResNet', 'agw_resnet50', 'make_body', 'set_last_stride']
 
@@ -76,11 +78,12 @@ def agw_resnet50(
     return body
 
 
-own_bodies:dict[str,Callable] = {'agw_resnet50': agw_resnet50}
+own_bodies:dict[str,Callable] = {f.__name__: f for f in (agw_resnet50, iresnet18, iresnet34, iresnet50, iresnet100, ir18, ir34, ir50, ir101,
+                                                         mobilefacenet)}
 
 
 def make_body(
-    name:str, # a timm model, or one of our own: `agw_resnet50`
+    name:str, # a timm model, or one of our own: `agw_resnet50`, `iresnet50`, `mobilefacenet`, ... of `own_bodies`
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file of them (.pth, .safetensors)
     last_stride:int|None=None, # stride of the last stage of a ResNet; 1 is the habit in person re-identification; None keeps the body's own
     **kwargs, # for the model itself, for example `img_size=(256, 128)` of a ViT

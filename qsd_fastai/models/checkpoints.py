@@ -1,23 +1,23 @@
-"Weights that people already have: AGW, QSD, FastReID, Torchreid, arcface_torch, AdaFace."
-from dataclasses import dataclass, field
+"Weights that people already have: AGW, QSD, FastReID, Torchreid, and those of face projects."
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
 
+from .face_checkpoints import face_source
+from .preprocess import Preprocess
 from .safe_pickle import Inert, read_checkpoint, state_of
 
-__all__ = ['LoadReport', 'load_reference']
+__all__ = ['LoadReport', 'load_body', 'load_reference']
 
 # where a checkpoint may keep its weights, beside an optimizer or an epoch
 HOLDERS = ('state_dict', 'model', 'state_dict_backbone', 'model_state_dict', 'net')
 
 # project -> (a key that tells it, what its names begin with here)
 SOURCES = {
-    'qsd_fastai': ('neck.weight', {}),
     'AGW or QSD': ('bottleneck.weight', {'base.': 'body.', 'global_pool.': 'pool.', 'bottleneck.': 'neck.', 'classifier.': 'head.'}),
     'FastReID': ('heads.bottleneck.0.weight', {'backbone.': 'body.', 'heads.pool_layer.': 'pool.', 'heads.bottleneck.0.': 'neck.',
                                                'heads.weight': 'head.weight'}),
-    'AdaFace': ('head.kernel', {'model.': 'body.'}),
     'a body with a classifier': ('classifier.weight', {'classifier.': 'head.', '': 'body.'}),
     'a body': ('', {'': 'body.'}),
 }
@@ -54,7 +54,8 @@ def load_reference(
 ) -> LoadReport:
     "Load published weights without running code of the file; raises `ValueError` when they are of another architecture"
     weights = _weights(read_checkpoint(file), file)
-    source, weights = _rename(weights)
+    face = None if _ours(weights) else face_source(weights)
+    source, weights = _rename(weights) if face is None else (face.source, face.weights)
     if not head: weights = {k: v for k, v in weights.items() if not k.startswith('head.')}
     own = model.state_dict()
     counts = [k for k in own if k.endswith('num_batches_tracked')]
@@ -68,22 +69,41 @@ def load_reference(
                          f'{_some(wrong, 3)}). Make the Recognizer with the body that these weights were trained with.')
     used = [k for k in weights if k in own and k not in skipped]
     model.load_state_dict({k: weights[k] for k in used}, strict=False)
-    report = LoadReport(str(file), source, used, missing, unexpected, skipped, _keep_meaning(model, source))
+    notes = _keep_meaning(model, source) if face is None else [*face.notes, *_keep_face(model.body, face)]
+    report = LoadReport(str(file), source, used, missing, unexpected, skipped, notes)
     if show: print(report)
     return report
 
 
+def load_body(
+    body, # a module
+    pretrained:bool|str|Path=False, # False: it stays as it is; or a file of weights
+):
+    "The body, with the weights of a file; raises `ConnectionError` for True: only timm's bodies have weights that can be fetched"
+    if pretrained is True:
+        raise ConnectionError(f'There are no weights of {type(body).__name__} to fetch. Go on from a file, pretrained="weights.pt", '
+                              'or from scratch, pretrained=False.')
+    if pretrained is not False: load_reference(nn.ModuleDict({'body': body}), pretrained, head=False, show=False)
+    return body
+
+
 def _weights(found, file):
+    shard = found.get('state_dict_softmax_fc') if isinstance(found, dict) else None
     for name in HOLDERS:
         if isinstance(found, dict) and isinstance(found.get(name), (dict, Inert)): found = found[name]
     weights = state_of(found) if isinstance(found, (dict, Inert)) else {}
     if not weights: raise ValueError(f'{file} holds no weights: neither a state dict nor a module.')
     while all(k.startswith('module.') for k in weights): weights = {k[len('module.'):]: v for k, v in weights.items()}
+    if isinstance(shard, dict) and 'weight' in shard: weights = {**weights, 'head.weight': shard['weight']}
     return weights
+
+
+def _ours(weights): return 'neck.weight' in weights or ('head.weight' in weights and any(k.startswith('body.') for k in weights))
 
 
 def _rename(weights):
     source, prefixes = next((name, prefixes) for name, (key, prefixes) in SOURCES.items() if not key or key in weights)
+    if _ours(weights): source, prefixes = 'qsd_fastai', {}
     if not prefixes: return source, weights
     renamed = {}
     for k, v in weights.items():
@@ -103,4 +123,18 @@ def _keep_meaning(model, source):
     if source == 'FastReID' and isinstance(getattr(body, 'maxpool', None), nn.MaxPool2d):
         body.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         notes.append("the stem pools without padding, as FastReID's does")
+    return notes
+
+
+def _keep_face(body, face):
+    notes = []
+    if face.eps is not None:
+        for m in body.modules():
+            if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d): m.eps = face.eps
+        notes.append(f'batch norms count {face.eps} to the variance, as these weights were trained')
+    if face.preprocess is not None:
+        old = getattr(body, 'preprocess', None)
+        body.preprocess = face.preprocess if old is None else replace(old, mean=face.preprocess.mean, std=face.preprocess.std)
+    if isinstance(wanted := getattr(body, 'preprocess', None), Preprocess):
+        notes.append(f'normalise pictures by mean {wanted.mean}, std {wanted.std}: recognition_dataloaders(stats=...)')
     return notes

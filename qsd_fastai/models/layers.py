@@ -29,6 +29,8 @@ class GeM(nn.Module):
 
 class BNNeck(nn.BatchNorm1d):
     "Batch norm between the embedding for the triplet loss and the one for the classifier, its bias not trained (Luo et al., CVPRW 2019)"
+    still = ('bias',)  # parameters that no optimizer gets
+
     def __init__(self,
         nf:int, # size of the embedding
         **kwargs, # `eps` and `momentum` of `nn.BatchNorm1d`

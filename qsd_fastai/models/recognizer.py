@@ -10,6 +10,7 @@ from torch.utils._pytree import register_pytree_node
 from .backbones import make_body
 from .heads import LinearHead
 from .layers import BNNeck, GeM
+from .preprocess import preprocess_of
 
 __all__ = ['Recognition', 'Recognizer', 'level_indices', 'recognizer_splitter']
 
@@ -53,7 +54,7 @@ class Recognizer(nn.Module):
         body:nn.Module|str, # a timm model, one of our bodies, or the name of one for `make_body`
         n_ids:int, # training identities
         pool:nn.Module|None=None, # (bs, nf, h, w) to (bs, nf); None: `GeM` where features are rectified maps, else the body's own pooling
-        neck:nn.Module|Callable|None=None, # module, or function of `nf`; None: `BNNeck`
+        neck:nn.Module|Callable|None=None, # module, or function of `nf`; None: `BNNeck`, or nothing behind a face body, which has its own
         head:nn.Module|Callable|None=None, # module, or function of `(nf, n_ids)`; None: `LinearHead`
         levels:Sequence[int|str]|None=None, # positions or names of the body's stages; None: see `level_indices`
         **kwargs, # for `make_body` when `body` is a name: `pretrained`, `last_stride`, ...
@@ -64,10 +65,16 @@ class Recognizer(nn.Module):
         elif kwargs: raise ValueError(f'{", ".join(kwargs)}: only for a body given by name. Hand them to make_body yourself.')
         self.body, self.n_ids, self.level_indices = body, n_ids, level_indices(body, levels)
         self.pool = GeM() if pool is None and _has_plain_maps(body) else pool
+        if pool is not None and hasattr(body, 'drop_head'): body.drop_head()
         nf = body.num_features if self.pool is not None else getattr(body, 'head_hidden_size', body.num_features)
-        self.neck = neck if isinstance(neck, nn.Module) else (neck or BNNeck)(nf)
+        self.neck = neck if isinstance(neck, nn.Module) else (neck or (nn.Identity if getattr(body, 'own_embedding', False) else BNNeck))(nf)
         self.head = head if isinstance(head, nn.Module) else (head or LinearHead)(nf, n_ids)
         self.embed_dim = nf
+
+    @property
+    def preprocess(self):
+        "What pictures the body wants, a `Preprocess`; None: it does not say"
+        return preprocess_of(self.body)
 
     def pooled(self,
         final, # output of the body: (bs, c, h, w), (bs, h, w, c), (bs, tokens, c), or (bs, nf) already pooled
@@ -106,7 +113,7 @@ def _as_maps(x, body):
 def recognizer_splitter(
     model, # a `Recognizer`
 ): # two lists of parameters
-    "Parameter groups for fastai's `freeze` and discriminative rates: body, then pool, neck and head; a neck's still bias is in neither"
-    still = {id(m.bias) for m in model.modules() if isinstance(m, BNNeck)}
+    "Parameter groups for fastai's `freeze` and discriminative rates: body, then pool, neck and head; what stays still is in neither"
+    still = {id(getattr(m, name)) for m in model.modules() for name in getattr(m, 'still', ())}
     rest = [p for part in (model.pool, model.neck, model.head) if part is not None for p in params(part) if id(p) not in still]
-    return [params(model.body), rest]
+    return [[p for p in params(model.body) if id(p) not in still], rest]

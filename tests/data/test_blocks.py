@@ -1,6 +1,5 @@
 "Blocks: who, how good, where; what they refuse, and what they say when they do."
 import math
-import pickle
 from operator import attrgetter
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def test_a_camera_of_later_is_a_number_of_its_own_everywhere():
     tfm = EncodeScene(['c1', 'c2'])
     new = [int(tfm([0, name, 'query'])[1]) for name in ('c3', 'c4', 'c3')]
     assert new[0] == new[2] != new[1] and min(new) >= 2
-    assert int(pickle.loads(pickle.dumps(tfm))([0, 'c3', 'query'])[1]) == new[0]  # in another process
+    assert new[0] == 2967030671  # what `hash` gives would differ in every process
     assert tfm.decode(tfm([0, 'c3', 'query'])) == (0, '', True)
 
 

@@ -209,3 +209,20 @@ def test_learner(table, tmp_path, kwargs):
         learn.export('learner.pkl')
         again = load_learner(tmp_path/'learner.pkl')
         with again.no_bar(): torch.testing.assert_close(again.embed(table[:4]), learn.embed(table[:4]), rtol=1e-4, atol=1e-5)
+
+
+# --- by picture
+
+def test_by_picture_every_picture_is_dealt_once(table):
+    n = sum(COUNTS)
+    dl = make_dls(table, n_ids=5, n_imgs=2, by='picture').train
+    train = set(np.flatnonzero(table['split'] == 'train'))
+    one,two = flat(rows(dl)), flat(rows(dl))
+    assert len(dl) == n//10 and len(one) == len(set(one)) == n//10*10 and set(one) <= train and one != two
+    paired = make_dls(table, n_ids=5, n_imgs=2, by='picture', partners=True)
+    batch = paired.train.one_batch()
+    ids = table['identity'].to_numpy()[batch[3][:, 0].numpy()]
+    assert len(ids) == 20 and (ids[:10] == ids[10:]).all() and rows(paired.train)[0][:10] != rows(paired.train)[1][:10]
+    assert paired.train.new().by == 'picture' and len(make_dls(table, n_ids=5, n_imgs=2).valid) == len(paired.valid)
+    with pytest.raises(ValueError, match='larger than the training set, 34 pictures'): make_dls(table, n_ids=5, n_imgs=7, by='picture')
+    with pytest.raises(ValueError, match="by='people' is unknown"): make_dls(table, by='people')

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from qsd_fastai.data import synthetic
+from qsd_fastai.data import generation, synthetic
 from qsd_fastai.data.pedestrian import draw_person
 from qsd_fastai.data.scenes import SCENES, scene_camera
 from qsd_fastai.data.synthetic import generate_people
@@ -79,12 +79,12 @@ def test_same_seed_same_bytes_whatever_the_workers(people, tmp_path):
 
 def test_a_stopped_run_leaves_no_table_and_is_taken_up(people, tmp_path, monkeypatch):
     folder, table = people
-    one, count = synthetic._one, []
+    one, count = generation._one, []
     def stop(row, **kwargs):
         count.append(row)
         if len(count) == 5: raise KeyboardInterrupt
         return one(row, **kwargs)
-    monkeypatch.setattr(synthetic, '_one', stop)
+    monkeypatch.setattr(generation, '_one', stop)
     with pytest.raises(KeyboardInterrupt): generate_people(tmp_path, **SMALL)
     assert not (tmp_path/'images.csv').exists()
     monkeypatch.undo()

@@ -1,5 +1,5 @@
 "The metrics of a Learner against `evaluate_retrieval` on what the same learner embeds"
-import pickle
+import copy
 import warnings
 
 import numpy as np
@@ -11,8 +11,19 @@ from fastai.torch_core import set_seed
 
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.evaluation import metrics
-from qsd_fastai.evaluation.metrics import Retrieval, RetrievalStore, hardest_queries
+from qsd_fastai.evaluation.metrics import (
+    Retrieval,
+    RetrievalJudge,
+    Verification,
+    VerificationJudge,
+    hardest_pairs,
+    hardest_queries,
+)
 from qsd_fastai.evaluation.retrieval import by_quality, evaluate_retrieval, ranked_gallery
+from qsd_fastai.evaluation.roc import equal_error_rate, tar_at_far
+from qsd_fastai.evaluation.scores import all_pairs
+from qsd_fastai.evaluation.store import EmbeddingStore
+from qsd_fastai.evaluation.verification import evaluate_verification, verification_by_quality
 from qsd_fastai.learner import recognition_learner
 
 pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning'), pytest.mark.usefixtures('one_thread')]
@@ -131,20 +142,20 @@ def test_bad_qualities(labelled_people):
 
 
 def test_targets_that_are_missing():
-    class learn: yb = (torch.zeros(2), torch.zeros(2))
-    with pytest.raises(ValueError, match='SceneBlock'): RetrievalStore().accumulate(learn)
+    class learn: pred,yb = torch.zeros(2), (torch.zeros(2), torch.zeros(2))
+    with pytest.raises(ValueError, match='SceneBlock'): EmbeddingStore().accumulate(learn)
 
 
 def test_names_and_defaults():
     assert [m.name for m in Retrieval()] == ['rank1', 'mAP', 'mINP']
-    assert [m.owner for m in Retrieval('mAP', 'rank20')] == [True, False]
+    assert [m.name for m in Verification(pairs=pd.DataFrame(columns=['path1', 'path2', 'same']))] == ['accuracy', 'auc', 'eer']
 
 
-def test_pickle_leaves_the_gallery_behind(labelled_people):
+def test_a_copy_leaves_the_gallery_behind(labelled_people):
     learn = make(labelled_people, 'mAP', 'rank1')
     learn.validate()
     assert hardest_queries(learn.metrics[0].store).shape[0]
-    one,two = pickle.loads(pickle.dumps(list(learn.metrics)))
+    one,two = copy.deepcopy(list(learn.metrics))
     assert one.store is two.store and one.store.parts == [] and one.value is None
 
 
@@ -166,13 +177,14 @@ def test_hardest_queries(shuffled):
     for o,index in zip(hard.itertuples(), lists.index):
         assert list(o.gallery) == list(gallery.index[index])
         assert list(o.correct) == [shuffled['identity'][r] == shuffled['identity'][o.row] for r in o.gallery]
-    assert hardest_queries(RetrievalStore()).empty
+    assert hardest_queries(EmbeddingStore()).empty and hardest_pairs(EmbeddingStore()).empty
     # what has been embedded since does not matter
     pd.testing.assert_frame_equal(hardest_queries(learn.metrics[0].store, n=100, top=4).head(5), hard)
 
 
 def test_hardest_queries_are_ranked_as_they_were_judged():
-    store = RetrievalStore(normalize=False, exclude_same_camera=False)
+    store = EmbeddingStore()
+    RetrievalJudge(store, normalize=False, exclude_same_camera=False)
     ids, quality = torch.tensor([0, 0, 1]), torch.tensor([10., 50., 90.])
     emb = torch.tensor([[1., 0.], [5., 0.], [1., .5]])  # by angle the first is nearest to the second, by distance to the third
     scene = torch.tensor([[0, 7, 1], [1, 7, 0], [2, 7, 0]])  # all of one camera
@@ -180,3 +192,154 @@ def test_hardest_queries_are_ranked_as_they_were_judged():
     hard = hardest_queries(store, 1, 2)
     assert hard['gallery'][0] == [2, 1] and hard['correct'][0] == [False, True]
     assert hard['ap'][0] == .5 and hard['first_rank'][0] == 2
+
+
+def pairs_of(table, folds=3, n=120):
+    "Some pairs of held-out pictures, of either kind"
+    held = table[table['split'] != 'train'].reset_index(drop=True)
+    pairs = all_pairs(held['identity'])
+    pairs = pd.concat([o.sample(min(n//2, len(o)), random_state=0) for _,o in pairs.groupby('same')]).sample(frac=1, random_state=1)
+    return pd.DataFrame({'path1': held['path'].to_numpy()[pairs['first']], 'path2': held['path'].to_numpy()[pairs['second']],
+                         'same': pairs['same'].to_numpy(), 'fold': np.arange(len(pairs)) % folds})
+
+
+def both(table, *figures, store=None, **kwargs):
+    "A learner judged by retrieval and verification at once"
+    store = store or EmbeddingStore()
+    learn = make(table, 'mAP', store=store)
+    learn.metrics += Verification(*figures, pairs=pairs_of(table), store=store, **kwargs)
+    return learn, store
+
+
+def embedded_pairs(learn, table, **kwargs):
+    pairs,root = pairs_of(table), table.attrs['root']
+    rows = [pd.Index(table['path']).get_indexer(pairs[c]) for c in ('path1', 'path2')]
+    emb = [learn.embed(table.iloc[r], root=root, **kwargs) for r in rows]
+    return pairs, rows, *emb
+
+
+def test_verification_is_evaluate_verification(shuffled):
+    figures = ('accuracy', 'auc', 'eer', 'tar@1e-1', 'tar@.02', 'tar@1e-5', 'accuracy_worst', 'accuracy_middle', 'accuracy_best')
+    learn,store = both(shuffled, *figures)
+    learn.fit(1, 1e-3)
+    logged = dict(zip(learn.recorder.metric_names[3:-1], learn.recorder.values[-1][2:]))
+    assert list(logged) == ['mAP', *figures]
+    assert logged['mAP'] == pytest.approx(held_out(learn, shuffled)[0].mAP, rel=1e-6)  # of the same embeddings
+    pairs,rows,a,b = embedded_pairs(learn, shuffled)
+    want = evaluate_verification(a, b, pairs['same'], pairs['fold'])
+    score = 1 - want.per_pair['distance']/2
+    assert logged['accuracy'] == want.accuracy and .4 < want.accuracy < 1
+    np.testing.assert_allclose([logged['auc'], logged['eer']], [want.auc, equal_error_rate(score, pairs['same'])], rtol=1e-6)
+    np.testing.assert_allclose([logged['tar@1e-1'], logged['tar@.02']], tar_at_far(score, pairs['same'], (.1, .02))['tar'], rtol=1e-6)
+    assert np.isnan(logged['tar@1e-5'])  # too few pairs of two people
+    quality = [shuffled['quality'].to_numpy()[r] for r in rows]
+    thirds = verification_by_quality(want.per_pair, *quality)
+    assert [logged[f'accuracy_{o}'] for o in ('worst', 'middle', 'best')] == list(thirds['accuracy'][:3])
+    per_pair = store.judge(VerificationJudge).found()[0].per_pair
+    np.testing.assert_array_equal(per_pair[['row1', 'row2']].to_numpy().T, rows)
+    np.testing.assert_allclose(per_pair[['quality1', 'quality2']].to_numpy().T, quality, rtol=1e-6)
+
+
+def test_one_store_embeds_once(labelled_people, monkeypatch):
+    calls,real = [],metrics.evaluate_verification
+    monkeypatch.setattr(metrics, 'evaluate_verification', lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
+    learn,store = both(labelled_people, 'accuracy', 'auc', 'tar@.1')
+    learn.fit(2, 1e-3)
+    assert len(calls) == 2 and {id(m.store) for m in learn.metrics} == {id(store)}
+    n = (labelled_people['split'] != 'train').sum()
+    assert sum(len(o[0]) for o in store.parts) == n == len(store.gathered()[0])
+    alone = make(labelled_people, 'mAP')
+    alone.metrics = Verification('auc', pairs=pairs_of(labelled_people), store=store)  # without the metrics that came first
+    assert 0 < alone.validate()[1] < 1
+
+
+def test_flip_is_what_embed_gives_with_flip(shuffled):
+    learn,store = both(shuffled, 'accuracy', 'auc', store=EmbeddingStore(flip=True))
+    learn.fit(1, 3e-3)
+    logged = list(learn.recorder.values[-1][3:])
+    pairs,_,a,b = embedded_pairs(learn, shuffled, flip=True)
+    want = evaluate_verification(a, b, pairs['same'], pairs['fold'])
+    assert logged == pytest.approx([want.accuracy, want.auc])
+    held = shuffled[shuffled['split'] != 'train']
+    once,twice = (learn.embed(held, root=shuffled.attrs['root'], flip=o) for o in (False, True))
+    torch.testing.assert_close(store.gathered()[0], twice, rtol=1e-4, atol=1e-4)
+    assert (twice - 2*once).abs().max() > 1e-3  # the mirror image is another picture
+
+
+def test_half_precision_is_kept_in_half(labelled_people):
+    learn,store = both(labelled_people, 'auc', store=EmbeddingStore(precision='float16'))
+    half = learn.validate()[1:]
+    assert store.gathered()[0].dtype == torch.float16
+    full = both(labelled_people, 'auc')[0].validate()[1:]
+    np.testing.assert_allclose(half, full, atol=.02)
+    with pytest.raises(ValueError, match='precision'): EmbeddingStore(precision='float8')
+
+
+def test_pairs_that_cannot_be_judged_are_named(labelled_people):
+    pairs = pairs_of(labelled_people)
+    train = labelled_people.loc[labelled_people['split'] == 'train', 'path'].iloc[3]
+    for path,what in (('nobody.jpg', 'is not in the table'), (train, "split is 'train'")):
+        other = pairs.copy()
+        other.loc[7, 'path2'] = path
+        learn = make(labelled_people, 'mAP')
+        learn.metrics = Verification('auc', pairs=other)
+        with pytest.raises(ValueError, match=f'{path!r} .*row 7.*{what}'): learn.validate()
+    learn = make(labelled_people, 'mAP')
+    learn.metrics = Verification('auc', pairs=pairs)
+    few = labelled_people.assign(split=labelled_people['split'].where(labelled_people['path'] != pairs['path1'][0], 'train'))
+    few.attrs = labelled_people.attrs
+    part = make(few, 'mAP').dls.valid  # a picture less than the table of the learner promises
+    with pytest.warns(UserWarning, match='was not embedded'): assert np.isnan(learn.validate(dl=part)[1])
+    with pytest.raises(ValueError, match='has no column'): Verification('auc', pairs=pairs.drop(columns='same'))
+
+
+def test_a_figure_that_fails_ends_no_fit(labelled_people):
+    learn,store = both(labelled_people, 'accuracy', 'eer')
+    store.judge(VerificationJudge).pairs['same'] = True
+    with pytest.warns(UserWarning, match='Verification is not judged: every pair shows the same person'): learn.fit(1, 1e-3)
+    mAP,*others = learn.recorder.values[-1][2:]
+    assert 0 < mAP < 1 and np.isnan(others).all()
+    learn,store = both(labelled_people, 'auc', store=EmbeddingStore(flip=True))
+    with torch.no_grad(): learn.model.neck.weight.fill_(float('nan'))
+    with pytest.warns(UserWarning, match='NaN'): assert np.isnan(learn.validate()[1:]).all()
+
+
+@pytest.mark.parametrize('name', ['acc', 'tar', 'tar@', 'tar@x', 'auc_worst', 'accuracy_low', 'tar@2', 'tar@0'])
+def test_bad_names_of_verification(name):
+    with pytest.raises(ValueError, match=r'unknown|FAR'): Verification(name, pairs=pd.DataFrame(columns=['path1', 'path2', 'same']))
+
+
+def test_quality_belongs_to_the_store():
+    with pytest.raises(ValueError, match='EmbeddingStore'): Retrieval('mAP', quality=[1.], store=EmbeddingStore())
+    with pytest.raises(ValueError, match='quality of row 0 is -1'): EmbeddingStore([-1.])
+
+
+def test_hardest_pairs(shuffled):
+    learn,store = both(shuffled, 'auc')
+    learn.validate()
+    hard = hardest_pairs(store, 4)
+    pairs,rows,a,b = embedded_pairs(learn, shuffled)
+    score = torch.nn.functional.cosine_similarity(a.double(), b.double()).numpy()
+    same = pairs['same'].to_numpy()
+    order = np.argsort(score, kind='stable')
+    want = [*order[same[order]][:4], *order[~same[order]][::-1][:4]]
+    assert list(hard.index) == want and list(hard['same']) == [True]*4 + [False]*4
+    np.testing.assert_allclose(hard['score'], score[want], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(hard[['row1', 'row2']].to_numpy().T, np.array(rows)[:, want])
+    worse = np.minimum(*(shuffled['quality'].to_numpy()[r] for r in rows))[want]
+    np.testing.assert_allclose(hard['quality'], worse, rtol=1e-6)
+    pd.testing.assert_frame_equal(hardest_pairs(store.judge(VerificationJudge).found()[0].per_pair, 4), hard)
+
+
+def test_a_copy_keeps_the_pairs_and_shares_one_store(labelled_people):
+    learn,store = both(labelled_people, 'auc')
+    learn.validate()
+    one,two = copy.deepcopy(list(learn.metrics))
+    assert one.store is two.store and one.store.parts == [] and two.value is None and two.judge.found() is None
+    learn.metrics = [one, two]
+    assert learn.validate()[1:] == make_again(learn, store)
+
+
+def make_again(learn, store):
+    "What the store that was copied from has to say"
+    return [store.judge(RetrievalJudge).found()[0].mAP, store.judge(VerificationJudge).found()[0].auc]

@@ -1,0 +1,76 @@
+"""A table with degraded copies beside its pictures, of known kind and severity, so that a model meets bad pictures and labels can be checked.
+
+    python data_prep/degrade.py lfw/images.csv --out lfw_degraded --copies 1
+
+Copied are pictures to train on and queries; the gallery stays clean. Every picture is written anew as JPEG, the clean ones too, or a model
+could tell them by their encoder. The columns `degradation` and `true_quality` (0 to 100) say what was done; `pairs.csv` comes along.
+"""
+import os
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from doctor import finish, is_made
+from fastcore.script import call_parse
+from fastprogress import progress_bar
+from PIL import ImageOps
+
+from qsd_fastai.data.degradations import DEGRADATIONS, degrade
+from qsd_fastai.data.pairs import read_pairs, write_pairs
+from qsd_fastai.data.sources import open_picture
+from qsd_fastai.data.table import check_table, read_table
+
+
+def with_copies(
+    table,  # table of pictures in train, query and gallery, `attrs['root']` their folder
+    out,    # folder to write to: `out/images/...`
+    n=5,    # degraded copies a picture of train and query; the gallery stays clean, so that it is the queries that are hard
+    seed=0, # seed of kinds and severities
+):
+    "Write every picture and `n` copies degraded in a known way; the table of them, with `original`, `degradation` and `true_quality` (0..100)."
+    root, out, rows = Path(table.attrs['root']), Path(out), []
+    if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
+        raise ValueError(f"--out {out} lies in the folder of the pictures, {root}: the copies would be taken for originals.")
+    stems = pd.Series([os.path.splitext(p)[0] if '.rec#' not in p else p.replace('#', '_') for p in table['path']])
+    clash = stems.duplicated(keep=False)                      # a.jpg beside a.png
+    for i, row in enumerate(progress_bar(table.to_dict('records'), leave=False)):
+        rng = np.random.default_rng([seed, zlib.crc32(row['path'].encode())])  # not one stream: other pictures change nothing here
+        stem = out/'images'/(row['path'].replace('.', '_') if clash[i] else stems[i])
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        with open_picture(root/row['path']) as im: img = ImageOps.exif_transpose(im).convert('RGB')
+        for k in range((n if row['split'] != 'gallery' else 0) + 1):
+            kind, severity = (DEGRADATIONS[rng.integers(len(DEGRADATIONS))], 1 - rng.random()) if k else ('none', 0.)
+            file = stem.with_name(f'{stem.name}_{k}_{kind}.jpg')
+            (degrade(img, kind, severity, rng) if k else img).save(file, quality=95)
+            rows.append({**row, 'path': file.relative_to(out).as_posix(), 'original': row['path'], 'degradation': kind,
+                         'true_quality': round(100*(1-severity), 2)})
+    made = pd.DataFrame(rows)
+    made.attrs = {**table.attrs, 'root': str(out)}
+    return made
+
+@call_parse
+def main(
+    table:str, # the table, images.csv or images.parquet
+    out:str='', # folder for the copies and their table; it must be given
+    copies:int=1, # degraded copies of each picture to train on and of each query
+    seed:int=0, # seed of kinds and severities
+    force:bool=False, # make the table anew where there is one
+):
+    "Table with degraded copies."
+    try:
+        if not out: raise ValueError('Copies are pictures: say where they go with --out DIR.')
+        found, to = read_table(table), Path(out)/'images.csv'
+        pairs = Path(table).with_name('pairs.csv')
+        record = {'degraded': {'copies': copies, 'seed': seed, 'rows': len(found), 'listing': zlib.crc32('\n'.join(found['path']).encode())}}
+        if is_made(to, record, force):
+            check_table(read_table(to, check=False))
+            return print(f'{to} is there already, made from the same pictures in the same way: nothing to do.')
+        made = with_copies(found, out, copies, seed)
+        clean = made[made['degradation'] == 'none'].set_index('original')['path']
+        if pairs.is_file():
+            listed = read_pairs(pairs, found)
+            write_pairs(listed.assign(path1=listed['path1'].map(clean), path2=listed['path2'].map(clean)), to.with_name('pairs.csv'), made)
+        finish(made, to, {**(found.attrs.get('record') or {}), **record}, 'face' if pairs.is_file() else 'reid')
+    except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')

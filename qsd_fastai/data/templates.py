@@ -1,0 +1,125 @@
+"""Templates: several pictures of one person that are judged as one (IJB-B, IJB-C). `templates.csv` beside the table tells which pictures, with the
+medium that each is from; `template_pairs.csv` which two templates are compared; `gallery.csv` and `probe.csv` who is looked for among whom."""
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+__all__ = ['TemplateError', 'check_template_pairs', 'check_templates', 'read_list', 'read_template_pairs', 'read_templates', 'write_list']
+
+
+class TemplateError(ValueError):
+    "A list that cannot be read or does not fit the others; the message names file, line and remedy"
+
+
+def read_list(
+    file,         # text file: words parted by blanks, or by commas where it ends in .csv
+    columns,      # name -> type (str, int, float) of the first columns
+    header=False, # is the first line one of names? They may be others than those of `columns`
+    more=False,   # may a line have further columns? They are not read
+)->pd.DataFrame:
+    "The columns of a list, of tens of millions of lines in seconds; TemplateError naming the first line that does not fit."
+    file, form = Path(file), ' '.join(columns)
+    if not file.is_file(): raise FileNotFoundError(f'{file}: no such list of `{form}`.')
+    commas, kinds = file.suffix == '.csv', list(columns.values())
+    try:
+        # columns are counted, not named: a line that is longer than the first is then an error. A number beyond integers is one too
+        with np.errstate(invalid='raise'):
+            out = pd.read_csv(file, sep=',' if commas else r'\s+', header=None, skiprows=int(header), usecols=range(len(kinds)) if more else None,
+                              dtype=dict(enumerate(kinds)), keep_default_na=False, quoting=3, encoding='utf-8', low_memory=False)
+        if out.shape[1] != len(kinds): raise ValueError('other columns')
+        out.columns = list(columns)
+        for c, kind in columns.items():
+            if (kind is str and (out[c].isna() | (out[c] == '')).any()) or (kind is not str and not np.isfinite(out[c]).all()): raise ValueError(c)
+    except (ValueError, ArithmeticError, TypeError) as e: raise _first_bad(file, columns, header, commas, more, e) from None
+    if not len(out): raise TemplateError(f'{file} holds no line of `{form}`. Copy it again.')
+    return out
+
+
+def _first_bad(file, columns, header, commas, more, error):
+    "The error of a list that pandas refused, with the line looked for slowly"
+    with open(file, encoding='utf-8', errors='replace') as f:
+        for n, line in enumerate(f, 1):
+            part = [p.strip() for p in line.split(',')] if commas else line.split()
+            if n <= header or not line.strip(): continue
+            try:
+                if len(part) < len(columns) or (not more and len(part) > len(columns)): raise ValueError
+                for text, kind in zip(part, columns.values()):
+                    value = kind(text)
+                    if text == '' or (kind is not str and not abs(value) < 2**63): raise ValueError
+            except (ValueError, OverflowError):
+                return TemplateError(f'{file}, line {n}: {line.rstrip()[:100]!r} is not `{" ".join(columns)}`. Copy the list again.')
+    return TemplateError(f'{file} is not lines of `{" ".join(columns)}` ({type(error).__name__}: {str(error)[:100]}). Copy the list again.')
+
+
+def check_templates(
+    templates,  # `path, template, media`: text, integer, integer
+    table=None, # the table that every path must be in; None: not looked at
+):
+    "`templates` itself, or a TemplateError naming the column, the first bad row and the remedy."
+    _need(templates, ('path', 'template', 'media'), 'templates')
+    for c in ('template', 'media'):
+        _refuse(templates, pd.to_numeric(templates[c], errors='coerce').mod(1) != 0, c, 'is no whole number', 'Number templates and media.')
+    if table is not None:
+        _refuse(templates, ~templates['path'].isin(table['path']), 'path', 'is not in the table', 'Make table and templates together.')
+    return templates
+
+
+def check_template_pairs(
+    pairs,     # `template1, template2, same`: two numbers of templates, 0 or 1
+    templates, # the templates that they are of
+):
+    "`pairs` itself, or a TemplateError naming the column, the first bad row and the remedy."
+    _need(pairs, ('template1', 'template2', 'same'), 'pairs of templates')
+    _refuse(pairs, ~pairs['same'].isin([0, 1]), 'same', 'is neither 0 nor 1', 'Write 1 for one person, 0 for two.')
+    for c in ('template1', 'template2'):
+        _refuse(pairs, ~pairs[c].isin(templates['template'].unique()), c, 'is a template without pictures', 'Copy the lists again, all of one set.')
+    return pairs
+
+
+def _need(frame, columns, what):
+    if lack := [c for c in columns if c not in frame]:
+        raise TemplateError(f"The {what} have no column {lack[0]!r}, only {', '.join(map(str, frame.columns))}. `data_prep/ijb.py` makes them.")
+    if not len(frame): raise TemplateError(f'The {what} have no rows: there is nothing to judge.')
+
+def _refuse(frame, bad, column, what, remedy):
+    bad = np.flatnonzero(bad)
+    if len(bad):
+        raise TemplateError(f'Column {column!r} {what} in {len(bad)} of {len(frame)} rows, first in row {bad[0]} (counted from 0): '
+                            f'{frame[column].iloc[bad[0]]!r}. {remedy}')
+
+
+def read_templates(
+    path,       # `templates.csv`
+    table=None, # for `check_templates`
+)->pd.DataFrame: # `path` (text), `template`, `media` (int)
+    "Which pictures a template is made of, checked"
+    return check_templates(_read(path, {'path': str, 'template': int, 'media': int}), table)
+
+
+def read_template_pairs(
+    path,      # `template_pairs.csv`
+    templates, # for `check_template_pairs`
+)->pd.DataFrame: # `template1, template2` (int), `same` (bool)
+    "Which templates are compared, checked"
+    return check_template_pairs(_read(path, {'template1': int, 'template2': int, 'same': int}), templates).astype({'same': bool})
+
+
+def _read(path, columns):
+    if not Path(path).is_file(): raise FileNotFoundError(f'No list at {path}. `python data_prep/ijb.py ROOT --set ijbc` makes it.')
+    try: return pd.read_csv(path, dtype=columns, keep_default_na=False)
+    except (ValueError, OverflowError) as e: raise TemplateError(f'{path} cannot be read ({e}). Make it again with data_prep/ijb.py --force.') from e
+
+
+def write_list(
+    frame, # any of these lists
+    path,  # where to, .csv
+):
+    "Write a list in one move: a stopped run never leaves half of one"
+    path = Path(path)
+    tmp = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        frame.to_csv(tmp, index=False)
+        os.replace(tmp, path)
+    finally: tmp.unlink(missing_ok=True)

@@ -1,0 +1,133 @@
+"""An exported embedding model at work: no fastai, no training code, no table.
+
+    from qsd_fastai.embedder import Embedder
+    embedder = Embedder('faces.onnx')
+    paths, emb = embedder.embed('pictures/')      # (n, nf), unit length where the file says so
+    emb @ emb.T                                   # cosine similarities
+
+The file says itself how pictures are to be prepared (`Preprocessing`); pixels go in as they were decoded, and the graph normalises them."""
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .data.sources import open_picture, upright
+
+__all__ = ['Embedder', 'Preprocessing']
+
+KEY, SUFFIXES = 'qsd_fastai.preprocessing', ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    "What a picture must go through before the model, and what comes out; written into the metadata of an exported file"
+    height:int              # Of the input, pixels
+    width:int               # Of the input, pixels
+    mean:tuple              # Of each channel, in 0 to 1; subtracted inside the graph
+    std:tuple               # Of each channel, in 0 to 1; divided by inside the graph
+    nf:int                  # Numbers of an embedding
+    normalized:bool = True  # Of unit length?
+    flip:bool = False       # Is the embedding the sum of that of the picture and of its mirror image?
+    channels:str = 'RGB'    # Order of the channels that go in
+    layout:str = 'uint8 (n, height, width, 3), 0 to 255' # What the graph takes
+    resize:str = 'PIL bilinear, to (height, width) whatever the shape' # How a picture comes to its size
+
+    def to_json(self): return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text, file):
+        try: found = json.loads(text)
+        except (TypeError, ValueError): found = None
+        if not isinstance(found, dict) or not {'height', 'width', 'nf'} <= set(found):
+            raise ValueError(f'{file} does not say how its pictures are prepared (no {KEY}). Export it with recipes/export.py.')
+        unknown = set(found) - set(cls.__dataclass_fields__)
+        if unknown: raise ValueError(f'{file} was exported by a newer version: {", ".join(sorted(unknown))} is unknown. Update qsd_fastai.')
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+
+
+class Embedder:
+    "Embeds pictures with an exported model, `.onnx` through ONNX Runtime or `.pt2` through torch"
+    def __init__(self,
+        file,                # Of `export_embedder` or `recipes/export.py`
+        device:str='cpu',    # `cpu`, or `cuda`
+        threads:int=None,    # Of the model on a CPU; those of the runtime when not given
+    ):
+        self.file,self.device = Path(file),device
+        if not self.file.is_file(): raise FileNotFoundError(f'There is no exported model {file}. `python recipes/export.py LEARNER.pkl` makes one.')
+        if self.file.suffix not in ('.onnx', '.pt2'): raise ValueError(f'{file}: an exported model ends in .onnx or .pt2.')
+        self._run,text = (self._onnx if self.file.suffix == '.onnx' else self._torch)(threads)
+        self.preprocessing = Preprocessing.from_json(text, file)
+
+    def _onnx(self, threads):
+        try:
+            import onnxruntime as ort
+        except ImportError as e: raise ImportError(f"Running {self.file} needs ONNX Runtime: pip install 'qsd_fastai[export]'") from e
+        options = ort.SessionOptions()
+        if threads: options.intra_op_num_threads = threads
+        providers = ['CPUExecutionProvider'] if self.device == 'cpu' else ['CUDAExecutionProvider']
+        if missing := set(providers) - set(ort.get_available_providers()):
+            raise ValueError(f'device={self.device!r}: this ONNX Runtime lacks {", ".join(missing)}. Install onnxruntime-gpu, or use the cpu.')
+        session = ort.InferenceSession(str(self.file), options, providers=providers)
+        name = session.get_inputs()[0].name
+        return lambda x: session.run(None, {name: x})[0], session.get_modelmeta().custom_metadata_map.get(KEY)
+
+    def _torch(self, threads):
+        import torch
+        if threads: torch.set_num_threads(threads)
+        extra = {KEY: ''}
+        model = torch.export.load(self.file, extra_files=extra).module().to(self.device)
+        def run(x):
+            with torch.no_grad(): return model(torch.from_numpy(x).to(self.device)).cpu().numpy()
+        return run, extra[KEY]
+
+    def prepare(self,
+        picture, # File, address in a record file, PIL image, or uint8 array `(h, w, 3)` in RGB
+    )->np.ndarray: # uint8 `(height, width, 3)`
+        "A picture as the graph takes it; OSError naming the file where it cannot be read"
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise ValueError(f'An array must be uint8 (h, w, 3) in RGB, this one is {picture.dtype} {picture.shape}.')
+            picture = Image.fromarray(picture)
+        if not isinstance(picture, Image.Image):
+            try:
+                with open_picture(picture) as img: picture = upright(img).convert('RGB')
+            except FileNotFoundError: raise
+            except (OSError, SyntaxError) as e: raise OSError(f'Picture {picture} cannot be read ({e}). Replace it, or leave it out.') from e
+        size = self.preprocessing.width, self.preprocessing.height
+        picture = picture.convert('RGB')
+        return np.asarray(picture if picture.size == size else picture.resize(size, Image.BILINEAR))
+
+    def embed(self,
+        data,          # A folder (all pictures below it, sorted), a file, or a list of files, PIL images or arrays
+        bs:int=64,     # Pictures a batch
+        workers:int=4, # Threads that decode
+    ): # `(names, emb)`: what was embedded, and float32 `(n, nf)` in the same order
+        "Embeddings of pictures; FileNotFoundError or OSError naming the picture that is missing or cannot be read"
+        names = list_pictures(data)
+        out = np.empty((len(names), self.preprocessing.nf), np.float32)
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            # one batch is decoded while the one before it is embedded
+            batches = [names[i:i + bs] for i in range(0, len(names), bs)]
+            waiting = [pool.submit(self.prepare, o) for o in batches[0]]
+            for k in range(len(batches)):
+                pictures = [o.result() for o in waiting]
+                waiting = [pool.submit(self.prepare, o) for o in batches[k + 1]] if k + 1 < len(batches) else []
+                out[k*bs:k*bs + len(pictures)] = self._run(np.stack(pictures))
+        return names, out
+
+
+def list_pictures(data):
+    "What `Embedder.embed` is given, as a list; FileNotFoundError or ValueError where there is nothing"
+    if isinstance(data, (str, os.PathLike)):
+        folder = Path(data)
+        if not folder.is_dir(): return [str(data)]
+        found = sorted(str(p) for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
+        if not found: raise FileNotFoundError(f'There is no picture ({", ".join(SUFFIXES)}) below {data}.')
+        return found
+    data = [data] if isinstance(data, (Image.Image, np.ndarray)) else list(data)
+    if not data: raise ValueError('There is no picture to embed: the list is empty.')
+    return data

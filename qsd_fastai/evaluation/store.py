@@ -1,0 +1,165 @@
+"The embeddings of a validation, kept once for everybody who judges them, and a judgement that is passed once."
+import json
+import os
+import warnings
+import weakref
+from contextlib import nullcontext
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .verification import fuse_flip
+
+__all__ = ['EmbeddingStore', 'Judge', 'read_embeddings', 'write_embeddings']
+
+
+def _embedding(pred): return pred if isinstance(pred, torch.Tensor) else pred.emb
+
+
+class EmbeddingStore:
+    "What validation has embedded; it stays until the next validation, whatever is predicted meanwhile. Metrics that share it share the work"
+    def __init__(self,
+        quality=None,        # Quality of each row of the table, 0 to 100, NaN unknown; that of the batches when not given
+        precision='float32', # What embeddings are kept in: 'float32', or 'float16' for half the memory
+        flip:bool=False,     # Add the embedding of the mirror image, as face protocols do? Twice the cost
+    ):
+        if precision not in ('float32', 'float16'): raise ValueError(f"precision is 'float32' or 'float16', not {precision!r}")
+        if quality is not None:
+            quality = np.asarray(quality, dtype=np.float32)
+            bad = (quality < 0) | (quality > 100)
+            if bad.any(): raise ValueError(f'quality of row {bad.argmax()} is {quality[bad.argmax()]:g}: it runs from 0 to 100, NaN where unknown.')
+        self.row_quality,self.precision,self.flip = quality,precision,flip
+        self.judges,self.parts,self.paths,self.current,self.version,self._last = [], [], None, False, 0, None
+
+    @classmethod
+    def of_table(cls,
+        table,        # Of pictures
+        emb,          # `(n, nf)` embeddings of its `rows`, a tensor
+        rows,         # `(n,)` numbers of rows
+        quality=None, # Of each row of the table; its column `quality` when not given
+    ):
+        "A store of embeddings that are there already, to be judged as those of a validation are"
+        store = cls(table['quality'] if quality is None else quality)
+        of = table.iloc[rows]
+        ids,cameras = pd.factorize(of['identity'])[0], pd.factorize(of['camera'].astype(object).where(of['camera'] != '', None))[0]
+        scene = np.stack([rows, cameras, of['split'] == 'query'], 1).astype(np.int64)
+        store.parts = [[emb, torch.from_numpy(ids), torch.from_numpy(store.row_quality[rows]), torch.from_numpy(scene)]]
+        store.paths,store.current,store.version = table['path'],True,1
+        return store
+
+    def reset(self): self.current,self._last = False,None  # fastai does this before predictions too
+
+    def __getstate__(self):  # an exported learner carries no gallery
+        return {**self.__dict__, 'parts': [], 'paths': None, 'current': False, '_last': None}
+
+    def accumulate(self, learn):
+        "Keep a batch, whichever of the metrics comes first with it"
+        if hasattr(learn, 'gather_preds'): return  # predictions are wanted, nobody looks at metrics
+        emb = _embedding(learn.pred)
+        if self._last is not None and self._last() is emb: return
+        self._last = weakref.ref(emb)
+        if len(learn.yb) < 3:
+            raise ValueError('Judging needs the targets (identity, quality, scene). Add `IdentityBlock`, `QualityBlock` and `SceneBlock` '
+                             'to the DataBlock, or use `recognition_dataloaders`.')
+        if self.row_quality is not None and (last := int(learn.yb[2][:,0].max())) >= len(self.row_quality):
+            raise ValueError(f'quality has {len(self.row_quality)} entries and the table at least {last + 1} rows. Give one for each row.')
+        if not self.current:
+            self.parts,self.current,self.version = [],True,self.version + 1
+            table = getattr(learn.dls, 'table', None)
+            self.paths = None if table is None else table['path']
+            for judge in self.judges: judge.prepare(table)
+        if self.flip: emb = self._with_mirrored(learn, emb)
+        emb = emb.detach().to(getattr(torch, self.precision))
+        self.parts.append([learn.to_detach(t).as_subclass(torch.Tensor) for t in (emb, *learn.yb[:3])])
+
+    def _with_mirrored(self, learn, emb):
+        amp = getattr(getattr(learn, 'mixed_precision', None), 'autocast', None) or nullcontext()  # over by now, so entered again
+        first,*others = learn.xb
+        with torch.no_grad(), amp: mirrored = _embedding(learn.model(first.flip(-1), *others))
+        try: return fuse_flip(emb, mirrored.to(emb.dtype))
+        except ValueError: return emb + mirrored  # NaN is told when it is judged, for it must not end a fit
+
+    def gathered(self):
+        "Embeddings, identities, qualities and scenes of the pictures seen, one row each, in the order of the table"
+        emb,ids,quality,scene = (torch.cat(o) for o in zip(*self.parts))
+        rows,first = np.unique(scene[:,0].numpy(), return_index=True)  # several processes may have seen a picture each
+        emb,ids,quality,scene = (t[torch.from_numpy(first)] for t in (emb, ids, quality, scene))
+        if self.row_quality is not None: quality = torch.from_numpy(self.row_quality[rows])
+        self.parts = [[emb, ids, quality, scene]]
+        return emb,ids,quality,scene
+
+    def judge(self, kind):
+        "The first of its judges that is a `kind`, or None"
+        return next((o for o in self.judges if isinstance(o, kind)), None)
+
+
+class Judge:
+    "Judges a store when somebody asks, once after each validation; what goes wrong is a warning"
+    what = 'This' # is not judged
+
+    def __init__(self,
+        store, # `EmbeddingStore`
+    ):
+        self.store,self._found = store,(None, None)
+        store.judges.append(self)
+
+    def __getstate__(self): return {**self.__dict__, '_found': (None, None)}
+
+    def prepare(self, table):
+        "Before the first batch is kept: ValueError where the table (None: unknown) cannot be judged at all"
+
+    def judge(self, emb, ids, quality, scene):
+        "Whatever is found, or ValueError"
+        raise NotImplementedError
+
+    def found(self,
+        strict:bool=False, # Raise what goes wrong?
+    ):
+        "What `judge` gave for the last validation; None where there was none, or nothing can be judged"
+        if not self.store.parts: return None
+        if self._found[0] != self.store.version:
+            try: found = self.judge(*self.store.gathered())
+            except Exception as e:  # a run of hours must not end for a figure
+                if strict: raise
+                warnings.warn(f'{self.what} is not judged: {e}', stacklevel=2)
+                found = None
+            self._found = self.store.version,found
+        return self._found[1]
+
+
+def write_embeddings(
+    file,       # `.npz`
+    table,      # Of the pictures; `path` is kept
+    emb,        # `(n, nf)` tensor, a row a picture
+    model=None, # What it was, a dict
+):
+    "Embeddings as arrays `path` and `emb` (and `model`, JSON), which any program can read; in one move"
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tmp = file.with_name(f'.{os.getpid()}.{file.name}')
+    try:
+        with open(tmp, 'wb') as f: np.savez(f, path=table['path'].to_numpy(dtype=str), emb=emb.cpu().numpy(), model=json.dumps(model))
+        os.replace(tmp, file)
+    finally: tmp.unlink(missing_ok=True)
+
+
+def read_embeddings(
+    file,  # `.npz` with `path` (n,) and `emb` (n, nf), of `write_embeddings` or any other program
+    table, # Of the pictures wanted
+)->torch.Tensor: # `(len(table), nf)`, in the order of the table
+    "Embeddings made elsewhere, matched by path. ValueError naming the picture that the file lacks, or has twice; nothing in it is executed"
+    try:
+        with np.load(file, allow_pickle=False) as kept: path,emb = kept['path'].astype(str), kept['emb']
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as e:
+        raise ValueError(f'{file} holds no arrays `path` (text) and `emb` ({e}). `np.savez(FILE, path=..., emb=...)` writes them.') from e
+    if emb.ndim != 2 or path.shape != (len(emb),):
+        raise ValueError(f'{file} has {path.shape} paths and {emb.shape} embeddings: write (n,) and (n, nf), one of each for a picture.')
+    index = pd.Index(path)
+    if index.has_duplicates: raise ValueError(f'{file} has {index[index.duplicated()][0]!r} twice: keep one embedding a picture.')
+    rows = index.get_indexer(table['path'])
+    lack = table['path'][rows < 0]
+    if len(lack): raise ValueError(f'{file} lacks {len(lack)} of {len(rows)} pictures, first {lack.iloc[0]!r}.')
+    return torch.from_numpy(emb[rows])

@@ -1,0 +1,44 @@
+"What a body wants its pictures to be like: part of the model, and exported with it."
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+__all__ = ['Preprocess', 'face_stats', 'preprocess_of', 'stats_differ']
+
+# of arcface_torch, AdaFace, TFace: 0 to 1 becomes -1 to 1
+face_stats = (.5, .5, .5), (.5, .5, .5)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    "Pictures are RGB, 0 to 1, then normalised by `mean` and `std`; weights made for BGR are turned when they are loaded"
+    mean:tuple[float, ...] # of red, green, blue, 0 to 1
+    std:tuple[float, ...] # of red, green, blue
+    size:tuple[int, int]|None = None # (height, width) it was made for, pixels; None: any
+    channels:ClassVar[str] = 'rgb' # the same for every body: nobody has to ask
+
+    @property
+    def stats(self):
+        "`(mean, std)`, for `recognition_dataloaders(stats=...)`"
+        return self.mean, self.std
+
+
+def preprocess_of(
+    body, # with `preprocess`, or a timm model
+) -> Preprocess|None: # None: the body does not say
+    "What a body wants its pictures to be like"
+    if (own := getattr(body, 'preprocess', None)) is not None: return own
+    cfg = getattr(body, 'pretrained_cfg', None) or {}
+    if not cfg.get('mean') or not cfg.get('std'): return None
+    return Preprocess(tuple(cfg['mean']), tuple(cfg['std']), tuple(cfg['input_size'][1:]) if cfg.get('fixed_input_size') else None)
+
+
+def stats_differ(
+    preprocess:Preprocess, # what a body wants
+    mean, # (3,) what the pictures are normalised by, or a tensor with as many values
+    std, # (3,)
+) -> bool:
+    "Are pictures normalised otherwise than a body wants? By more than a level in 255"
+    pairs = ((preprocess.mean, mean), (preprocess.std, std))
+    return any((torch.as_tensor(a).float() - torch.as_tensor(b).float().cpu().flatten()).abs().max().item() > 1/255 for a, b in pairs)

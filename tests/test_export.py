@@ -1,0 +1,142 @@
+"A learner to ONNX and torch.export and back: the same embeddings, prepared as the file says, without fastai."
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
+from qsd_fastai.data.synthetic_faces import generate_faces
+from qsd_fastai.embedder import Embedder, Preprocessing
+from qsd_fastai.export import DeployedModel, export_embedder, model_card, preprocessing_of
+from qsd_fastai.learner import recognition_learner
+from qsd_fastai.models.margins import ArcFace
+from qsd_fastai.models.preprocess import face_stats
+
+ROOT = Path(__file__).parents[1]
+LONDON = ROOT.parent/'shared'/'data'/'london_faces'/'images'
+
+
+@pytest.fixture(scope='module')
+def exported(labelled_people, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('exported')
+    dls = recognition_dataloaders(labelled_people, size=(48, 24), n_ids=4, n_imgs=2, num_workers=0)
+    learn = recognition_learner(dls, 'test_resnet', path=folder)
+    for kind in ('onnx', 'pt2'): export_embedder(learn, folder/f'model.{kind}', labelled_people)
+    return folder,learn,labelled_people
+
+
+@pytest.mark.parametrize('kind', ['onnx', 'pt2'])
+def test_a_file_embeds_as_the_learner_does(exported, kind):
+    folder,learn,table = exported
+    embedder = Embedder(folder/f'model.{kind}')
+    names,emb = embedder.embed(picture_files(table), bs=7)
+    assert names == picture_files(table).tolist() and emb.dtype == np.float32
+    np.testing.assert_allclose(emb, learn.embed(table, normalize=True), atol=1e-4)
+    how = embedder.preprocessing
+    assert (how.height, how.width, how.channels, how.nf) == (48, 24, 'RGB', emb.shape[1])
+    np.testing.assert_allclose(how.mean, [.485, .456, .406], atol=1e-6)
+
+
+def test_folder_picture_and_array_are_one(exported, tmp_path):
+    folder,_,table = exported
+    embedder = Embedder(folder/'model.onnx')
+    file = picture_files(table).iloc[0]
+    with Image.open(file) as img: pixels = np.asarray(img.convert('RGB'))
+    (tmp_path/'deep').mkdir()
+    Image.fromarray(pixels).save(tmp_path/'deep'/'a.PNG')
+    (tmp_path/'note.txt').write_text('no picture')
+    names,in_folder = embedder.embed(tmp_path)
+    assert names == [str(tmp_path/'deep'/'a.PNG')]
+    for other in (file, [pixels], pixels, Image.fromarray(pixels)): np.testing.assert_allclose(embedder.embed(other)[1], in_folder, atol=1e-6)
+
+
+def test_the_mirror_image_is_added(exported):
+    folder,learn,table = exported
+    how = export_embedder(learn, folder/'flip.onnx', table, flip=True)
+    pictures = picture_files(table)[:5].tolist()
+    one = Embedder(folder/'model.onnx')
+    mirrored = [one.prepare(o)[:, ::-1].copy() for o in pictures]
+    raw = DeployedModel(learn.model, preprocessing_of(learn, normalized=False)).eval().cpu()
+    with torch.no_grad(): want = torch.nn.functional.normalize(learn.embed(pictures) + raw(torch.from_numpy(np.stack(mirrored)))).numpy()
+    np.testing.assert_allclose(Embedder(folder/'flip.onnx').embed(pictures)[1], want, atol=1e-4)
+    assert how.flip
+
+
+def test_a_face_body_with_its_head_and_statistics(tmp_path):
+    table = generate_faces(tmp_path/'faces', n_train=3, n_test=2, n_imgs=3, n_test_imgs=4, size=(48, 48), progress=False)
+    faces = LONDON if LONDON.is_dir() else table
+    dls = recognition_dataloaders(table, size=(32, 32), n_ids=2, n_imgs=2, stats=face_stats, num_workers=0)
+    learn = recognition_learner(dls, 'mobilefacenet', head=ArcFace, body_kwargs={'size': (32, 32)}, path=tmp_path)
+    learn.model.to(memory_format=torch.channels_last)
+    pictures = sorted(LONDON.rglob('*.jpg'))[:6] if faces is LONDON else picture_files(table)[:6].tolist()
+    for file in ('faces.onnx', 'faces.pt2'): export_embedder(learn, tmp_path/file, pictures)
+    emb = Embedder(tmp_path/'faces.onnx').embed([str(o) for o in pictures])[1]
+    np.testing.assert_allclose(emb, learn.embed(pictures, normalize=True), atol=1e-4)
+    np.testing.assert_allclose(emb, Embedder(tmp_path/'faces.pt2').embed(pictures)[1], atol=1e-5)
+    assert Embedder(tmp_path/'faces.onnx').preprocessing.mean == (.5, .5, .5) and next(learn.model.parameters()).device == dls.device
+
+
+def test_a_picture_that_lies_on_its_side_is_turned_by_both(exported, tmp_path):
+    folder,learn,table = exported
+    with Image.open(picture_files(table).iloc[0]) as img: lying = img.transpose(Image.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    lying.save(tmp_path/'lying.jpg', exif=exif, quality=100, subsampling=0)
+    lying.transpose(Image.ROTATE_270).save(tmp_path/'upright.jpg', quality=100, subsampling=0)
+    files = [str(tmp_path/'lying.jpg'), str(tmp_path/'upright.jpg')]
+    for emb in (learn.embed(files, normalize=True), Embedder(folder/'model.onnx').embed(files)[1]):
+        np.testing.assert_allclose(emb[0], emb[1], atol=.02)
+
+
+def test_what_differs_is_not_kept(exported, tmp_path):
+    _,learn,table = exported
+    with pytest.raises(RuntimeError, match='differs from the learner'): export_embedder(learn, tmp_path/'m.pt2', table, tolerance=-1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusals(exported, tmp_path):
+    folder,learn,table = exported
+    with pytest.raises(FileNotFoundError, match=r'export\.py'): Embedder(tmp_path/'no.onnx')
+    with pytest.raises(ValueError, match=r'\.onnx or \.pt2'): export_embedder(learn, tmp_path/'m.bin', table)
+    (tmp_path/'broken.jpg').write_bytes(b'\xff\xd8 no')
+    embedder = Embedder(folder/'model.onnx')
+    with pytest.raises(OSError, match=r'broken\.jpg'): embedder.embed(tmp_path/'broken.jpg')
+    with pytest.raises(ValueError, match='uint8'): embedder.embed(np.zeros((4, 4, 3)))
+    with pytest.raises(ValueError, match='empty'): embedder.embed([])
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match='no picture'): embedder.embed(tmp_path/'empty')
+    with pytest.raises(ValueError, match='how its pictures are prepared'): Preprocessing.from_json('', 'x.onnx')
+    with pytest.raises(ValueError, match='newer version'): Preprocessing.from_json('{"height": 1, "width": 1, "nf": 1, "later": 1}', 'x.onnx')
+
+
+def test_it_runs_without_fastai(exported):
+    folder,_,table = exported
+    code = ('import sys; from qsd_fastai.embedder import Embedder; Embedder(sys.argv[1]).embed(sys.argv[2]); '
+            'assert not {"fastai", "torch"} & set(sys.modules)')
+    subprocess.run([sys.executable, '-c', code, str(folder/'model.onnx'), picture_files(table).iloc[0]], check=True)
+
+
+def test_the_card_says_what_the_model_is():
+    how = Preprocessing(112, 96, (.5,)*3, (.5,)*3, 128)
+    figures = pd.DataFrame({'mAP': [.5]}, index=['with QSD'])
+    card = model_card('a/faces.onnx', how, 'mobilefacenet', {'source': 'a set'}, {'epochs': 3, 'out': ''}, figures)
+    for part in ('# faces.onnx', 'height 112, width 96', 'channels RGB', 'source: "a set"', 'epochs: 3', '| with QSD | 50.0 |'): assert part in card
+    assert 'out:' not in card and 'not recorded' in model_card('m.onnx', how, 'b')
+
+
+def test_the_recipe(exported):
+    folder,learn,table = exported
+    learn.export('learner.pkl')
+    (folder/'run.json').write_text('{"args": {"arch": "test_resnet", "seed": 3}}')
+    (folder/'results.csv').write_text(',mAP\nwith QSD,.5\n')
+    done = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT/'recipes'/'export.py'), str(folder/'learner.pkl'), '--out', str(folder/'out'),
+                           '--pictures', str(Path(table.attrs['root'])/'labelled.csv')], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {o.name for o in (folder/'out').iterdir()} == {'model.onnx', 'model.pt2', 'model.md'}
+    card = (folder/'out'/'model.md').read_text()
+    assert 'body test_resnet' in card and '- seed: 3' in card and '| with QSD | 50.0 |' in card

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from doctor import finish, is_made
+from doctor import finish, is_made, new_names
 from fastcore.script import call_parse
 from fastprogress import progress_bar
 from PIL import ImageOps
@@ -34,24 +34,6 @@ from qsd_fastai.data.templates import read_template_pairs, read_templates, write
 
 MISSING = ('crop', 'drop', 'stop')
 
-
-def new_names(
-    paths,  # of the pictures, addresses inside record files among them
-    suffix, # .jpg or .png
-):
-    "Where each aligned picture goes, as a list: the path it has, below `images`, with another ending"
-    out, stems = [], []
-    outside = [p for p in paths if p.startswith(('..', '/')) or ':' in p[:3]]
-    base = posixpath.commonpath([posixpath.dirname(split_address(p)[0]) or '.' for p in paths]) if outside and len(paths) > 1 else ''
-    for p in paths:
-        file, at = split_address(p)
-        file = posixpath.relpath(file, base) if base else file if not outside else posixpath.basename(file)
-        stems.append(f'{file}/{at}' if at is not None else posixpath.splitext(file)[0])
-    twice = pd.Series(stems).duplicated(keep=False)                                # a.jpg beside a.png
-    for p, s, clash in zip(paths, stems, twice): out.append(f'images/{s}{"_" + posixpath.splitext(p)[1][1:] if clash else ""}{suffix}')
-    again = pd.Series(out).duplicated()
-    if again.any(): raise ValueError(f'{out[again.argmax()]!r} would be written twice: rename a picture.')
-    return out
 
 def points_of(
     table, # table of pictures, `attrs['root']` their folder
@@ -211,6 +193,7 @@ def main(
             check_table(read_table(to, check=False))
             return print(f'{to} is there already, aligned from the same table in the same way: nothing to do.')
         lists = read_lists(source, found)
+        to.unlink(missing_ok=True)  # stopped from here on, there is no table rather than one of other pictures
         made = aligned_copy(found, out, landmarks, detector, missing, size, score, f'.{format}', quality, workers)
         listed, note = made.attrs['missing'], to.with_name('missing.txt')
         note.unlink(missing_ok=True)
@@ -219,5 +202,6 @@ def main(
             what = {'crop': 'the middle of their pictures stands for them, or nothing where it cannot be read'}.get(missing, 'they were left out')
             print(f'{len(listed)} of {len(found)} faces could not be aligned, see {note}; {what}')
         write_lists(lists, to, made)
-        finish(made, to, {**record, 'faces': len(made), 'not_aligned': len(listed)}, 'face')
+        kept = {k: v for k, v in (found.attrs.get('record') or {}).items() if k != 'published' or len(made) == len(found)}
+        finish(made, to, {**kept, **record, 'source': kept.get('source', 'aligned'), 'faces': len(made), 'not_aligned': len(listed)}, 'face')
     except (ValueError, OSError, ImportError) as e: sys.exit(f'{type(e).__name__}: {e}')

@@ -89,6 +89,7 @@ def main(
                 continue
             table, pairs = bin_table(file, folds, not no_verify, workers)
             to.parent.mkdir(parents=True, exist_ok=True)
+            to.with_name('pairs.csv').unlink(missing_ok=True)  # stopped before there are new ones, old ones are not believed
             finish(table, to, {**table.attrs['record'], **record}, 'face')
             written = read_table(to, check=False)
             moved = dict(zip(table['path'], written['path']))

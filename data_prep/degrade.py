@@ -5,21 +5,20 @@
 Copied are pictures to train on and queries; the gallery stays clean. Every picture is written anew as JPEG, the clean ones too, or a model
 could tell them by their encoder. The columns `degradation` and `true_quality` (0 to 100) say what was done; `pairs.csv` comes along.
 """
-import os
 import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from doctor import finish, is_made
+from doctor import finish, is_made, new_names
 from fastcore.script import call_parse
 from fastprogress import progress_bar
 from PIL import ImageOps
 
 from qsd_fastai.data.degradations import DEGRADATIONS, degrade
 from qsd_fastai.data.pairs import read_pairs, write_pairs
-from qsd_fastai.data.sources import open_picture
+from qsd_fastai.data.sources import open_picture, split_address
 from qsd_fastai.data.table import check_table, read_table
 
 
@@ -31,13 +30,14 @@ def with_copies(
 ):
     "Write every picture and `n` copies degraded in a known way; the table of them, with `original`, `degradation` and `true_quality` (0..100)."
     root, out, rows = Path(table.attrs['root']), Path(out), []
-    if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
-        raise ValueError(f"--out {out} lies in the folder of the pictures, {root}: the copies would be taken for originals.")
-    stems = pd.Series([os.path.splitext(p)[0] if '.rec#' not in p else p.replace('#', '_') for p in table['path']])
-    clash = stems.duplicated(keep=False)                      # a.jpg beside a.png
+    folders = {(root/split_address(p)[0]).parent.resolve() for p in table['path']}
+    for folder in folders | {root.resolve() for f in folders if root.resolve() in f.parents}:
+        if folder in (out.resolve(), *out.resolve().parents):
+            raise ValueError(f"--out {out} lies in the folder of the pictures, {folder}: the copies would be taken for originals.")
+    names = new_names(table['path'].tolist(), '')
     for i, row in enumerate(progress_bar(table.to_dict('records'), leave=False)):
         rng = np.random.default_rng([seed, zlib.crc32(row['path'].encode())])  # not one stream: other pictures change nothing here
-        stem = out/'images'/(row['path'].replace('.', '_') if clash[i] else stems[i])
+        stem = out/names[i]
         stem.parent.mkdir(parents=True, exist_ok=True)
         with open_picture(root/row['path']) as im: img = ImageOps.exif_transpose(im).convert('RGB')
         for k in range((n if row['split'] != 'gallery' else 0) + 1):
@@ -63,10 +63,12 @@ def main(
         if not out: raise ValueError('Copies are pictures: say where they go with --out DIR.')
         found, to = read_table(table), Path(out)/'images.csv'
         pairs = Path(table).with_name('pairs.csv')
-        record = {'degraded': {'copies': copies, 'seed': seed, 'rows': len(found), 'listing': zlib.crc32('\n'.join(found['path']).encode())}}
+        record = {'degraded': {'copies': copies, 'seed': seed, 'table': zlib.crc32(Path(table).read_bytes()),
+                               'pairs': zlib.crc32(pairs.read_bytes()) if pairs.is_file() else None}}
         if is_made(to, record, force):
             check_table(read_table(to, check=False))
             return print(f'{to} is there already, made from the same pictures in the same way: nothing to do.')
+        to.unlink(missing_ok=True)  # stopped from here on, there is no table rather than one of other pictures
         made = with_copies(found, out, copies, seed)
         clean = made[made['degradation'] == 'none'].set_index('original')['path']
         if pairs.is_file():

@@ -8,17 +8,19 @@ It changes nothing. Pictures of the table that cannot be read are listed in `doc
 import hashlib
 import io
 import os
+import posixpath
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from fastcore.script import call_parse
 from fastprogress import progress_bar
 from PIL import Image
 
-from qsd_fastai.data.sources import picture_bytes
+from qsd_fastai.data.sources import picture_bytes, split_address
 from qsd_fastai.data.table import describe_table, read_table, write_table
 
 
@@ -75,6 +77,24 @@ def _list_unreadable(listed, file):
     if not listed: return file.unlink(missing_ok=True) or ''
     file.write_text('\n'.join(listed) + '\n', encoding='utf-8')
     return f'{len(listed)} pictures could not be read, see {file}'
+
+def new_names(
+    paths,  # of the pictures, addresses inside record files among them
+    suffix, # .jpg or .png
+):
+    "Where a copy of each picture goes, as a list: the path it has, below `images`, never outside it, with another ending"
+    out, stems = [], []
+    outside = [p for p in paths if p.startswith(('..', '/')) or ':' in p[:3]]
+    base = posixpath.commonpath([posixpath.dirname(split_address(p)[0]) or '.' for p in paths]) if outside and len(paths) > 1 else ''
+    for p in paths:
+        file, at = split_address(p)
+        file = posixpath.relpath(file, base) if base else file if not outside else posixpath.basename(file)
+        stems.append(f'{file}/{at}' if at is not None else posixpath.splitext(file)[0])
+    twice = pd.Series(stems).duplicated(keep=False)                                # a.jpg beside a.png
+    for p, s, clash in zip(paths, stems, twice): out.append(f'images/{s}{"_" + posixpath.splitext(p)[1][1:] if clash else ""}{suffix}')
+    again = pd.Series(out).duplicated()
+    if again.any(): raise ValueError(f'{out[again.argmax()]!r} would be written twice: rename a picture.')
+    return out
 
 def is_made(
     path,   # where the table goes

@@ -22,6 +22,7 @@ from fastcore.script import call_parse
 from qsd_fastai.data.table import check_table, read_table, split_identities
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+OURS = {'quality.png', 'quality_sheet.png'}  # which quality.py draws beside the table
 SPLIT_NAMES = {'train', 'val', 'valid', 'test', 'query', 'gallery', 'bounding_box_train', 'bounding_box_test'}
 
 def pictures_in(
@@ -32,12 +33,15 @@ def pictures_in(
     if not folder.is_dir():
         near = _some(folder.parent) if folder.parent.is_dir() else 'nor is there a ' + str(folder.parent)
         raise FileNotFoundError(f"{folder} is not a folder. Beside it: {near}.")
-    out, seen = [], set()
-    for at, dirs, files in os.walk(folder, followlinks=True):
+    def stop(e): raise PermissionError(f'{e.filename} cannot be listed ({e.strerror}): make it readable, or move it away.')
+    out, seen = [], {os.path.realpath(folder)}
+    for at, dirs, files in os.walk(folder, followlinks=True, onerror=stop):
+        dirs.sort()  # which name of a linked folder counts must not depend on the file system
         real = {d: os.path.realpath(os.path.join(at, d)) for d in dirs}
         dirs[:] = [d for d in dirs if not d.startswith('.') and real[d] not in seen]  # a link to a folder above would go round for ever
         seen |= {real[d] for d in dirs}
         rel = os.path.relpath(at, folder).replace(os.sep, '/')
+        if rel == '.': files = set(files) - OURS
         out += [f if rel == '.' else f'{rel}/{f}' for f in files if f.lower().endswith(SUFFIXES) and not f.startswith('.')]
     if not out: raise FileNotFoundError(f"No picture ({', '.join(s[1:] for s in SUFFIXES)}) below {folder}. It holds: {_some(folder)}.")
     return sorted(out)

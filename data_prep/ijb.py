@@ -116,6 +116,8 @@ def main(
             return print(f'{to} and the lists of templates are there already, made from the same lists: nothing to do.')
         made = ijb_tables(root, set, not no_verify, workers)
         table, templates = made.pop('images'), made['templates']
+        # those of a stopped run, or of the other set, are not believed
+        for n in ('templates', 'template_pairs', 'gallery', 'probe'): to.with_name(f'{n}.csv').unlink(missing_ok=True)
         finish(table, to, {**table.attrs['record'], **record}, 'face')
         moved = dict(zip(table['path'], read_table(to, check=False)['path']))
         made['templates'] = templates.assign(path=templates['path'].map(moved))

@@ -41,7 +41,7 @@ def _one_size(paths, pictures, any_size):
         except OSError as e: raise ValueError(f'{path} cannot be read ({e}). `python data_prep/doctor.py images.csv` finds all of them.') from e
         first = first or (height, width)
         if not any_size and (height, width) != first:
-            raise ValueError(f'{path} is {height}x{width}, the first {first[0]}x{first[1]}: align them (data_prep/align.py), or pass --any_size.')
+            raise ValueError(f'{path} is {height}x{width}, the first {first[0]}x{first[1]}: align them (data_prep/align.py), or pass --any-size.')
         yield data
 
 def pack_records(

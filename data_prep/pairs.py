@@ -110,6 +110,7 @@ def main(
             read_pairs(to.with_name('pairs.csv'))
             return print(f'{to} and pairs.csv are there already, made from the same files in the same way: nothing to do.')
         table, pairs = pairs_table(folder, list_file, folds, hold_out, not no_verify, strict, workers)
+        to.unlink(missing_ok=True)  # stopped from here on, there is no table rather than one of other pairs
         write_pairs(pairs, to.with_name('pairs.csv'), table)
         print(f"{len(pairs):,} pairs, {int(pairs['same'].sum()):,} of one person, in {pairs['fold'].nunique()} folds")
         if odd := table.attrs['record']['pairs_that_folders_contradict']: print(f'Note: {odd} pairs say something else than the folders do.')

@@ -33,7 +33,9 @@ def open_model(o):
     file = Path(getattr(o, given[0]))
     if not file.is_file(): raise FileNotFoundError(f'There is no file {file} (--{given[0]}).')
     record = {'kind': given[0], 'file': file.name, 'sha256': file_hash(file)}
-    if given[0] == 'embeddings': return partial(read_embeddings, file), record
+    if given[0] == 'embeddings':
+        if o.flip: raise ValueError('--flip is for models: these embeddings are made already.')
+        return partial(read_embeddings, file), record
     return partial({'learner': of_learner, 'weights': of_weights, 'exported': of_exported}[given[0]], file=file, o=o, record=record), record
 
 
@@ -61,6 +63,7 @@ def of_weights(table, file, o, record):
 def of_exported(table, file, o, record):
     embedder,files,parts = Embedder(file, 'cuda' if torch.cuda.is_available() and file.suffix == '.pt2' else 'cpu'), picture_files(table).tolist(), []
     mirror = o.flip and not embedder.preprocessing.flip
+    record |= {'flip_inside': embedder.preprocessing.flip, 'unit_length': embedder.preprocessing.normalized}
     for lo in progress_bar(range(0, len(files), o.bs), leave=False):
         pictures = parallel(embedder.prepare, files[lo:lo + o.bs], n_workers=4, threadpool=True, progress=False)
         emb = embedder.embed(pictures, o.bs)[1]

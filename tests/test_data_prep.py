@@ -1,5 +1,6 @@
 "From folders to tables: what is found, what is refused, what a second run does, and the real faces where they are."
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -292,3 +293,46 @@ def test_degraded_copies_of_any_table_with_its_pairs(people, tmp_path, capsys):
     degrade_script.main(str(people/'images.csv'), str(tmp_path/'out'), copies=2)
     assert 'nothing to do' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='taken for originals'): degrade_script.main(str(people/'images.csv'), str(people/'inside'))
+
+def test_copies_never_land_beside_their_originals(people, tmp_path):
+    before = pictures_in(people)
+    folder_script.main(str(people), out=str(tmp_path/'table'))
+    assert read_table(tmp_path/'table'/'images.csv')['path'].str.startswith('..').all()
+    degrade_script.main(str(tmp_path/'table'/'images.csv'), str(tmp_path/'copies'))
+    assert pictures_in(people) == before
+    with pytest.raises(SystemExit, match='taken for originals'): degrade_script.main(str(tmp_path/'table'/'images.csv'), str(people/'001'/'deg'))
+    assert pictures_in(people) == before
+
+def test_another_split_is_not_taken_for_the_same_table(people, tmp_path):
+    folder_script.main(str(people))
+    degrade_script.main(str(people/'images.csv'), str(tmp_path/'copies'))
+    folder_script.main(str(people), seed=5, force=True)
+    with pytest.raises(SystemExit, match='--force'): degrade_script.main(str(people/'images.csv'), str(tmp_path/'copies'))
+
+def test_a_table_whose_writing_was_stopped_is_not_believed(people, monkeypatch, capsys):
+    folder_script.main(str(people))
+    old = (people/'images.csv').read_bytes()
+    replace = os.replace
+    def stop(a, b):
+        if str(b).endswith('images.csv'): raise KeyboardInterrupt
+        replace(a, b)
+    monkeypatch.setattr(os, 'replace', stop)
+    with pytest.raises(KeyboardInterrupt): folder_script.main(str(people), seed=9, force=True)
+    monkeypatch.setattr(os, 'replace', replace)
+    assert (people/'images.csv').read_bytes() == old and not [p for p in people.iterdir() if p.name.startswith('.')]
+    with pytest.raises(SystemExit, match='--force'): folder_script.main(str(people), seed=9)
+    folder_script.main(str(people), seed=9, force=True)
+    assert (people/'images.csv').read_bytes() != old
+
+def test_figures_of_the_labels_are_no_pictures_of_people(people, capsys):
+    folder_script.main(str(people))
+    for name in ('quality.png', 'quality_sheet.png'): draw(people, name)
+    folder_script.main(str(people))
+    assert 'nothing to do' in capsys.readouterr().out
+
+def test_a_folder_that_cannot_be_listed_is_an_error(people, monkeypatch):
+    def scandir(at, there=os.scandir):
+        if str(at).endswith('001'): raise PermissionError(13, 'Permission denied', str(at))
+        return there(at)
+    monkeypatch.setattr(os, 'scandir', scandir)
+    with pytest.raises(PermissionError, match='001 cannot be listed'): pictures_in(people)

@@ -123,6 +123,9 @@ def _scan(file, size):
     return np.arange(len(offsets)), np.array(offsets, np.int64)
 
 
+def _lacks(index, what): return RecordError(f'{index} lacks records ({what}). Remove it: the record file is then read from end to end.')
+
+
 def list_records(
     file, # record file, `train.rec`; `train.idx` beside it is used where it is there, else the file is read from end to end
 )->pd.DataFrame: # `offset` (byte), `label` (float, the first of several), in the order of the keys
@@ -150,6 +153,8 @@ def list_records(
                     raise _wrong(file, int(offsets[0]), f'names {labels[0]:g} as the end of the pictures, and the last key is {keys[-1]}')
                 style, keep = 'ranges', (keys > 0) & (keys < int(labels[0]))
                 keys, offsets = keys[keep], offsets[keep]
+                # a label is a float32: beyond 2**24 it may be one off
+                if abs(len(keys) - int(labels[0]) + 1) > (labels[0] > 2**24): raise _lacks(index, f'{len(keys)} pictures of {int(labels[0]) - 1}')
     if not len(keys): raise RecordError(f'{file} holds no picture. Copy it again, with the index that belongs to it.')
     late = offsets + _HEAD.itemsize > size
     if late.any(): raise _wrong(file, int(offsets[late.argmax()]), f'the file ends at {size}, before its picture')
@@ -161,6 +166,11 @@ def list_records(
                       (heads['part'] >> 29 > FIRST, 'is a later part of another record'),
                       (offsets + 8 + (heads['part'] & (2**29 - 1)) > size, f'goes beyond the end of the file at {size}')):
         if bad.any(): raise _wrong(file, int(offsets[bad.argmax()]), what)
+    if style == 'plain' and index.is_file():
+        at = np.argsort(offsets)
+        length = heads['part'][at] & (2**29 - 1)
+        gap = (offsets[at] + 8 + length + -length.astype(np.int64) % 4 != np.append(offsets[at][1:], size)) & (heads['part'][at] >> 29 == WHOLE)
+        if gap.any(): raise _lacks(index, f'what follows the record at byte {int(offsets[at][gap.argmax()])} is not the next of the index')
     label = np.where(heads['flag'] > 0, heads['first'], heads['label']).astype(float)
     if not np.isfinite(label).all(): raise _wrong(file, int(offsets[(~np.isfinite(label)).argmax()]), 'its label is not a number')
     table = pd.DataFrame({'offset': offsets, 'label': label})

@@ -66,14 +66,16 @@ def write_table(
     out['quality'] = _quality(out) if 'quality' in out else np.nan
     check_table(out, path.parent, files=files)
     out.attrs = {}                                            # pandas would write them into Parquet, and with them this machine's folders
-    def save(name, write):
-        tmp = path.parent/f'.{os.getpid()}.{name}'
-        try: write(tmp); os.replace(tmp, path.parent/name)
-        finally: tmp.unlink(missing_ok=True)
-    text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
-    if record is not None: save(path.with_suffix('.json').name, lambda f: f.write_text(text, encoding='utf-8'))
-    elif path.is_file(): path.with_suffix('.json').unlink(missing_ok=True)  # what the replaced table was made from says nothing of this one
-    save(path.name, lambda f: out.to_parquet(f, index=False) if path.suffix == '.parquet' else out.to_csv(f, index=False))
+    note, tmp = path.with_suffix('.json'), [path.parent/f'.{os.getpid()}.{o}' for o in (path.name, path.stem + '.json')]
+    try:
+        if path.suffix == '.parquet': out.to_parquet(tmp[0], index=False)
+        else: out.to_csv(tmp[0], index=False)
+        if record is not None: tmp[1].write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+        note.unlink(missing_ok=True)  # stopped from here on, a table has no record rather than that of another one
+        os.replace(tmp[0], path)
+        if record is not None: os.replace(tmp[1], note)
+    finally:
+        for o in tmp: o.unlink(missing_ok=True)
     out.attrs = {**table.attrs, 'root': str(path.parent), **({} if record is None else {'record': record})}
     return out
 

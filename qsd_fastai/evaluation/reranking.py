@@ -12,19 +12,25 @@ from .ranking import compiled, in_threads, nearest
 __all__ = ['ReRanked', 'expand_queries', 'k_reciprocal']
 
 AT_ONCE = 2**24  # distances at a time on a CPU: 67 MB
+KEPT = 2**26  # query x gallery distances up to this number (Market-1501 has 54 million) are kept rather than made a second time
 
 
-def _neighbours(blocks, k, symmetric):
+def _neighbours(blocks, k, symmetric, kept=None):
     """`distance, index` (n, k) of the nearest gallery pictures of each query, nearest first, and the `largest` distance (n,).
+
+    `kept` (c, d), where given, receives the distances of the first `c` queries to the last `d` gallery pictures.
 
     `symmetric`: queries and gallery are the same pictures: each is its own nearest, and on a CPU every product serves both."""
     n, m = blocks.shape
     on_cpu = blocks.device.type == 'cpu'
     step = max(1, (AT_ONCE if on_cpu else 2**28) // m)
+    def keep(dist, lo):
+        if kept is not None and lo < len(kept): kept[lo:lo + len(dist)] = dist[:len(kept) - lo, -kept.shape[1]:]
     if not on_cpu:
         parts = []
         for lo in range(0, n, step):
             dist = blocks.distances(lo, min(lo + step, n), absolute=True)
+            keep(dist, lo)
             if symmetric: dist.diagonal(lo).fill_(-np.inf)
             parts.append((*dist.topk(k, dim=1, largest=False), dist.amax(1)))
         return [torch.cat(o).cpu().numpy() for o in zip(*parts)]
@@ -34,6 +40,7 @@ def _neighbours(blocks, k, symmetric):
     for lo in range(0, n, step):
         hi, first = min(lo + step, n), lo if symmetric else 0
         dist = blocks.distances(lo, hi, buffer, absolute=True, first=first)  # with columns before `lo` they were met as rows
+        keep(dist, lo)
         if symmetric: dist.diagonal().fill_(-np.inf)
         dist = dist.numpy()
         in_threads(nearest, hi - lo, dist, first, distance[lo:hi], index[lo:hi], largest[lo:hi])
@@ -149,8 +156,9 @@ def _shared_weight(q_indptr, q_indices, q_data, g_indptr, g_indices, g_data, out
 
 class ReRanked:
     "Re-ranked distances, made a block of queries at a time; for `evaluate_distances`"
-    def __init__(self, blocks, q_weights, g_weights, largest, lambda_):
+    def __init__(self, blocks, q_weights, g_weights, largest, lambda_, kept=None):
         self.blocks, self.q_weights, self.g_weights, self.largest, self.lambda_ = blocks, q_weights, g_weights, largest, lambda_
+        self.kept = kept  # the original distances, where there are not too many
         self.shape, self.device = blocks.shape, blocks.device
 
     def distances(self, lo, hi):
@@ -162,7 +170,8 @@ class ReRanked:
         jaccard = shared.div_(2 - shared).neg_().add_(1)
         if self.lambda_ == 0: return jaccard
         scale = torch.from_numpy(self.lambda_ / self.largest[lo:hi, None]).to(self.device, dtype)
-        return self.blocks.distances(lo, hi, absolute=True).mul_(scale).add_(jaccard, alpha=1 - self.lambda_)
+        original = self.blocks.distances(lo, hi, absolute=True) if self.kept is None else self.kept[lo:hi]
+        return jaccard.mul_(1 - self.lambda_).addcmul_(original, scale)
 
     def dense(self):
         "All of them, (n_queries, n_gallery): for small sets"
@@ -190,7 +199,9 @@ def k_reciprocal(
     blocks, n_query = DistanceBlocks(pictures, pictures), len(pictures.parts[0])
     n = len(pictures)
     k, half = min(k1 + 1, n), min(round(k1 / 2) + 1, n)
-    _, near, largest = _neighbours(blocks, max(k, min(k2, n)), symmetric=True)
+    between = DistanceBlocks(pictures.only(0), pictures.only(1))
+    kept = between.empty(n_query) if lambda_ and n_query * (n - n_query) <= KEPT else None
+    _, near, largest = _neighbours(blocks, max(k, min(k2, n)), symmetric=True, kept=kept)
     largest = np.where(largest > 0, largest, 1).astype(np.float64)  # zero where all pictures are equal
     sizes, step, found = np.empty(n, dtype=np.int64), 2**14, []
     for lo in range(0, n, step):
@@ -205,8 +216,7 @@ def k_reciprocal(
         mean = min(k2, n)
         average = np.full(n * mean, 1 / mean, dtype=rows.dtype)
         rows = sparse.csr_matrix((average, near[:, :mean].ravel(), np.arange(n + 1) * mean), shape=(n, n)) @ rows
-    between = DistanceBlocks(pictures.only(0), pictures.only(1))
-    return ReRanked(between, rows[:n_query], rows[n_query:].tocsc(), largest[:n_query], lambda_)
+    return ReRanked(between, rows[:n_query], rows[n_query:].tocsc(), largest[:n_query], lambda_, kept)
 
 
 @torch.no_grad()

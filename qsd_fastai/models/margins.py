@@ -19,13 +19,16 @@ TINY = 1e-3
 
 
 def _mean_and_std(x, gathered):
-    "Mean and deviation over the batch of all processes (None for one value), where it isn't the same one on each already"
+    """Mean and deviation over the batch of all processes, where it isn't the same one on each already; None where there is nothing to take it of.
+
+    Every process has to come here, also one without a value: the others wait for it."""
     many = not gathered and torch.distributed.is_available() and torch.distributed.is_initialized()
 
     def whole(t):
         if many: torch.distributed.all_reduce(t)
         return t
     n, total = whole(torch.stack([torch.ones_like(x).sum(), x.sum()]))
+    if n == 0: return None, None
     mean = total/n
     return mean, (whole((x - mean).square().sum())/(n - 1)).sqrt() if n > 1 else None
 
@@ -183,9 +186,9 @@ class AdaFace(MarginHead):
 
     def margin(self, cosine, ids, norms, target=None):
         norms = norms.detach().clamp(.001, 100).to(cosine.dtype)
-        if self.training and torch.is_grad_enabled() and len(norms):
+        if self.training and torch.is_grad_enabled():
             mean, std = _mean_and_std(norms, self.gathered)
-            self.batch_mean.lerp_(mean.to(self.batch_mean.dtype), self.t_alpha)
+            if mean is not None: self.batch_mean.lerp_(mean.to(self.batch_mean.dtype), self.t_alpha)
             if std is not None: self.batch_std.lerp_(std.to(self.batch_std.dtype), self.t_alpha)
         place = ((norms - self.batch_mean)/(self.batch_std + self.eps)*self.h).clamp(-1, 1)
         cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
@@ -239,8 +242,9 @@ class CurricularFace(MarginHead):
         cosine = cosine.clamp(-1, 1)
         rows, cols, own = _at_target(cosine, ids)
         seen = own.detach() if target is None else target.detach().clamp(-1, 1)
-        if self.training and torch.is_grad_enabled() and len(seen):
-            self.t.lerp_(_mean_and_std(seen, self.gathered)[0].to(self.t.dtype), self.momentum)
+        if self.training and torch.is_grad_enabled():
+            mean = _mean_and_std(seen, self.gathered)[0]
+            if mean is not None: self.t.lerp_(mean.to(self.t.dtype), self.momentum)
         moved = self._moved(own)
         easy = torch.where(own > math.cos(math.pi - self.m), moved, own - math.sin(math.pi - self.m)*self.m)
         limit = cosine.new_full((len(cosine),), float('inf')).index_put((rows,), moved.detach()) if target is None else self._moved(seen)

@@ -161,3 +161,15 @@ def test_thousands_of_damaged_files(faces, tmp_path):
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert read > 100 and refused > 1000 and most < 2**24
+
+@pytest.mark.parametrize('gone', [2, 4])
+def test_an_index_with_lines_missing_is_not_a_smaller_set(faces, tmp_path, gone):
+    file, _ = faces
+    (tmp_path/'plain').mkdir()
+    plain = write(tmp_path/'plain', [payload(float(k), jpeg(k)) for k in range(5)])
+    for o in (file, plain):
+        lines = o.with_suffix('.idx').read_text().splitlines()
+        o.with_suffix('.idx').write_text('\n'.join(lines[:gone] + lines[gone + 1:]) + '\n')
+        with pytest.raises(RecordError, match=r'idx lacks records .* Remove it'): list_records(o)
+        o.with_suffix('.idx').unlink()
+        assert len(list_records(o)) == 5

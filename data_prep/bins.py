@@ -33,6 +33,7 @@ def bin_files(
 ):
     "The `.bin` files, sorted; FileNotFoundError saying what is there instead."
     path = Path(path)
+    if path.is_file() and path.suffix != '.bin': raise ValueError(f'{path}: a verification set ends in .bin; rename it.')
     if path.is_file(): return [path]
     found = sorted(path.glob('*.bin')) if path.is_dir() else []
     if found: return found
@@ -46,6 +47,7 @@ def bin_table(
     workers=8,   # threads that decode
 ):
     "`(table, pairs)`, paths relative to the folder of the file. Nothing is written or unpacked."
+    if folds < 1: raise ValueError(f'--folds {folds}: give 1 or more.')
     file = Path(file)
     pictures, same = read_bin(file)
     paths = [f'{file.name}#{n}' for n in range(len(pictures))]
@@ -90,7 +92,7 @@ def main(
             table, pairs = bin_table(file, folds, not no_verify, workers)
             to.parent.mkdir(parents=True, exist_ok=True)
             to.with_name('pairs.csv').unlink(missing_ok=True)  # stopped before there are new ones, old ones are not believed
-            finish(table, to, {**table.attrs['record'], **record}, 'face')
+            finish(table, to, {**table.attrs['record'], **record}, 'evaluate')  # a set to judge on, whatever its split says
             written = read_table(to, check=False)
             moved = dict(zip(table['path'], written['path']))
             write_pairs(pairs.assign(path1=pairs['path1'].map(moved), path2=pairs['path2'].map(moved)), to.with_name('pairs.csv'), written)

@@ -7,6 +7,7 @@ could tell them by their encoder. The columns `degradation` and `true_quality` (
 """
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,10 @@ import pandas as pd
 from doctor import finish, is_made, new_names
 from fastcore.script import call_parse
 from fastprogress import progress_bar
-from PIL import ImageOps
 
 from qsd_fastai.data.degradations import DEGRADATIONS, degrade
 from qsd_fastai.data.pairs import read_pairs, write_pairs
-from qsd_fastai.data.sources import open_picture, split_address
+from qsd_fastai.data.sources import open_picture, split_address, upright
 from qsd_fastai.data.table import check_table, read_table
 
 
@@ -27,6 +27,7 @@ def with_copies(
     out,    # folder to write to: `out/images/...`
     n=5,    # degraded copies a picture of train and query; the gallery stays clean, so that it is the queries that are hard
     seed=0, # seed of kinds and severities
+    workers=8, # threads
 ):
     "Write every picture and `n` copies degraded in a known way; the table of them, with `original`, `degradation` and `true_quality` (0..100)."
     root, out, rows = Path(table.attrs['root']), Path(out), []
@@ -35,17 +36,24 @@ def with_copies(
         if folder in (out.resolve(), *out.resolve().parents):
             raise ValueError(f"--out {out} lies in the folder of the pictures, {folder}: the copies would be taken for originals.")
     names = new_names(table['path'].tolist(), '')
-    for i, row in enumerate(progress_bar(table.to_dict('records'), leave=False)):
+
+    def copy(i, row):
         rng = np.random.default_rng([seed, zlib.crc32(row['path'].encode())])  # not one stream: other pictures change nothing here
-        stem = out/names[i]
+        stem, done = out/names[i], []
         stem.parent.mkdir(parents=True, exist_ok=True)
-        with open_picture(root/row['path']) as im: img = ImageOps.exif_transpose(im).convert('RGB')
+        try:
+            with open_picture(root/row['path']) as im: img = upright(im).convert('RGB')
+        except Exception as e:  # a decoder may raise anything on broken bytes
+            raise ValueError(f"{row['path']} cannot be read ({type(e).__name__}: {e}). `python data_prep/doctor.py` lists all of them.") from e
         for k in range((n if row['split'] != 'gallery' else 0) + 1):
             kind, severity = (DEGRADATIONS[rng.integers(len(DEGRADATIONS))], 1 - rng.random()) if k else ('none', 0.)
             file = stem.with_name(f'{stem.name}_{k}_{kind}.jpg')
             (degrade(img, kind, severity, rng) if k else img).save(file, quality=95)
-            rows.append({**row, 'path': file.relative_to(out).as_posix(), 'original': row['path'], 'degradation': kind,
+            done.append({**row, 'path': file.relative_to(out).as_posix(), 'original': row['path'], 'degradation': kind,
                          'true_quality': round(100*(1-severity), 2)})
+        return done
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for done in progress_bar(pool.map(copy, range(len(table)), table.to_dict('records')), total=len(table), leave=False): rows += done
     made = pd.DataFrame(rows)
     made.attrs = {**table.attrs, 'root': str(out)}
     return made
@@ -56,6 +64,7 @@ def main(
     out:str='', # folder for the copies and their table; it must be given
     copies:int=1, # degraded copies of each picture to train on and of each query
     seed:int=0, # seed of kinds and severities
+    workers:int=8, # threads that read, degrade and write
     force:bool=False, # make the table anew where there is one
 ):
     "Table with degraded copies."
@@ -69,7 +78,7 @@ def main(
             check_table(read_table(to, check=False))
             return print(f'{to} is there already, made from the same pictures in the same way: nothing to do.')
         to.unlink(missing_ok=True)  # stopped from here on, there is no table rather than one of other pictures
-        made = with_copies(found, out, copies, seed)
+        made = with_copies(found, out, copies, seed, workers)
         clean = made[made['degradation'] == 'none'].set_index('original')['path']
         if pairs.is_file():
             listed = read_pairs(pairs, found)

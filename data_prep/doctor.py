@@ -21,7 +21,7 @@ from fastprogress import progress_bar
 from PIL import Image
 
 from qsd_fastai.data.sources import picture_bytes, split_address
-from qsd_fastai.data.table import describe_table, read_table, write_table
+from qsd_fastai.data.table import check_table, describe_table, read_table, write_table
 
 
 def _look(file):
@@ -75,7 +75,9 @@ def odd(
 def _list_unreadable(listed, file):
     "Write or remove the list; the beginning of a sentence about it, '' where there is nothing to tell"
     if not listed: return file.unlink(missing_ok=True) or ''
-    file.write_text('\n'.join(listed) + '\n', encoding='utf-8')
+    tmp = file.with_name(f'.{os.getpid()}.{file.name}')
+    tmp.write_text('\n'.join(listed) + '\n', encoding='utf-8')
+    os.replace(tmp, file)
     return f'{len(listed)} pictures could not be read, see {file}'
 
 def new_names(
@@ -120,12 +122,15 @@ def finish(
 ):
     "Write the table, its record and the list of unreadable pictures, then say what is in it, what is odd, and what to do next."
     listed, said = table.attrs.get('unreadable', []), odd(table)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    note = _list_unreadable(listed, Path(path).with_name('unreadable.txt'))  # before the table: a second run would not write it
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the report below says the same in a better place
         table = write_table(table, path, {**record, 'unreadable': len(listed)})
-    if note := _list_unreadable(listed, Path(path).with_name('unreadable.txt')): print(f'{note}; they were left out')
+    if note: print(f'{note}; they were left out')
     print(describe_table(table))
     for text in said: print(f'Note: {text}')
+    if not (table['split'] == 'train').any(): recipe = 'evaluate'  # nobody to train on
     print(f'Written: {path}\nNext: python recipes/{recipe}.py --data {path}')
 
 def _decoded(table, workers):
@@ -145,7 +150,8 @@ def main(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the report says the same
-            found = read_table(table)
+            # a picture that is missing is listed with those that cannot be read, where they are looked at
+            found = check_table(read_table(table, check=False), files=no_verify)
         seen = found if no_verify else _decoded(found, workers)
     except (ValueError, OSError) as e: sys.exit(f'{type(e).__name__}: {e}')
     for k, v in (found.attrs.get('record') or {}).items(): print(f'{k}: {v}')

@@ -33,6 +33,7 @@ from fastprogress import progress_bar
 from folder import SUFFIXES
 from layout import verified
 
+from qsd_fastai.data.labels import text_lines
 from qsd_fastai.data.table import SPLITS, check_table, read_table, split_identities
 
 FORMS = ('im2rec', 'cvlface', 'magface', 'tface', 'torchreid', 'columns')
@@ -80,23 +81,12 @@ def _fits(form, line, guess=False):
     except ValueError: return None
     return row if _is_path(row[0]) and (not guess or row[0].lower().endswith(SUFFIXES)) else None
 
-def _lines(file):
-    "`(number, line)` of the lines that are not blank; errors name the file and the line"
-    if not file.is_file(): raise FileNotFoundError(f'{file}: no such list.')
-    try: text = file.read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError as e: raise ValueError(f'{file}, byte {e.start}: not UTF-8 text. Save the list as UTF-8.') from None
-    lines = [(n, line.rstrip('\r')) for n, line in enumerate(text.split('\n'), 1) if line.strip()]
-    if not lines: raise ValueError(f'{file} is empty.')
-    for n, line in lines:
-        if '\0' in line: raise ValueError(f'{file}, line {n}: holds a zero byte, so it is no list of text.')
-    return lines
-
 def guess_form(
     file, # the list
 ):
     "The one form that every line fits; ValueError saying which ones are possible, or the line that fits none."
     file = Path(file)
-    lines = _lines(file)
+    lines = text_lines(file)
     if {'path', 'identity'} <= set(re.split(r'[,\s"]+', lines[0][1])): return 'columns'
     possible = list(READERS)
     for n, line in progress_bar(lines, leave=False):
@@ -152,7 +142,7 @@ def read_list(
     if form not in ('', *FORMS): raise ValueError(f"--form {form!r} is unknown: use {', '.join(FORMS)}.")
     named = any(v != '' for v in (columns or {}).values())
     if named and form not in ('', 'columns'): raise ValueError(f'--form {form} says where everything is: leave out the columns.')
-    form, lines = form or ('columns' if named else guess_form(file)), _lines(file)
+    form, lines = form or ('columns' if named else guess_form(file)), text_lines(file)
     if form == 'columns': rows = _columns(file, lines, columns or {})
     else:
         rows = []

@@ -19,6 +19,8 @@ from fastcore.script import call_parse
 from folder import pictures_in
 from layout import MARKET, find, make, three_folders, verified
 
+from qsd_fastai.data.labels import text_lines
+
 LISTS = {'train': 'list_train.txt', 'val': 'list_val.txt', 'query': 'list_query.txt', 'gallery': 'list_gallery.txt'}
 TRAINED_ON = {'train': ('train',), 'trainval': ('train', 'val')}
 COUNTS = {'train': (30248, 1041), 'trainval': (32621, 1041)}
@@ -27,8 +29,7 @@ CAMERA_RULES = {'as-named': r'(\d+)_c(\d+)', 'one-digit': r'(\d+)_c(\d)'}
 def _read_list(file, folder, there):
     "Pictures of a list with identity and camera; ValueError naming the line where it cannot be read or the picture is missing."
     rows = []
-    for n, line in enumerate(file.read_text(encoding='utf-8').splitlines(), 1):
-        if not line.strip(): continue
+    for n, line in text_lines(file):
         try:
             path, identity = line.rsplit(None, 1)
             camera = int(path.strip().rsplit('/', 1)[-1].split('_')[2])
@@ -38,7 +39,6 @@ def _read_list(file, folder, there):
             raise ValueError(f'{file}, line {n}: {line!r} is not like `0000/0000_000_01_0303morning_0015_0.jpg 0` with a camera 1 to 15.') from None
         if rows[-1][0] not in there:
             raise FileNotFoundError(f'{file}, line {n}: {rows[-1][0]!r} is not in {folder}. Unpack all of MSMT17, of one version.')
-    if not rows: raise ValueError(f'{file} is empty: unpack MSMT17 again.')
     return pd.DataFrame(rows, columns=['path', 'identity', 'camera'])
 
 def _listed(at, root, train):

@@ -20,6 +20,7 @@ from doctor import finish, is_made, readable
 from fastcore.script import call_parse
 from folder import pictures_in
 
+from qsd_fastai.data.labels import text_lines
 from qsd_fastai.data.pairs import check_pairs, read_pairs, write_pairs
 
 
@@ -61,16 +62,15 @@ def pairs_table(
 ):
     "`(table, pairs)`; ValueError naming the line that cannot be read, or whose picture is missing. Nothing is written."
     file = Path(list_file)
-    if not file.is_file(): raise FileNotFoundError(f'{file}: no such list of pairs.')
-    lines = [o.rstrip() for o in file.read_text(encoding='utf-8').splitlines() if o.strip()]
-    if not lines: raise ValueError(f'{file} is empty.')
+    if folds < 1: raise ValueError(f'--folds {folds}: give 1 or more.')
+    numbers, lines = zip(*((n, o.rstrip()) for n, o in text_lines(file)))
     paths = pictures_in(folder)
     lfw = len(lines[0].split()) == 2
     rows = _lfw(lines, file, Path(paths[0]).suffix) if lfw else _plain(lines, file, folds)
     there = set(paths)
     for k, row in enumerate(rows):
         for p in row[:2]:
-            if p not in there: raise FileNotFoundError(f'{file}, line {k + 1 + lfw}: {p!r} is not in {folder}, which holds {paths[0]!r}.')
+            if p not in there: raise FileNotFoundError(f'{file}, line {numbers[k + lfw]}: {p!r} is not in {folder}, which holds {paths[0]!r}.')
     pairs = pd.DataFrame(rows, columns=['path1', 'path2', 'same', 'fold'])
     table = pd.DataFrame({'path': paths, 'identity': [p.rpartition('/')[0] or p for p in paths], 'camera': '', 'split': 'train', 'quality': np.nan})
     who = table.set_index('path')['identity']
@@ -83,6 +83,7 @@ def pairs_table(
         judged = set(who[pairs['path1']]) | set(who[pairs['path2']])
         table['split'] = np.where(table['identity'].isin(judged), 'gallery', 'train')
         record |= {'held_out_folds': hold_out, 'held_out_pairs': len(pairs), 'held_out_identities': len(judged)}
+    elif lfw and lines[0].split() == ['10', '300']: record['published'] = {'train': (13233, 5749)}
     table.attrs = {'root': str(folder), 'record': record}
     if verify: table = readable(table, strict, workers)
     broken = [u for u in table.attrs.get('unreadable', []) if pairs[['path1', 'path2']].eq(u.split('\t')[0]).any(axis=None)]
@@ -93,6 +94,7 @@ def pairs_table(
 def main(
     folder:str, # folder of the pictures, one in it for each identity
     list_file:str, # LFW's pairs.txt, or lines of `path1 path2 0|1`
+    out:str='', # folder for both; default: FOLDER
     folds:int=10, # of a list that does not tell
     hold_out:int=0, # keep the pairs of so many of the last folds, and train on nobody in them
     no_verify:bool=False, # do not decode every picture to find unreadable ones
@@ -102,7 +104,7 @@ def main(
 ):
     "Table and pairs of a verification set."
     try:
-        to, found = Path(folder)/'images.csv', pictures_in(folder)
+        to, found = Path(out or folder)/'images.csv', pictures_in(folder)
         if not Path(list_file).is_file(): raise FileNotFoundError(f'{list_file}: no such list of pairs.')
         record = {'list': os.path.basename(list_file), 'list_content': zlib.crc32(Path(list_file).read_bytes()), 'pictures': len(found),
                   'listing': zlib.crc32('\n'.join(found).encode()), 'options': {'folds': folds, 'hold_out': hold_out, 'verify': not no_verify}}
@@ -111,7 +113,11 @@ def main(
             return print(f'{to} and pairs.csv are there already, made from the same files in the same way: nothing to do.')
         table, pairs = pairs_table(folder, list_file, folds, hold_out, not no_verify, strict, workers)
         to.unlink(missing_ok=True)  # stopped from here on, there is no table rather than one of other pairs
-        write_pairs(pairs, to.with_name('pairs.csv'), table)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        # paths are relative to where they are written
+        lead = os.path.relpath(os.path.realpath(folder), os.path.realpath(to.parent)).replace(os.sep, '/')
+        moved = {} if lead == '.' else {c: lead + '/' + pairs[c] for c in ('path1', 'path2')}
+        write_pairs(pairs.assign(**moved), to.with_name('pairs.csv'))
         print(f"{len(pairs):,} pairs, {int(pairs['same'].sum()):,} of one person, in {pairs['fold'].nunique()} folds")
         if odd := table.attrs['record']['pairs_that_folders_contradict']: print(f'Note: {odd} pairs say something else than the folders do.')
         finish(table, to, {**table.attrs['record'], **record}, 'face')

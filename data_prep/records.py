@@ -24,6 +24,7 @@ def record_file(
 ):
     "The one record file; FileNotFoundError or ValueError saying what is there instead."
     path = Path(path)
+    if path.is_file() and path.suffix != '.rec': raise ValueError(f'{path}: a record file ends in .rec; rename it.')
     if path.is_file(): return path
     found = sorted(path.glob('*.rec'))
     if len(found) == 1: return found[0]

@@ -17,14 +17,15 @@ from fastcore.script import call_parse
 from folder import pictures_in
 from layout import drawn, find, make, verified
 
+from qsd_fastai.data.labels import text_lines
+
 TESTS = ('800', '1600', '2400', '13164')
 TRAIN, IN_LIST = (113346, 13164), {'800': 6493, '1600': 13377, '2400': 19777}  # of the largest list no count was published
 
 def _read_list(file, there):
     "Names of pictures and vehicles; ValueError or FileNotFoundError naming the line that cannot be read, or whose picture is missing."
     rows, seen = [], {}
-    for n, line in enumerate(file.read_text(encoding='utf-8').split('\n'), 1):
-        if not line.strip(): continue
+    for n, line in text_lines(file):
         part = line.split()
         if len(part) != 2 or not all(p.isdecimal() for p in part): raise ValueError(f'{file}, line {n}: {line!r} is not like `0005024 7036`.')
         name = f'{part[0]}.jpg'

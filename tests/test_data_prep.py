@@ -121,7 +121,9 @@ def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
     assert done.returncode == 1 and 'weigh double' in done.stdout and 'remove their rows or replace them' in done.stderr
     doctor_script.main(str(people/'images.csv'), no_verify=True)
     (people/train[0]/'0_c0.jpg').unlink()
-    with pytest.raises(SystemExit, match=f'{train[0]}/0_c0'): doctor_script.main(str(people/'images.csv'))
+    with pytest.raises(SystemExit, match='2 pictures could not be read'): doctor_script.main(str(people/'images.csv'))
+    assert f'{train[0]}/0_c0.jpg\tFileNotFoundError' in (people/'doctor.txt').read_text()
+    with pytest.raises(SystemExit, match=f'{train[0]}/0_c0'): doctor_script.main(str(people/'images.csv'), no_verify=True)
 
 def test_doctor_leaves_the_list_of_what_was_left_out(people):
     (people/'001'/'0_c0.jpg').write_text('no picture')
@@ -302,6 +304,12 @@ def test_copies_never_land_beside_their_originals(people, tmp_path):
     assert pictures_in(people) == before
     with pytest.raises(SystemExit, match='taken for originals'): degrade_script.main(str(tmp_path/'table'/'images.csv'), str(people/'001'/'deg'))
     assert pictures_in(people) == before
+
+def test_a_broken_picture_is_named(people, tmp_path):
+    folder_script.main(str(people))
+    (people/'001'/'0_c0.jpg').write_bytes((people/'001'/'0_c0.jpg').read_bytes()[:80])
+    with pytest.raises(SystemExit, match=r'001/0_c0\.jpg cannot be read'): degrade_script.main(str(people/'images.csv'), str(tmp_path/'copies'))
+    assert not (tmp_path/'copies'/'images.csv').exists()
 
 def test_another_split_is_not_taken_for_the_same_table(people, tmp_path):
     folder_script.main(str(people))

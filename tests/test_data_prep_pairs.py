@@ -83,3 +83,28 @@ def test_people_of_the_held_out_folds_are_not_trained_on(lfw, capsys):
     pairs = read_pairs(lfw/'lfw'/'pairs.csv', table)
     assert len(pairs) == 4 and set(pairs['fold']) == {1} and table.attrs['record']['held_out_identities'] == 2
     with pytest.raises(SystemExit, match='there are 2 folds'): pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), hold_out=3, force=True)
+
+def test_a_table_elsewhere_leads_back_to_the_pictures(lfw, capsys):
+    pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), out=str(lfw/'deep'/'out'))
+    with pytest.warns(UserWarning, match='one picture'): table = read_table(lfw/'deep'/'out'/'images.csv')
+    pairs = read_pairs(lfw/'deep'/'out'/'pairs.csv', table)
+    assert pairs['path1'][0] == '../../lfw/Ann/Ann_0001.jpg' and not (lfw/'lfw'/'images.csv').exists()
+    pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), out=str(lfw/'deep'/'out'))
+    assert 'nothing to do' in capsys.readouterr().out
+
+@pytest.mark.parametrize('content,said', [(b'\xff\xfe\x00', 'byte 0: not UTF-8'), (b'', 'is empty'),
+                                          (b'a\0b c 1\n', 'line 1: holds a zero byte'),
+                                          (b'10\t300\nAnn\t1\t2\n', '1 pairs, and the first line asks'),
+                                          (b'\nAnn/Ann_0001.jpg x.jpg 1\n', 'line 2: .x.jpg.')])
+def test_lists_that_cannot_be_read_name_file_and_place(lfw, content, said):
+    (lfw/'list.txt').write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=r'list\.txt.*' + said): pairs_table(lfw/'lfw', lfw/'list.txt')
+
+def test_fuzzed_lists_give_our_errors_only(lfw):
+    rng, good = np.random.default_rng(0), (lfw/'pairs.txt').read_bytes()
+    for _ in range(1000):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 6)): data[rng.integers(len(data))] = rng.integers(256)
+        (lfw/'list.txt').write_bytes(data[:rng.integers(1, len(data) + 1)])
+        try: pairs_table(lfw/'lfw', lfw/'list.txt', verify=False)
+        except (ValueError, FileNotFoundError) as e: assert 'list.txt' in str(e) or 'Column' in str(e)

@@ -8,6 +8,20 @@ import pandas as pd
 
 __all__ = ['join_quality', 'read_labels']
 
+def text_lines(
+    file, # a list in text: pairs, labels, pictures
+): # `(number from 1, line)`
+    "The lines of a list that are not blank. FileNotFoundError, or ValueError naming the file, and line or byte, where it is no UTF-8 text"
+    file = Path(file)
+    if not file.is_file(): raise FileNotFoundError(f'{file}: no such list.')
+    try: text = file.read_bytes().decode('utf-8-sig')
+    except UnicodeDecodeError as e: raise ValueError(f'{file}, byte {e.start}: not UTF-8 text. Save the list as UTF-8.') from None
+    lines = [(n, line.rstrip('\r')) for n, line in enumerate(text.split('\n'), 1) if line.strip()]
+    if not lines: raise ValueError(f'{file} is empty.')
+    for n, line in lines:
+        if '\0' in line: raise ValueError(f'{file}, line {n}: holds a zero byte, so it is no list of text.')
+    return lines
+
 def read_labels(
     labels, # file of `path score` lines, split at the last space or tab (the form SDD-FIQA and QSD publish), or .csv with `path,quality`
 ):
@@ -18,12 +32,12 @@ def read_labels(
         if not name.is_file():
             raise FileNotFoundError(f"No label file at {name}. `python data_prep/quality.py` makes labels with a trained baseline.")
         if name.suffix == '.csv':
-            data = pd.read_csv(name, dtype=str, keep_default_na=False)
+            try: data = pd.read_csv(name, dtype=str, keep_default_na=False)
+            except ValueError as e: raise ValueError(f"{name} cannot be read as CSV ({e}). Write it again, or as lines of `path score`.") from e
             if not {'path', 'quality'} <= set(data.columns):
                 raise ValueError(f"{name} needs the columns path and quality, it has {', '.join(map(str, data.columns))}.")
             rows = zip(range(2, len(data)+2), data['path'], data['quality'].replace('', 'nan'))
-        else:
-            with open(name, encoding='utf-8') as f: rows = [(i, *(t.rsplit(None, 1) + [''])[:2]) for i, t in enumerate(f, 1) if t.strip()]
+        else: rows = [(i, *(t.rsplit(None, 1) + [''])[:2]) for i, t in text_lines(name)]
     out = {}
     for i, path, score in rows:
         try: value = float(score)

@@ -40,7 +40,9 @@ def read_pairs(
 )->pd.DataFrame: # `path1, path2` (text), `same` (bool), `fold` (int)
     "The pairs at `path`, checked. Raises as `check_pairs` does"
     if not Path(path).is_file(): raise FileNotFoundError(f'No pairs at {path}. `python data_prep/pairs.py FOLDER PAIRS.TXT` makes them.')
-    pairs = check_pairs(pd.read_csv(path, dtype={'path1': str, 'path2': str}, keep_default_na=False), table)
+    try: pairs = pd.read_csv(path, dtype={'path1': str, 'path2': str}, keep_default_na=False)
+    except ValueError as e: raise ValueError(f'{path} cannot be read as CSV ({e}). Make the pairs again, data_prep/pairs.py --force.') from e
+    pairs = check_pairs(pairs, table)
     return pairs.astype({'same': bool, 'fold': int})
 
 

@@ -17,6 +17,7 @@ from fastcore.xtras import join_path_file
 from torch.utils._pytree import tree_map_only
 
 from .learner import is_fit
+from .models.partial_fc import whole_state_dict
 
 __all__ = ['SaveState', 'random_state', 'resumable', 'run_folder', 'save_whole', 'set_random_state']
 
@@ -49,7 +50,8 @@ class SaveState(Callback):
     With `resume=True` and the file there, `fit` and its kin, called with the same arguments, skip the epochs that are done (their rows
     are printed again as they were) and go on exactly as the uninterrupted run would have. A second fit with the same object, as in
     `fine_tune`, is the second part of the same run. What other callbacks count for themselves starts anew, unless they count rows of the
-    table: `SaveModelCallback` and its kin do. A state is of one process; others of a launch go on with the generators of the first."""
+    table: `SaveModelCallback` and its kin do. A state is of one process, but holds the centers of a `PartialFC` of all: give it to every
+    process. Others of a launch go on with the generators of the first."""
     order = 70  # after everything else that happens at the end of an epoch
 
     def __init__(self,
@@ -136,7 +138,9 @@ class SaveState(Callback):
         if state['loader']: self.dls.train.rng.setstate(_tuples(state['loader']))
 
     def after_epoch(self):
-        if not self.active or self.epoch < len(self.rows) or rank_distrib(): return
+        if not self.active or self.epoch < len(self.rows): return
+        weights = whole_state_dict(get_model(self.learn.model))  # by every process: each has some of the centers of a `PartialFC`
+        if rank_distrib(): return
         learn,recorder,loss = self.learn,self.recorder,self.loss_func
         scaler,terms,scheduler = (getattr(learn, name, None) for name in ('scaler', 'loss_terms', 'param_scheduler'))
         rng = getattr(self.dls.train, 'rng', None)
@@ -146,8 +150,7 @@ class SaveState(Callback):
                  'iters': recorder.iters, 'terms': terms.epochs if terms else [],
                  'smooth_loss': (recorder.smooth_loss.count, torch.tensor(float(recorder.smooth_loss.val))),
                  'random': random_state(), 'loader': rng.getstate() if rng else ()}
-        weights = {'model': get_model(learn.model).state_dict(), 'loss': loss.state_dict() if isinstance(loss, torch.nn.Module) else {}}
-        save_whole({**_plain(state), **weights}, self.file)
+        save_whole({**_plain(state), 'model': weights, 'loss': loss.state_dict() if isinstance(loss, torch.nn.Module) else {}}, self.file)
 
     def after_cancel_fit(self): vars(self.learn).pop('save', None)
 

@@ -18,6 +18,7 @@ from .evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_pai
 from .evaluation.rejection import error_vs_reject
 from .evaluation.roc import roc_points
 from .learner import is_fit, loss_terms
+from .models.partial_fc import whole_state_dict
 from .plots import hardest_figure, hardest_pairs_figure, quality_histogram
 from .runs import finish_run, kept_beside, start_run
 
@@ -51,10 +52,13 @@ class TrackRun(Callback):
 
     def __getstate__(self): return {**self.__dict__, 'wandb_run': None}  # for `Learner.export`
 
-    def before_fit(self): self.tracks,self.wandb_run = is_fit(self.learn) and rank_distrib() == 0, None
+    def before_fit(self):
+        self.fits,self.begun = is_fit(self.learn), False
+        self.tracks,self.wandb_run = self.fits and rank_distrib() == 0, None
 
     def before_epoch(self):
         "The run starts with the first epoch: by then every callback has agreed to the fit"
+        self.begun = self.fits
         if not self.tracks or self.wandb_run is not None: return
         if wandb.run is not None and wandb.run is TrackRun.left: finish_run(wandb.run, failed=True)
         self.ours = wandb.run is None
@@ -87,12 +91,14 @@ class TrackRun(Callback):
         self.wandb_run.log({**row, 'epoch': self.first_epoch + self.epoch + 1})
 
     def after_fit(self):
+        # by every process: each has some of the centers of a `PartialFC`
+        weights = whole_state_dict(get_model(self.learn.model)) if self.begun and self.log_model else None
         if not self.tracks or self.wandb_run is None: return
         if self.trained and len(self.recorder.values) > self.rows: self._log_epoch()  # early stopping lets nobody see its last epoch
         self.logged = self.wandb_run.id, self.first_batch + self.n_epoch*len(self.dls.train), self.first_epoch + self.n_epoch
         table = getattr(self.dls, 'table', None)
         with kept_beside(self.wandb_run):
-            if self.log_model: self._log_artifact('model', 'model', 'model.pth', lambda f: torch.save(get_model(self.learn.model).state_dict(), f))
+            if self.log_model: self._log_artifact('model', 'model', 'model.pth', lambda f: torch.save(weights, f))
             if table is not None and self.log_table: self._log_table(table)
             if table is not None: self._log_pictures(table)
         if self.ours:

@@ -4,12 +4,20 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
+import sys
 import time
+from copy import deepcopy
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from fastai.callback.core import Callback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
 from fastai.learner import load_learner
@@ -19,7 +27,10 @@ from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval
 from qsd_fastai.learner import recognition_learner
+from qsd_fastai.models.margins import AdaFace
+from qsd_fastai.models.partial_fc import PartialFC, whole_state_dict
 from qsd_fastai.resume import SaveState, random_state, run_folder, save_whole, set_random_state
+from qsd_fastai.tracking import TrackRun
 
 pytestmark = [pytest.mark.filterwarnings('ignore::UserWarning'), pytest.mark.usefixtures('one_thread')]
 
@@ -309,3 +320,73 @@ def test_run_folder(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r'no run.json'): run_folder('reid', tmp_path/'nowhere', args, resume=True)
     (out/'run.json').write_text('{')
     with pytest.raises(ValueError, match='not JSON'): run_folder('reid', out, args, resume=True)
+
+
+def partial_fc(table, rate=.6, seed=3):
+    "A learner with sampled centers, and with margins that keep statistics"
+    return make(table, seed=seed, head=partial(PartialFC, margin=partial(AdaFace, s=16.), rate=rate))
+
+
+def test_sampled_centers_go_on_bit_for_bit(labelled_people, tmp_path):
+    left_alone = partial_fc(labelled_people)
+    left_alone.fit_one_cycle(3, 1e-2)
+    with pytest.raises(KeyboardInterrupt): partial_fc(labelled_people).fit_one_cycle(3, 1e-2, cbs=[SaveState(tmp_path/'s'), StopAt(2)])
+    learn = partial_fc(labelled_people, seed=9)
+    learn.fit_one_cycle(3, 1e-2, cbs=SaveState(tmp_path/'s', resume=True))
+    same(left_alone, learn)
+    assert int(learn.model.head.step) > 3 and learn.model.head.momentum.abs().sum() > 0
+
+
+class Averaged(Callback):
+    "What distributed training does with gradients, without its loaders: each process has a batch of its own"
+    order = 1
+
+    def before_step(self):
+        for p in self.learn.model.parameters():
+            if p.grad is not None:
+                dist.all_reduce(p.grad)
+                p.grad /= dist.get_world_size()
+
+
+class KeepLoaded(Callback):
+    "The weights that an epoch starts with"
+    order = 90
+
+    def before_train(self):
+        if not hasattr(self, 'state'): self.state = deepcopy(whole_state_dict(self.learn.model))
+
+
+def share_centers(rank, folder, table):
+    "One of two processes: a run that is stopped, another one that goes on, and one more of what `TrackRun` keeps"
+    torch.set_num_threads(1)
+    os.environ |= {'RANK': str(rank), 'WORLD_SIZE': '2', 'WANDB_MODE': 'offline'}
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    file,loaded_as,learn = Path(folder)/'run.state', KeepLoaded(), partial_fc(table)
+    with pytest.raises(KeyboardInterrupt): learn.fit(2, 1e-2, cbs=[SaveState(file), Averaged(), StopAt(1)])
+    if rank == 0: shutil.copy(file, Path(folder)/'stopped.state')
+    rows,loaded = len(learn.model.head.weight), partial_fc(table, seed=9)
+    with patch.object(torch, 'save', wraps=torch.save) as save:
+        loaded.fit(2, 1e-2, cbs=[SaveState(file, resume=True), Averaged(), loaded_as, TrackRun(dir=folder, hardest=1, log_table=False)])
+    logged = [o.args[0] for o in save.call_args_list if str(o.args[1]).endswith('model.pth')]
+    state = whole_state_dict(loaded.model)
+    torch.save({'rows': rows, 'loaded': loaded_as.state, 'logged': logged, 'after': state}, f'{folder}/{rank}.pt')
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == 'win32' or not dist.is_available(), reason='gloo over a file')
+def test_centers_of_two_processes_are_resumed_by_two_and_by_one(labelled_people, tmp_path):
+    torch.multiprocessing.spawn(share_centers, (str(tmp_path), labelled_people), nprocs=2)
+    first,second = (torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(2))
+    state = torch.load(tmp_path/'run.state', weights_only=True)
+    n_ids = labelled_people.loc[labelled_people['split'] == 'train', 'identity'].nunique()
+    assert [first['rows'], second['rows']] == [n_ids // 2]*2 and state['model']['head.weight'].shape[0] == n_ids
+    assert second['loaded'] is None and second['logged'] == [] and len(first['logged']) == 1
+    assert torch.equal(first['logged'][0]['head.weight'], first['after']['head.weight'])
+    for k,v in first['after'].items(): assert torch.equal(v, state['model'][k]), k
+    assert not torch.equal(first['loaded']['head.weight'], first['after']['head.weight'])
+    stopped = torch.load(tmp_path/'stopped.state', weights_only=True)['model']
+    alone = KeepLoaded()
+    partial_fc(labelled_people, seed=9).fit(2, 1e-2, cbs=[SaveState(tmp_path/'stopped.state', resume=True), alone])
+    for found in (first['loaded'], alone.state):
+        assert found.keys() == stopped.keys()
+        for k,v in stopped.items(): assert torch.equal(v, found[k]), k

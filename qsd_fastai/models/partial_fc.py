@@ -10,7 +10,7 @@ from torch import nn
 from .margins import TINY, ArcFace, SubCenterArcFace
 from .sharded_softmax import gather_rows, processes, sharded_cross_entropy, summed
 
-__all__ = ['PartialFC']
+__all__ = ['PartialFC', 'whole_state_dict']
 
 # rows that are drawn from one seed: a share of the classes starts with the same numbers on however many processes
 BLOCK = 4096
@@ -181,8 +181,30 @@ class PartialFC(nn.Module):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         if self.world > 1:
-            warnings.warn(f'state_dict holds the centers of process {self.rank} of {self.world} alone. Save full_state() beside it.', stacklevel=2)
+            warnings.warn(f'state_dict holds the centers of process {self.rank} of {self.world} alone. Save whole_state_dict(model) instead.',
+                          stacklevel=2)
         super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        first, last = self.share()
+        for key in (prefix + 'weight', prefix + 'momentum'):  # of all identities: this process takes its share
+            if self.world > 1 and key in state_dict and len(state_dict[key]) == self.n_ids: state_dict[key] = state_dict[key][first:last]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.forget()
 
     def __getstate__(self):
         return {**self.__dict__, 'pending': [], 'active': None, 'rows': None}
+
+
+def whole_state_dict(
+    model:nn.Module, # with a `PartialFC` in it, or without
+)->dict|None: # None on every process but the first, where centers are shared out
+    "`model.state_dict()` as one process would have it, which `load_state_dict` reads on however many; every process must call it"
+    heads = {f'{name}.' if name else '': m for name, m in model.named_modules() if isinstance(m, PartialFC) and m.world > 1}
+    full = {prefix: m.full_state() for prefix, m in heads.items()}
+    if None in full.values(): return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'state_dict holds the centers')
+        state = model.state_dict()
+    for prefix, found in full.items(): state.update({prefix + k: v for k, v in found.items()})
+    return state

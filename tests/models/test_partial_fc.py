@@ -194,7 +194,7 @@ def test_two_processes_are_as_good_as_one(tmp_path):
     torch.multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
     found = [torch.load(Path(tmp_path)/f'{rank}.pt', weights_only=True) for rank in range(2)]
     assert [o['rows'] for o in found] == [7, 6] and torch.equal(torch.cat([o['start'] for o in found]), PartialFC(NF, N_IDS).weight)
-    for o in found: assert 'full_state' in o['said'][0] and '2 to 3 pictures' in o['uneven']
+    for o in found: assert 'whole_state_dict' in o['said'][0] and '2 to 3 pictures' in o['uneven']
     for i, make in enumerate(MARGINS):
         for rate in (1., .7):
             alone, state = trained(make, rate, 0, 1)

@@ -88,7 +88,6 @@ class Embeddings:
         rows = torch.cat([o.to(self.dtype) for _, _, o in self.cuts(lo, hi, hi - lo)])
         return rows / self.square[lo:hi, None].sqrt().to(self.dtype) if self.normalize else rows
 
-
     def take(self, index):
         "Any rows, as stored but widened (n, nf)"
         rows = torch.empty(len(index), self.parts[0].shape[1], dtype=self.dtype, device=self.device)

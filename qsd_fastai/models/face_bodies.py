@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .checkpoints import load_body
+from .layers import full_precision
 from .preprocess import Preprocess, face_stats
 
 __all__ = ['FaceBody', 'IResNet', 'StillScale', 'ir18', 'ir34', 'ir50', 'ir101', 'iresnet18', 'iresnet34', 'iresnet50', 'iresnet100']
@@ -87,7 +88,7 @@ class FaceBody(nn.Module):
                              f"{tuple(maps.shape[-2:])}, not {self.map_size}. "
                              f"Load pictures of that size, or build it for yours: body_kwargs={{'size': (height, width)}}.")
         with torch.autocast(maps.device.type, enabled=False):
-            return self.embed(maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps)
+            return self.embed(full_precision(maps))
 
     def forward(self, x): return self.forward_head(self.forward_features(x))
 

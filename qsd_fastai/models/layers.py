@@ -6,6 +6,13 @@ from torch import nn
 __all__ = ['BNNeck', 'GeM', 'NonLocal']
 
 
+def full_precision(
+    x, # any tensor
+): # float32, or float64 as it was
+    "At least float32"
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 class GeM(nn.Module):
     "Generalised-mean pooling (Radenovic, Tolias, Chum, TPAMI 2018; in person re-identification since AGW, Ye et al., TPAMI 2021)"
     def __init__(self,
@@ -21,8 +28,7 @@ class GeM(nn.Module):
         x, # (bs, nf, h, w) maps
     ): # (bs, nf), float32 under autocast: cubes overflow float16
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            return x.clamp(min=self.eps).pow(self.p).flatten(2).mean(-1).pow(1 / self.p)
+            return full_precision(x).clamp(min=self.eps).pow(self.p).flatten(2).mean(-1).pow(1 / self.p)
 
     def extra_repr(self): return f'p={self.p.item():.3g}, eps={self.eps}, learn={self.p.requires_grad}'
 

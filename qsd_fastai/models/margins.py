@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .layers import full_precision
+
 __all__ = ['AdaFace', 'ArcFace', 'CosFace', 'CurricularFace', 'MagFace', 'MarginHead', 'SubCenterArcFace']
-
-
-def _full(x): return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 # shortest vector that is made a unit one: a picture without any embedding gets a gradient that float16 can hold instead of an endless one
@@ -19,18 +18,19 @@ TINY = 1e-3
 
 
 def _mean_and_std(x, gathered):
-    """Mean and deviation over the batch of all processes, where it isn't the same one on each already; None where there is nothing to take it of.
+    """Mean and deviation over the batch of all processes (None where there are too few values), where it isn't the same one on each already.
 
-    Every process has to come here, also one without a value: the others wait for it."""
+    A process without a value must come here, too: the others wait for it."""
     many = not gathered and torch.distributed.is_available() and torch.distributed.is_initialized()
 
     def whole(t):
         if many: torch.distributed.all_reduce(t)
         return t
     n, total = whole(torch.stack([torch.ones_like(x).sum(), x.sum()]))
-    if n == 0: return None, None
+    if n == 0: return None, None  # for all of them: nobody waits below
     mean = total/n
-    return mean, (whole((x - mean).square().sum())/(n - 1)).sqrt() if n > 1 else None
+    squared = whole((x - mean).square().sum())
+    return mean, (squared/(n - 1)).sqrt() if n > 1 else None
 
 
 def _at_target(cosine, ids):
@@ -62,13 +62,13 @@ class MarginHead(nn.Module):
         emb, # (bs, nf)
     ): # (bs, n_ids) cosines, at least float32
         with torch.autocast(emb.device.type, enabled=False):
-            return F.linear(F.normalize(_full(emb), eps=TINY), F.normalize(_full(self.weight), eps=TINY))
+            return F.linear(F.normalize(full_precision(emb), eps=TINY), F.normalize(full_precision(self.weight), eps=TINY))
 
     def margin(self,
         cosine, # (bs, n_ids) of `forward`
         ids, # (bs,) int64; -1 = no class
         norms, # (bs,) lengths of the embeddings, with their graph
-        target=None, # (bs,) cosines to the own class, for rows that have theirs in the columns of another process
+        target=None, # (bs,) cosines to the own class, where it can be in the columns of another process; NaN: no class
     ): # (bs, n_ids) logits, scaled
         "Logits for the cross entropy, with the margin taken from each picture's own class"
         return self.s*cosine
@@ -87,8 +87,8 @@ class MarginHead(nn.Module):
     ): # dict of scalars
         "Named terms of the loss: cross-entropy with the margin, a mean over pictures that have a class, and `regularizer`"
         with torch.autocast(cosine.device.type, enabled=False):
-            ids, norms = torch.where((ids >= 0) & (ids < self.n_ids), ids, -1), _full(emb).norm(dim=1)
-            value = F.cross_entropy(self.margin(_full(cosine), ids, norms), ids, ignore_index=-1, label_smoothing=smoothing, reduction='sum')
+            ids, norms = torch.where((ids >= 0) & (ids < self.n_ids), ids, -1), full_precision(emb).norm(dim=1)
+            value = F.cross_entropy(self.margin(full_precision(cosine), ids, norms), ids, ignore_index=-1, label_smoothing=smoothing, reduction='sum')
             found, extra = {'identity': value/(ids >= 0).sum().clamp(min=1)}, self.regularizer(norms)
         return found if extra is None else {**found, 'norm': extra}
 
@@ -98,7 +98,7 @@ class MarginHead(nn.Module):
         ids, # (n,) their identities as the loader numbers them; those outside `n_ids` are passed over
     ):
         "Start every identity at the mean direction of its pictures (weight imprinting, Qi et al., CVPR 2018); one without pictures stays as it is"
-        device, emb = self.weight.device, F.normalize(_full(emb))
+        device, emb = self.weight.device, F.normalize(full_precision(emb))
         ids = torch.as_tensor(ids, device=device)
         inside = (ids >= 0) & (ids < self.n_ids)
         total = torch.zeros(self.n_ids, self.nf, device=device).index_add_(0, ids[inside], emb.to(device)[inside])
@@ -241,13 +241,14 @@ class CurricularFace(MarginHead):
     def margin(self, cosine, ids, norms, target=None):
         cosine = cosine.clamp(-1, 1)
         rows, cols, own = _at_target(cosine, ids)
-        seen = own.detach() if target is None else target.detach().clamp(-1, 1)
+        seen = own.detach() if target is None else target[~target.isnan()].detach().clamp(-1, 1)
         if self.training and torch.is_grad_enabled():
             mean = _mean_and_std(seen, self.gathered)[0]
             if mean is not None: self.t.lerp_(mean.to(self.t.dtype), self.momentum)
         moved = self._moved(own)
         easy = torch.where(own > math.cos(math.pi - self.m), moved, own - math.sin(math.pi - self.m)*self.m)
-        limit = cosine.new_full((len(cosine),), float('inf')).index_put((rows,), moved.detach()) if target is None else self._moved(seen)
+        if target is None: limit = cosine.new_full((len(cosine),), float('inf')).index_put((rows,), moved.detach())
+        else: limit = self._moved(target.detach().clamp(-1, 1))
         hard = cosine > limit[:, None]  # of a picture without a class, nothing is hard
         cosine = torch.where(hard, cosine*(self.t.to(cosine.dtype) + cosine), cosine)
         return self.s*_replaced(cosine, rows, cols, easy)

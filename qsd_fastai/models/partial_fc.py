@@ -7,6 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from .layers import full_precision
 from .margins import TINY, ArcFace, SubCenterArcFace
 from .sharded_softmax import gather_rows, processes, sharded_cross_entropy, summed
 
@@ -86,7 +87,7 @@ class PartialFC(nn.Module):
     ): # (bs, n) cosines to the sampled identities of this process, in the order of `rows`, at least float32
         if self.active is None: raise RuntimeError('PartialFC has no sample of identities. Give the learner the callback PartialUpdate().')
         with torch.autocast(emb.device.type, enabled=False):
-            emb = emb.float() if emb.dtype in (torch.float16, torch.bfloat16) else emb
+            emb = full_precision(emb)
             return F.linear(F.normalize(emb, eps=TINY), F.normalize(self.active.to(emb.dtype), eps=TINY))
 
     def terms(self,
@@ -98,19 +99,19 @@ class PartialFC(nn.Module):
         "Cross-entropy over the sample, exact over the processes: each has the loss of the whole batch, and the gradient of its own pictures"
         if smoothing: raise ValueError('PartialFC has no label smoothing: leave smoothing at 0.')
         with torch.autocast(cosine.device.type, enabled=False):
-            own = emb.float() if emb.dtype in (torch.float16, torch.bfloat16) else emb
+            own = emb = full_precision(emb)
             if self.world > 1:
                 own, ids = gather_rows(own), gather_rows(ids)
                 cosine = self(own)
             place = torch.searchsorted(self.rows, ids).clamp(max=max(len(self.rows) - 1, 0))
             here = self.rows[place] == ids if len(self.rows) else torch.zeros_like(ids, dtype=torch.bool)
             columns = torch.where(here, place, -1)
-            target = None if self.world == 1 else self._target(cosine, columns)
+            known = (ids >= 0) & (ids < self.n_ids)
+            target = None if self.world == 1 else self._target(cosine, columns).masked_fill(~known, float('nan'))
             logits = self.margin.margin(cosine, columns, own.norm(dim=1), target)
-            found = {'identity': sharded_cross_entropy(logits, columns, (ids >= 0) & (ids < self.n_ids))}
+            found = {'identity': sharded_cross_entropy(logits, columns, known)}
             # of one's own pictures: the mean over processes is taken with the gradients
-            if (extra := self.margin.regularizer((emb.float() if emb.dtype in (torch.float16, torch.bfloat16) else emb).norm(dim=1))) is not None:
-                found['norm'] = extra
+            if (extra := self.margin.regularizer(emb.norm(dim=1))) is not None: found['norm'] = extra
         return found
 
     @torch.no_grad()
@@ -139,6 +140,20 @@ class PartialFC(nn.Module):
         self.momentum[rows] = moved
         self.weight[rows] = weight.sub_(moved, alpha=lr)
         return True
+
+    @torch.no_grad()
+    def imprint(self,
+        emb, # (n, nf) embeddings of training pictures, the same on every process
+        ids, # (n,) their identities as the loader numbers them; those outside `n_ids` are passed over
+    ):
+        "`MarginHead.imprint` of this process's share; what moved the centers before is forgotten"
+        device, emb, (first, last) = self.weight.device, F.normalize(full_precision(emb)), self.share()
+        ids = torch.as_tensor(ids, device=device)
+        inside = (ids >= first) & (ids < last)
+        total = torch.zeros(last - first, self.nf, device=device, dtype=emb.dtype).index_add_(0, ids[inside] - first, emb.to(device)[inside])
+        seen = total.norm(dim=1) > 0
+        self.weight[seen], self.momentum[seen] = F.normalize(total[seen]).to(self.weight.dtype), 0.
+        self.forget()
 
     def forget(self):
         "Drop samples without a step: those of a fit that was interrupted"

@@ -1,7 +1,6 @@
 "A recogniser: body, pool, neck, head, and what comes out of it."
 from collections.abc import Callable, Sequence
 
-import torch
 from fastai.torch_core import params
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
@@ -9,7 +8,7 @@ from torch.utils._pytree import register_pytree_node
 
 from .backbones import make_body
 from .heads import LinearHead
-from .layers import BNNeck, GeM
+from .layers import BNNeck, GeM, full_precision
 from .preprocess import preprocess_of
 
 __all__ = ['Recognition', 'Recognizer', 'level_indices', 'recognizer_splitter']
@@ -82,7 +81,7 @@ class Recognizer(nn.Module):
         if final.ndim == 2: emb = final
         elif self.pool is None: emb = self.body.forward_head(final, pre_logits=True)
         else: emb = self.pool(_as_maps(final, self.body)).flatten(1)
-        return emb.float() if emb.dtype in (torch.float16, torch.bfloat16) else emb
+        return full_precision(emb)
 
     def forward(self,
         x, # (bs, 3, height, width)

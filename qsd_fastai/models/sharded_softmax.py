@@ -55,7 +55,7 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         total = summed(e.sum(1))
         rows = (columns >= 0).nonzero().flatten()
         own = summed(logits.new_zeros(len(logits)).index_put((rows,), logits[rows, columns[rows]]))
-        share = known/known.sum().clamp(min=1)
+        share = known.to(logits.dtype)/known.sum().clamp(min=1)
         ctx.save_for_backward(e.div_(total[:, None]), rows, columns, share.to(e.dtype))
         return ((total.log() + top - own).masked_fill(~known, 0.)*share).sum()
 

@@ -2,6 +2,7 @@
 import copy
 import sys
 import warnings
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from qsd_fastai.models.partial_fc import BLOCK, PartialFC
 pytestmark = pytest.mark.usefixtures('one_thread')
 MARGINS = [ArcFace, CosFace, AdaFace, partial(MagFace, norm_range=(1., 5.)), CurricularFace]
 N_IDS, NF = 13, 6
+IMPRINTS = torch.arange(48.).reshape(8, 6).cos(), torch.tensor([0, 0, 6, 7, 7, 12, 13, -1])
 
 
 def batches(n=3, bs=8):
     torch.manual_seed(0)
-    return [(torch.randn(bs, NF, dtype=torch.float64)*2, torch.randint(0, N_IDS, (bs,))) for _ in range(n)]
+    found = [(torch.randn(bs, NF, dtype=torch.float64)*2, torch.randint(0, N_IDS, (bs,))) for _ in range(n)]
+    if n > 2: found[1][1][2], found[2][1][:bs // 2] = N_IDS, -1  # one of no class, and half a batch
+    return found
 
 
 def centers():
@@ -176,7 +180,7 @@ def trained(make, rate, rank, world):
 
 def work(rank, world, folder):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=world)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=world, timeout=timedelta(seconds=60))
     results = {(i, rate): trained(make, rate, rank, world) for i, make in enumerate(MARGINS) for rate in (1., .7)}
     head = PartialFC(NF, N_IDS)
     with warnings.catch_warnings(record=True) as said:
@@ -184,9 +188,45 @@ def work(rank, world, folder):
         head.state_dict()
     try: head.sample(torch.zeros(2 + rank, dtype=torch.int64))
     except ValueError as e: uneven = str(e)
-    torch.save({'results': results, 'said': [str(o.message) for o in said], 'uneven': uneven, 'rows': len(head.weight), 'start': head.weight},
+    # plain heads, whose statistics are of all processes: the second one's pictures have no class, then nobody's have one
+    plain = {}
+    for name, make in (('curricular', CurricularFace), ('ada', partial(AdaFace, t_alpha=.5))):
+        plain[name] = make(NF, N_IDS).double()
+        for classed in (rank == 0, False, rank == 0):
+            emb, ids = batches(1)[0]
+            plain[name].terms(F.normalize(emb) @ F.normalize(centers()).T, emb, torch.where(torch.tensor(classed), ids, -1))
+    nobody = AdaFace(NF, N_IDS).double()
+    for n in (3*rank, 0):  # a process without any picture
+        nobody.terms(torch.zeros(n, N_IDS, dtype=torch.float64), torch.ones(n, NF, dtype=torch.float64), torch.zeros(n, dtype=torch.int64))
+    plain = {k: v.state_dict() for k, v in {**plain, 'nobody': nobody}.items()}
+    imprinted = PartialFC(NF, N_IDS)
+    imprinted.imprint(*IMPRINTS)
+    torch.save({'results': results, 'plain': plain, 'imprinted': imprinted.weight,
+                'said': [str(o.message) for o in said], 'uneven': uneven, 'rows': len(head.weight), 'start': head.weight},
                f'{folder}/{rank}.pt')
     dist.destroy_process_group()
+
+
+def check_statistics(first, second):
+    "Of plain heads on two processes, against their definitions"
+    for k in first:
+        for name in first[k]: assert torch.equal(first[k][name], second[k][name]), (k, name)
+    emb, ids = batches(1)[0]
+    own = (F.normalize(emb) * F.normalize(centers())[ids]).sum(1).mean()
+    assert float(first['curricular']['t']) == pytest.approx(float(own*.01*(1 + .99)), rel=1e-9)  # moved twice: nobody had a class in between
+    norms, mean, std = emb.norm(dim=1).repeat(2), 20., 100.
+    for _ in range(3): mean, std = (mean + float(norms.mean()))/2, (std + float(norms.std()))/2
+    assert [float(first['ada'][k]) for k in ('batch_mean', 'batch_std')] == pytest.approx([mean, std], rel=1e-9)
+    assert float(first['nobody']['batch_mean']) == pytest.approx(20 + .01*(NF**.5 - 20), rel=1e-9)
+
+
+def test_imprint_is_that_of_a_margin_head():
+    head, plain = PartialFC(NF, N_IDS), ArcFace(NF, N_IDS)
+    plain.weight.data = head.weight.clone()
+    head.momentum.fill_(1.)
+    for h in (head, plain): h.imprint(*IMPRINTS)
+    assert torch.equal(head.weight, plain.weight)
+    assert head.momentum.sum(1).nonzero().flatten().tolist() == [i for i in range(N_IDS) if i not in IMPRINTS[1]]
 
 
 @pytest.mark.skipif(sys.platform == 'win32' or not dist.is_available(), reason='gloo over a file')
@@ -195,6 +235,10 @@ def test_two_processes_are_as_good_as_one(tmp_path):
     found = [torch.load(Path(tmp_path)/f'{rank}.pt', weights_only=True) for rank in range(2)]
     assert [o['rows'] for o in found] == [7, 6] and torch.equal(torch.cat([o['start'] for o in found]), PartialFC(NF, N_IDS).weight)
     for o in found: assert 'whole_state_dict' in o['said'][0] and '2 to 3 pictures' in o['uneven']
+    one = PartialFC(NF, N_IDS)
+    one.imprint(*IMPRINTS)
+    assert torch.equal(torch.cat([o['imprinted'] for o in found]), one.weight)
+    check_statistics(found[0]['plain'], found[1]['plain'])
     for i, make in enumerate(MARGINS):
         for rate in (1., .7):
             alone, state = trained(make, rate, 0, 1)

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .face_bodies import ir18, ir34, ir50, ir101, iresnet18, iresnet34, iresnet50, iresnet100
 from .layers import NonLocal
-from .mobilefacenet import mobilefacenet
+from .mobilefacenet import mobilefacenet, mobilefacenet_prelu
 
 __all__ = ['NonLocalResNet', 'agw_resnet50', 'make_body', 'set_last_stride']
 
@@ -79,7 +79,7 @@ def agw_resnet50(
 
 
 own_bodies:dict[str,Callable] = {f.__name__: f for f in (agw_resnet50, iresnet18, iresnet34, iresnet50, iresnet100, ir18, ir34, ir50, ir101,
-                                                         mobilefacenet)}
+                                                         mobilefacenet, mobilefacenet_prelu)}
 
 
 def make_body(

@@ -7,7 +7,7 @@ from .checkpoints import load_body
 from .face_bodies import FaceBody
 from .preprocess import Preprocess, face_stats
 
-__all__ = ['MobileFaceNet', 'mobilefacenet']
+__all__ = ['MobileFaceNet', 'mobilefacenet', 'mobilefacenet_prelu']
 
 ACTIVATIONS = {'relu6': lambda nf: nn.ReLU6(inplace=True), 'prelu': nn.PReLU}
 IMAGENET_STATS = (.485, .456, .406), (.229, .224, .225)
@@ -95,7 +95,15 @@ class MobileFaceNet(FaceBody):
 
 def mobilefacenet(
     pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs, # for `MobileFaceNet`; `act='prelu', embed_dim=512` for the other public weights
+    **kwargs, # for `MobileFaceNet`
 ):
     "`MobileFaceNet` with 128 numbers an embedding"
     return load_body(MobileFaceNet(**kwargs), pretrained)
+
+
+def mobilefacenet_prelu(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights, InsightFace_Pytorch's for example
+    **kwargs, # for `MobileFaceNet`
+):
+    "`MobileFaceNet` as the paper has it, with PReLU and no pointwise convolution in the stem, and 512 numbers an embedding"
+    return load_body(MobileFaceNet(**{'embed_dim': 512, 'act': 'prelu', **kwargs}), pretrained)

@@ -245,6 +245,9 @@ def test_mobilefacenet_of_512(tmp_path):
     report = load_reference(model, save(state, tmp_path/'mobilefacenet.pth'), show=False)
     nn.init.zeros_(source.conv3.bias)
     assert same(model.body, source) and report.source == 'InsightFace_Pytorch' and model.preprocess.stats == face_stats and not report.unexpected
+    # by name, as recipes do
+    named = Recognizer('mobilefacenet_prelu', 5, pretrained=tmp_path/'mobilefacenet.pth', size=(32, 32))
+    assert same(named.body, source) and named.embed_dim == 512 and named.preprocess.stats == face_stats
 
 
 def test_ones_own_with_no_neck(tmp_path):

@@ -64,7 +64,10 @@ def three_folders(
     at, parts = find(root, folders.values(), source), []
     for split, folder in folders.items():
         prefix = (at/folder).relative_to(root).as_posix()
-        parts.append(parse_names([f'{prefix}/{p}' for p in pictures_in(at/folder) if '/' not in p], **names).assign(split=split))
+        found = pictures_in(at/folder)
+        if deeper := [p for p in found if '/' in p]:
+            raise ValueError(f'{len(deeper)} pictures lie below {at/folder}, first {deeper[0]!r}; {source} has none there: move them up or away.')
+        parts.append(parse_names([f'{prefix}/{p}' for p in found], **names).assign(split=split))
     table = pd.concat(parts, ignore_index=True)
     table.attrs['root'] = str(root)
     return table

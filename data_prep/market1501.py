@@ -67,6 +67,8 @@ def market1501_table(
     prefix, there = _layout(root)
     if there:
         split_of = {f'{prefix}{MARKET[s]}': s for s in there}
+        if deeper := [p for p in paths if p.rpartition('/')[0] not in split_of and p.startswith(tuple(f'{f}/' for f in split_of))]:
+            raise ValueError(f'{len(deeper)} pictures lie deeper than Market-1501 has any, first {deeper[0]!r}: move them up, or away.')
         paths = [p for p in paths if p.rpartition('/')[0] in split_of]
         if not paths: raise FileNotFoundError(f"{', '.join(split_of)} in {root} hold no pictures.")
     table = parse_names(paths, **NAMES)

@@ -10,6 +10,7 @@ Training pictures are compared with each other, held-out ones with each other. T
 """
 import hashlib
 import json
+import os
 import shutil
 import sys
 import warnings
@@ -30,6 +31,7 @@ from qsd_fastai.models.checkpoints import load_reference
 from qsd_fastai.plots import picture_sheet, quality_histogram
 from qsd_fastai.quality import similarity_quality
 from qsd_fastai.resume import save_whole
+from qsd_fastai.runs import file_hash
 
 
 def embed_in_blocks(
@@ -94,7 +96,7 @@ def saved_learner(learner, weights, arch, table, size, last_stride):
 
 
 def labels_of_model(pictures, learner, weights, arch, size, last_stride, folder, options):
-    "The table with labels, what they were made with, and the folder of its embeddings, to be removed when the labels stand"
+    "The table with labels, and the folder of its embeddings, to be removed when the labels stand"
     model = Path(learner or weights)
     if (learner or weights) and not model.is_file(): raise FileNotFoundError(f'There is no model file {model}.')
     learn = saved_learner(learner, weights, arch, pictures, size, last_stride)
@@ -103,7 +105,7 @@ def labels_of_model(pictures, learner, weights, arch, size, last_stride, folder,
     if kept.is_dir(): print(f'Going on with the embeddings in {kept}')
     labelled = pictures.assign(quality=label_table(pictures, embed_in_blocks(learn, pictures, kept), **options))
     labelled.attrs = dict(pictures.attrs)
-    return labelled, {'model': model.name, 'arch': arch, **options}, kept
+    return labelled, kept
 
 
 @call_parse
@@ -133,17 +135,26 @@ def main(
         target = Path(out)/path.name if out else path
         pictures = read_table(path)
         options = {'mode': mode, 'rounds': rounds, 'signed': signed, 'scaling': scaling, 'min_imgs': min_imgs, 'seed': seed}
+        source = Path(labels or learner or weights)
+        of_labels = {'labels': source.name, 'labels_root': labels_root, 'min_coverage': min_coverage}
+        asked = of_labels if labels else {'model': source.name, 'arch': arch, **options}
+        if source.is_file(): asked['content'] = file_hash(source)
+        if target.is_file() and target.with_name('quality.txt').is_file() and not force:
+            had = (read_table(target, check=False).attrs.get('record') or {}).get('quality') or {}
+            if {k: had.get(k) for k in asked} == asked: return print(f'{target} has these labels already, made in the same way: nothing to do.')
         if pictures['quality'].notna().any() and not out and not force:
             raise ValueError(f'{path} has labels already. Write over them by --force, or keep them and name --out DIR.')
         record = pictures.attrs.get('record') or {}
         if labels:
             if learner or weights: raise ValueError('--labels are there already: give them, or a model to make others, not both.')
             labelled,kept = join_quality(pictures, labels, min_coverage, labels_root or None), None
-            made = {'labels': Path(labels).name, 'coverage': labelled.attrs.pop('coverage')}
-        else: labelled,made,kept = labels_of_model(pictures, learner, weights, arch, (height, width), last_stride, target.parent, options)
-        labelled = write_table(labelled, target, {**record, 'quality': made})
+            asked['coverage'] = labelled.attrs.pop('coverage')
+        else: labelled,kept = labels_of_model(pictures, learner, weights, arch, (height, width), last_stride, target.parent, options)
+        labelled = write_table(labelled, target, {**record, 'quality': asked})
         lines = [f'{p}\t{q:.6f}' for p,q in zip(labelled['path'], labelled['quality']) if q == q]
-        target.with_name('quality.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        tmp = target.with_name(f'.{os.getpid()}.quality.txt')
+        tmp.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        os.replace(tmp, target.with_name('quality.txt'))
         report(labelled, target.parent)
         if kept: shutil.rmtree(kept)
         print(f'Written: {target} and quality.txt, quality.png, quality_sheet.png beside it')

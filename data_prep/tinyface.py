@@ -50,7 +50,10 @@ def read_pairs_file(
 
 def _placed(names, there, file):
     "Path of each name, its ending apart: aligned copies may have another one"
-    stems = {p.rpartition('/')[2].rpartition('.')[0]: p for p in there}
+    stems = {}
+    for p in there:
+        first = stems.setdefault(p.rpartition('/')[2].rpartition('.')[0], p)
+        if first != p: raise ValueError(f'{first!r} and {p!r} have one name: which of them is meant? Remove one.')
     out = [stems.get(n.rpartition('.')[0]) for n in names]
     if None in out:
         raise FileNotFoundError(f'{out.count(None)} of {len(names)} pictures of {file.name} are missing, first {names[out.index(None)]!r}.')

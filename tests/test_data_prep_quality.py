@@ -76,7 +76,8 @@ def test_labels_that_are_there_are_not_lost(made):
     folder,*_ = made
     run(folder, 'people/images.csv', '--learner', 'model.pkl', '--out', 'd')
     before = (folder/'d'/'images.csv').read_bytes()
-    assert '--force' in run(folder, 'd/images.csv', '--learner', 'model.pkl', code=1)
+    assert 'nothing to do' in run(folder, 'd/images.csv', '--learner', 'model.pkl')
+    assert '--force' in run(folder, 'd/images.csv', '--learner', 'model.pkl', '--mode', 'exact', code=1)
     assert (folder/'d'/'images.csv').read_bytes() == before
     run(folder, 'd/images.csv', '--learner', 'model.pkl', '--force', '--mode', 'exact')
     assert (folder/'d'/'images.csv').read_bytes() != before
@@ -100,6 +101,7 @@ def test_labels_of_others_are_joined_and_their_coverage_recorded(made):
     assert joined['quality'].notna().sum() == len(lines) - 1
     made_of = joined.attrs['record']['quality']
     assert made_of['labels'] == 'theirs.txt' and made_of['coverage']['part'] == pytest.approx((len(lines) - 1)/len(lines)) and 'labels unused' in said
+    assert 'nothing to do' in run(folder, 'people/images.csv', '--labels', 'theirs.txt', '--labels-root', '/gone/root', '--out', 'joined')
     (folder/'half.txt').write_text('\n'.join(lines[:len(lines)//2]) + '\n')
     said = run(folder, 'people/images.csv', '--labels', 'half.txt', '--labels-root', '/gone/root', '--out', 'half', code=1)
     assert 'min_coverage is 90%' in said and not (folder/'half').exists()

@@ -135,3 +135,7 @@ def test_msmt17_refuses(tmp_path, capsys):
     assert 'train: trainval' in capsys.readouterr().out and read_table(tmp_path/'set'/'images.csv').attrs['record']['train'] == 'trainval'
     (tmp_path/'set'/'list_val.txt').unlink()
     with pytest.raises(FileNotFoundError, match=r'lacks list_val\.txt'): msmt17_table(tmp_path/'set')
+
+def test_pictures_that_lie_deeper_are_not_lost_in_silence(tmp_path):
+    draw(duke(tmp_path), 'query/extra/0005_c3_f0046985.jpg')
+    with pytest.raises(ValueError, match=r'1 pictures lie below .*query, first .extra/0005_c3'): dukemtmc_table(tmp_path)

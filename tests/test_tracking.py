@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,10 @@ class Run:
     "What is in the file of a run"
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.records = records(next(self.folder.glob('*.wandb')))
+        for _ in range(100):  # another process writes it, and on a busy machine it comes late
+            self.records = records(next(self.folder.glob('*.wandb')))
+            if {'run', 'exit'} <= {r.WhichOneof('record_type') for r in self.records}: break
+            time.sleep(.1)
         of = lambda kind: [getattr(r, kind) for r in self.records if r.WhichOneof('record_type') == kind]
         self.config,self.history,self.artifacts = {}, [], {}
         for update in (*(r.config for r in of('run')), *of('config')):

@@ -105,6 +105,7 @@ class Embedder:
         data,          # A folder (all pictures below it, sorted), a file, or a list of files, PIL images or arrays
         bs:int=64,     # Pictures a batch
         workers:int=4, # Threads that decode
+        flip:bool=False, # Add the embedding of the mirror image? Where the file does so itself it is not done twice
     ): # `(names, emb)`: what was embedded, and float32 `(n, nf)` in the same order
         "Embeddings of pictures; FileNotFoundError or OSError naming the picture that is missing or cannot be read"
         names = list_pictures(data)
@@ -116,7 +117,10 @@ class Embedder:
             for k in range(len(batches)):
                 pictures = [o.result() for o in waiting]
                 waiting = [pool.submit(self.prepare, o) for o in batches[k + 1]] if k + 1 < len(batches) else []
-                out[k*bs:k*bs + len(pictures)] = self._run(np.stack(pictures))
+                x = np.stack(pictures)
+                found = self._run(x)
+                if flip and not self.preprocessing.flip: found = found + self._run(np.ascontiguousarray(x[:, :, ::-1]))
+                out[k*bs:k*bs + len(pictures)] = found
         return names, out
 
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from .learner import is_fit
 from .models.partial_fc import whole_state_dict
 
-__all__ = ['SaveState', 'random_state', 'resumable', 'run_folder', 'save_whole', 'set_random_state']
+__all__ = ['SaveState', 'random_state', 'resumable', 'run_folder', 'run_or_nothing', 'save_whole', 'set_random_state']
 
 
 def random_state()->dict:
@@ -210,6 +210,17 @@ def run_folder(
         listed = ', '.join(f'{k} was {a!r} and is {b!r}' for k,(a,b) in other.items())
         raise ValueError(f'{out} was started with other arguments: {listed}. Resume with the same ones.')
     return out, kept['id']
+
+
+@contextmanager
+def run_or_nothing(
+    out, # Folder of a run that cannot be resumed
+):
+    "Where this block is left by an error, or by Ctrl-C, the folder holds no run any more: another one can have it"
+    try: yield
+    except BaseException:
+        (Path(out)/'run.json').unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

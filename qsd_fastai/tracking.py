@@ -22,7 +22,7 @@ from .models.partial_fc import whole_state_dict
 from .plots import hardest_figure, hardest_pairs_figure, quality_histogram
 from .runs import finish_run, kept_beside, start_run
 
-__all__ = ['TrackRun', 'figure_image', 'finish_run', 'start_run']
+__all__ = ['TrackRun', 'figure_image', 'finish_run', 'start_run', 'track_judgement']
 
 
 class TrackRun(Callback):
@@ -245,6 +245,21 @@ def table_picture(
         img = img.convert('RGB')
         img.thumbnail((most, most))
     return wandb.Image(img, caption=caption, file_type='jpg')
+
+
+def track_judgement(
+    found,  # `figures`, and what they were made by: `protocol`, `data`, `model`
+    plots,  # name -> matplotlib figure
+    tables, # name -> function of picture files and their paths that makes a W&B table
+    table,  # Of pictures
+    **kwargs, # For `start_run`: `name`, `group`, `dir`
+):
+    "A W&B run of a model that was judged: figures as its summary, pictures, tables"
+    run = start_run(config={k: found[k] for k in ('protocol', 'data', 'model')}, **kwargs)
+    run.summary.update(found['figures'])
+    shown = picture_files(table).to_numpy(), table['path'].to_numpy()
+    with kept_beside(run): run.log({**{k: figure_image(v) for k,v in plots.items()}, **{k: make(*shown) for k,make in tables.items()}})
+    finish_run(run)
 
 
 def figure_image(

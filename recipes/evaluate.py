@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from fastcore.script import call_parse
 
 from qsd_fastai.all import *
-from qsd_fastai.runs import file_hash, kept_beside
+from qsd_fastai.runs import file_hash
 from qsd_fastai.tracking import far_of, hardest_table, pairs_table
 
 stats = {'imagenet': imagenet_stats, 'half': face_stats}
@@ -57,17 +57,13 @@ def of_weights(table, file, o, record):
     record |= {'arch': o.arch, 'size': list(size), 'last_stride': o.last_stride, 'mean': list(mean), 'std': list(std)}
     one = table.assign(split='train', identity='?')  # transforms are all that is wanted of the loaders
     dls = recognition_dataloaders(one, table.attrs['root'], size, n_ids=1, n_imgs=1, stats=(mean, std), num_workers=o.workers)
-    return Learner(dls, model, loss_func=RecognitionLoss()).embed(table, bs=o.bs, flip=o.flip)
+    return Learner(dls, model.to(dls.device), loss_func=RecognitionLoss()).embed(table, bs=o.bs, flip=o.flip)
 
 
 def of_exported(table, file, o, record):
     embedder,files,parts = Embedder(file, 'cuda' if torch.cuda.is_available() and file.suffix == '.pt2' else 'cpu'), picture_files(table).tolist(), []
-    mirror = o.flip and not embedder.preprocessing.flip
-    record |= {'flip_inside': embedder.preprocessing.flip, 'unit_length': embedder.preprocessing.normalized}
-    for lo in progress_bar(range(0, len(files), o.bs), leave=False):
-        pictures = parallel(embedder.prepare, files[lo:lo + o.bs], n_workers=4, threadpool=True, progress=False)
-        emb = embedder.embed(pictures, o.bs)[1]
-        parts.append(fuse_flip(emb, embedder.embed([p[:, ::-1].copy() for p in pictures], o.bs)[1]) if mirror else emb)
+    record |= {'flip_inside': embedder.preprocessing.flip, 'normalized': embedder.preprocessing.normalized}
+    for lo in progress_bar(range(0, len(files), 16*o.bs), leave=False): parts.append(embedder.embed(files[lo:lo + 16*o.bs], o.bs, flip=o.flip)[1])
     return torch.from_numpy(np.concatenate(parts))
 
 
@@ -145,6 +141,7 @@ def judge_pairs(table, emb, rows, pairs, o, known):
     protocol = {'pairs': len(pairs), 'same': int(per_pair['same'].sum()), 'folds': len(result.thresholds), 'folds_asked_for': bool(o.folds),
                 'thresholds': o.thresholds, 'distance': 'squared Euclidean of unit embeddings', 'fold_thresholds': result.thresholds.tolist(),
                 'far': {f'{k:g}': {'threshold': v.threshold, 'false_accepts': v.false_accepts} for k,v in zip(tar.index, tar.itertuples())},
+                'interpolated': False,
                 'rejection': f'{rejection.what}, unit {o.unit}, mean over the first {rejection.area:.0%}; {rejection.rule}' if rejection else None}
     paths = table['path'].to_numpy()
     frame = per_pair.assign(path1=paths[per_pair['row1']], path2=paths[per_pair['row2']]).drop(columns=['row1', 'row2'])
@@ -160,7 +157,8 @@ def judge_templates(table, emb, rows, folder, o):
     pooled = pool_templates(emb[place], templates['template'], templates['media'], o.pool, o.media_norm, weights)
     pairs = read_template_pairs(folder/'template_pairs.csv', templates)
     scores = template_scores(pooled, pairs['template1'], pairs['template2'])
-    figures = {f'template tar@{k:g}': float(v) for k,v in tar_at_far(scores, pairs['same'], [float(v) for v in o.far.split(',')])['tar'].items()}
+    tar = tar_at_far(scores, pairs['same'], [float(v) for v in o.far.split(',')])
+    figures = {f'template tar@{k:g}': float(v) for k,v in tar['tar'].items()}
     points = roc_points(scores, pairs['same'])
     plots = {'template_roc': roc_figure(points, title='Templates: ROC'), 'template_det': det_figure(points, title='Templates: DET')}
     if (folder/'gallery.csv').is_file() and (folder/'probe.csv').is_file():
@@ -168,7 +166,9 @@ def judge_templates(table, emb, rows, folder, o):
         galleries = {k: (pooled.emb[pooled.rows(of['template'])], of['identity']) for k,of in gallery.groupby('list')}
         found = evaluate_identification(pooled.emb[pooled.rows(probe['template'])], probe['identity'], galleries).figures
         figures |= {f'template {k}': float(v) for k,v in found.loc['mean'].items() if not k.startswith('n_')}
-    protocol = {'templates': len(pooled.template), 'pairs': len(pairs), 'pool': o.pool, 'media_norm': o.media_norm, 'weigh': o.weigh or None}
+    protocol = {'templates': len(pooled.template), 'pairs': len(pairs), 'pool': o.pool, 'media_norm': o.media_norm, 'weigh': o.weigh or None,
+                'far': {f'{k:g}': {'threshold': v.threshold, 'false_accepts': v.false_accepts} for k,v in zip(tar.index, tar.itertuples())},
+                'interpolated': False}
     return SimpleNamespace(figures=figures, protocol=protocol, frames={}, plots=plots, tables={})
 
 
@@ -183,7 +183,8 @@ def judge(file, table, emb, rows, o, model):
     if has_templates(folder): parts['templates'] = judge_templates(table, emb, rows, folder, o)
     if not parts: raise ValueError(f"{file} has neither queries and a gallery nor pairs.csv or templates.csv beside it: there is nothing to judge.")
     merged = lambda what: {k: v for part in parts.values() for k,v in getattr(part, what).items()}
-    protocol = {'flip': bool(o.flip), 'precision': o.precision, **{k: part.protocol for k,part in parts.items()}}
+    inside = model.get('flip_inside', False)
+    protocol = {'flip': bool(o.flip or inside), 'flip_inside': inside, 'precision': o.precision, **{k: part.protocol for k,part in parts.items()}}
     data = {'file': str(file), 'sha256': file_hash(file), 'pictures_embedded': len(rows), 'record': table.attrs.get('record')}
     return {'figures': merged('figures'), 'protocol': protocol, 'data': data, 'model': model}, *map(merged, ('plots', 'frames', 'tables'))
 
@@ -224,33 +225,28 @@ def evaluate(o):
     if not len(pictures): raise ValueError(f"{o.data} has only training pictures and no pairs.csv beside it: there is nothing to judge.")
     pictures.attrs = tables[0].attrs
     out,_ = run_folder('evaluate', o.out, vars(o))
-    emb = embed(pictures).to(getattr(torch, o.precision))
-    if o.save_embeddings: write_embeddings(o.save_embeddings, pictures, emb, model)
-    index,results = pd.Index(pictures['path']), {}
-    for file,table,mask in zip(files, tables, masks):
-        to = out if len(files) == 1 else out/Path(file).stem
-        to.mkdir(exist_ok=True)
-        rows = mask.nonzero()[0]
-        found,plots,frames,made = judge(file, table, emb[index.get_indexer(table['path'].iloc[rows])], rows, o, model)
-        (to/'results.json').write_text(json.dumps(found, indent=1, default=str), encoding='utf-8')
-        for k,frame in frames.items(): frame.to_csv(to/f'{k}.csv', index=False)
-        for k,figure in plots.items(): figure.savefig(to/f'{k}.png', dpi=150)
-        results[Path(file).stem] = found['figures']
-        if o.wandb:
-            config = {k: found[k] for k in ('protocol', 'data', 'model')}
-            wandb_run = start_run(name=f'{out.name} {Path(file).stem}', group=o.group or out.name, dir=out, config=config)
-            wandb_run.summary.update(found['figures'])
-            shown = picture_files(table).to_numpy(), table['path'].to_numpy()
-            with kept_beside(wandb_run):
-                wandb_run.log({**{k: figure_image(v) for k,v in plots.items()}, **{k: make(*shown) for k,make in made.items()}})
-            finish_run(wandb_run)
-    results = pd.DataFrame(results).T.rename_axis('table')
-    results.assign(model=model['file'], sha256=model['sha256'][:12]).to_csv(out/'results.csv')
-    if len(files) > 1:
-        spread = pd.DataFrame({'mean': results.mean(), 'std': results.std()})
-        spread.to_csv(out/'mean.csv')
-        found |= {'figures': spread.to_dict('index'), 'data': files}
-        (out/'results.json').write_text(json.dumps(found, indent=1, default=str), encoding='utf-8')
+    with run_or_nothing(out):
+        emb = embed(pictures).to(getattr(torch, o.precision))
+        if o.save_embeddings: write_embeddings(o.save_embeddings, pictures, emb, model)
+        index,results = pd.Index(pictures['path']), {}
+        for file,table,mask in zip(files, tables, masks):
+            to = out if len(files) == 1 else out/Path(file).stem
+            to.mkdir(exist_ok=True)
+            rows = mask.nonzero()[0]
+            found,plots,frames,made = judge(file, table, emb[index.get_indexer(table['path'].iloc[rows])], rows, o, model)
+            (to/'results.json').write_text(json.dumps(found, indent=1, default=str), encoding='utf-8')
+            for k,frame in frames.items(): frame.to_csv(to/f'{k}.csv', index=False)
+            for k,figure in plots.items(): figure.savefig(to/f'{k}.png', dpi=150)
+            results[Path(file).stem] = found['figures']
+            if o.wandb:
+                track_judgement(found, plots, made, table, name=f'{out.name} {Path(file).stem}', group=o.group or out.name, dir=out)
+        results = pd.DataFrame(results).T.rename_axis('table')
+        results.assign(model=model['file'], sha256=model['sha256'][:12]).to_csv(out/'results.csv')
+        if len(files) > 1:
+            spread = pd.DataFrame({'mean': results.mean(), 'std': results.std()})
+            spread.to_csv(out/'mean.csv')
+            found |= {'figures': spread.to_dict('index'), 'data': files}
+            (out/'results.json').write_text(json.dumps(found, indent=1, default=str), encoding='utf-8')
     print(f'\n{model["file"]} on {o.data}, in %\n\n{(100*(results.T if len(files) == 1 else spread)).round(2).to_string()}')
     print(f'\nEverything is in {out}; how it was judged in results.json')
 

@@ -122,6 +122,7 @@ def test_figures_are_those_of_the_library(recipe, people, tmp_path):
 
     protocol = result['protocol']
     assert protocol['search']['rerank'] == [4, 2, .4] and protocol['search']['same_camera_excluded'] and protocol['pairs']['thresholds'] == 'exact'
+    assert protocol['pairs']['interpolated'] is False and set(protocol['pairs']['far']) == {'0.1', '0.02'}
     assert protocol['pairs']['folds'] == 3 and protocol['search']['queries'] == query.sum() and not protocol['flip']
     assert result['data']['record']['source'] == 'tests' and len(result['data']['sha256']) == 64
     per_query,per_pair = (pd.read_csv(tmp_path/'out'/f'{k}.csv', keep_default_na=False, na_values=['']) for k in ('per_query', 'per_pair'))
@@ -149,6 +150,37 @@ def test_switches_change_what_they_say(recipe, people, tmp_path):
     assert not result['protocol']['search']['same_camera_excluded'] and result['protocol']['search']['distance'] == 'squared Euclidean'
     again = judged(recipe, tmp_path/'b', data=data, embeddings=str(tmp_path/'kept.npz'), no_cameras=True, euclidean=True, folds=4, unit='pair')
     assert again['figures'] == pytest.approx(result['figures'], nan_ok=True) and 'unit pair' in again['protocol']['pairs']['rejection']
+
+
+def test_mirror_images_of_every_kind_of_model(recipe, people, tmp_path):
+    data,held = str(people.folder/'images.csv'), people.held
+    for inside in (False, True): export_embedder(people.learn, people.folder/f'mirror{inside:d}.pt2', people.table, flip=inside)
+    export_embedder(people.learn, people.folder/'raw.pt2', people.table, normalized=False)
+    models = {'outside': {'exported': 'mirror0.pt2'}, 'inside': {'exported': 'mirror1.pt2', 'flip': False}, 'asked': {'exported': 'mirror1.pt2'},
+              'raw': {'exported': 'raw.pt2'}, 'learner': {'learner': 'learner.pkl'}, 'weights': {'weights': 'weights.pth'}}
+    shape = {'arch': 'test_resnet', 'height': 32, 'width': 16}
+    results,kept = {}, {}
+    for name,of in models.items():
+        given = {'flip': True, 'save_embeddings': str(tmp_path/f'{name}.npz'), **{k: str(people.folder/v) if v else v for k,v in of.items()}}
+        results[name] = judged(recipe, tmp_path/name, data=data, hardest=0, **given, **(shape if name == 'weights' else {}))
+        kept[name] = torch.from_numpy(np.load(tmp_path/f'{name}.npz', allow_pickle=False)['emb'])
+    twice = people.learn.embed(held, root=people.folder, flip=True)
+    for name in ('learner', 'weights', 'raw'): torch.testing.assert_close(kept[name], twice, rtol=1e-3, atol=1e-3)
+    for name in ('inside', 'asked'): torch.testing.assert_close(kept[name], torch.nn.functional.normalize(twice), rtol=1e-3, atol=1e-4)
+    once = people.learn.embed(held, root=people.folder, normalize=True)
+    mirrored = torch.nn.functional.normalize(twice - people.learn.embed(held, root=people.folder))
+    torch.testing.assert_close(kept['outside'], once + mirrored, rtol=1e-3, atol=1e-4)
+    for name,result in results.items():
+        inside = name in ('inside', 'asked')
+        assert result['protocol']['flip'] is True and result['protocol']['flip_inside'] is inside
+        if 'exported' in models[name]: assert result['model']['flip_inside'] is inside and result['model']['normalized'] is (name != 'raw')
+
+
+def test_a_judgement_that_failed_does_not_keep_the_folder(recipe, people, tmp_path):
+    o = {'data': str(people.folder/'images.csv'), 'embeddings': str(people.folder/'emb.npz')}
+    with pytest.raises(ValueError, match='far must be'): judged(recipe, tmp_path/'out', far='2', **o)
+    assert judged(recipe, tmp_path/'out', **o)['figures']['mAP'] > 0
+    with pytest.raises(FileExistsError, match='already holds a run'): judged(recipe, tmp_path/'out', **o)
 
 
 def test_single_gallery_shot_where_the_record_says_so(recipe, people, tmp_path):
@@ -192,7 +224,10 @@ def test_templates(recipe, people, tmp_path):
     gallery = {'G1': (pooled.emb[::2], lists['identity'][::2])}
     want = evaluate_identification(pooled.emb[1::2], lists['identity'][1::2], gallery).figures.loc['mean']
     assert result['figures']['template rank1'] == pytest.approx(want['rank1'])
-    assert result['protocol']['templates'] == {'templates': 12, 'pairs': 66, 'pool': 'mean', 'media_norm': True, 'weigh': 'quality'}
+    at, = tar_at_far(scores, pairs['same'], .1).itertuples()
+    assert result['protocol']['templates'] == {'templates': 12, 'pairs': 66, 'pool': 'mean', 'media_norm': True, 'weigh': 'quality',
+                                               'far': {'0.1': {'threshold': pytest.approx(at.threshold), 'false_accepts': at.false_accepts}},
+                                               'interpolated': False}
 
 
 def test_many_splits_give_mean_and_spread(recipe, people, tmp_path, capsys):
@@ -220,6 +255,7 @@ def test_many_splits_give_mean_and_spread(recipe, people, tmp_path, capsys):
     ({'embeddings': 'cut.npz'}, 'no arrays'), ({'embeddings': 'array.npy'}, 'no arrays'), ({'embeddings': 'flat.npz'}, 'paths and'),
     ({'embeddings': 'few.npz'}, 'lacks 4 of 24 pictures'), ({'embeddings': 'twice.npz'}, 'twice'),
     ({'embeddings': 'emb.npz', 'far': '2'}, 'far must be'),
+    ({'embeddings': 'emb.npz', 'flip': True}, '--flip'),
     ({'embeddings': 'emb.npz', 'precision': 'half'}, '--precision half'), ({'embeddings': 'emb.npz', 'data': ''}, '--data'),
     ({'embeddings': 'emb.npz', 'data': 'none_*.csv'}, 'No table matches'), ({'embeddings': 'emb.npz', 'data': 'no.csv'}, 'No table at'),
     ({'embeddings': 'emb.npz', 'pairs': 'no.csv'}, 'No pairs at'), ({'embeddings': 'emb.npz', 'data': 'train.csv'}, 'only training pictures'),

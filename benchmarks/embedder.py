@@ -14,7 +14,7 @@ import torch
 from fastcore.script import call_parse
 
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
-from qsd_fastai.data.synthetic_faces import generate_faces
+from qsd_fastai.drawn.faces import generate_faces
 from qsd_fastai.embedder import Embedder
 from qsd_fastai.export import export_embedder
 from qsd_fastai.learner import recognition_learner

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from qsd_fastai.evaluation.blocks import DistanceBlocks, Embeddings
+from qsd_fastai.evaluation.distances import DistanceBlocks, Embeddings
 from qsd_fastai.evaluation.open_set import open_set_rates, pair_rates
 from qsd_fastai.evaluation.reranking import k_reciprocal
 from qsd_fastai.evaluation.retrieval import evaluate_distances, evaluate_retrieval

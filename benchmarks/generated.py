@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from qsd_fastai.data.synthetic import generate_people
-from qsd_fastai.data.synthetic_faces import generate_faces
+from qsd_fastai.drawn.faces import generate_faces
+from qsd_fastai.drawn.people import generate_people
 
 
 @call_parse

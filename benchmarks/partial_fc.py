@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from qsd_fastai.models.margins import ArcFace
-from qsd_fastai.models.partial_fc import PartialFC
+from qsd_fastai.models.heads.margins import ArcFace
+from qsd_fastai.models.heads.partial_fc import PartialFC
 
 
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/2**30

@@ -26,12 +26,12 @@ from fastprogress.fastprogress import progress_bar
 from qsd_fastai.data.labels import join_quality
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.data.table import read_table, write_table
+from qsd_fastai.files import file_hash, save_whole
 from qsd_fastai.learner import recognition_learner
-from qsd_fastai.models.checkpoints import load_reference
-from qsd_fastai.plots import picture_sheet, quality_histogram
+from qsd_fastai.models.weights.read import load_reference
+from qsd_fastai.plots.pictures import sheet_figure
+from qsd_fastai.plots.quality import quality_histogram_figure
 from qsd_fastai.quality import similarity_quality
-from qsd_fastai.resume import save_whole
-from qsd_fastai.runs import file_hash
 
 
 def embed_in_blocks(
@@ -75,11 +75,11 @@ def report(
     print(f'{len(known):,} of {len(table):,} pictures labelled ({len(known)/len(table):.1%}); {alone:,} identities without a label')
     print('quality:  ' + '  '.join(f'{p} % {known.quantile(p/100):.1f}' for p in (0, 5, 25, 50, 75, 95, 100)))
     print(f'standard deviation: {known.std():.1f} over all, {within.mean():.1f} within an identity on average')
-    quality_histogram(table['quality'], 'Quality of the pictures').savefig(folder/'quality.png', dpi=150)
+    quality_histogram_figure(table['quality'], 'Quality of the pictures').savefig(folder/'quality.png', dpi=150)
     order = known.sort_values(kind='stable').index
     rows = [order[:n], order[-n:][::-1]]
     files = picture_files(table)
-    picture_sheet([files[r].tolist() for r in rows], [table.loc[r, 'quality'].tolist() for r in rows], ['worst', 'best']).savefig(
+    sheet_figure([files[r].tolist() for r in rows], [table.loc[r, 'quality'].tolist() for r in rows], ['worst', 'best']).savefig(
         folder/'quality_sheet.png', dpi=150)
 
 

@@ -24,56 +24,18 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from plum import dispatch
 
+from .callbacks.loss_terms import LossTerms
+from .callbacks.partial_update import PartialUpdate
 from .data.blocks import TensorQuality, TensorScene
 from .data.loaders import TableRow, picture_files
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
-from .models.margins import MarginHead
-from .models.partial_fc import PartialFC
+from .models.heads.margins import MarginHead
+from .models.heads.partial_fc import PartialFC
 from .models.preprocess import stats_differ
 from .models.recognizer import Recognizer, recognizer_splitter
-from .partial_update import PartialUpdate
 
-__all__ = ['LossTerms', 'is_fit', 'loss_terms', 'recognition_learner']
-
-
-def is_fit(
-    learn, # `Learner` in a callback's `before_fit`
-)->bool:
-    "Is this a fit? fastai sends the same events for validate, get_preds and predict, which hold the lock, and for lr_find"
-    return not learn.lock.locked() and not hasattr(learn, 'lr_finder')
-
-
-def loss_terms(
-    learn, # `Learner`
-)->dict: # Of scalar tensors
-    "The named terms of the last batch: those of the loss function, and of every callback that has `terms`"
-    terms = {}
-    for owner in (learn.loss_func, *learn.cbs): terms.update(getattr(owner, 'terms', None) or {})
-    return terms
-
-
-class LossTerms(Callback):
-    "Collects `loss_terms`: the last batch in `last`, the mean of each epoch in `epochs`, until the next fit"
-    order,run_valid = 45,False  # when all have been computed, before the Recorder
-
-    def __init__(self): self.epochs,self.last = [],{}
-
-    def before_fit(self):
-        if is_fit(self.learn): self.epochs,self.last = [],{}
-
-    def before_train(self): self.sums,self.count = {},0
-
-    def after_batch(self):
-        self.last = loss_terms(self.learn)
-        for k,v in self.last.items(): self.sums[k] = self.sums.get(k, 0) + v.detach().float()
-        self.count += 1
-
-    def after_train(self): self.epochs.append({'epoch': self.epoch, **{k: float(v)/self.count for k,v in self.sums.items()}})
-
-    def frame(self):
-        "A row an epoch, a column a term"
-        return pd.DataFrame(self.epochs)
+__all__ = ['recognition_learner']
 
 
 def recognition_learner(

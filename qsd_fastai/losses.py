@@ -5,14 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .distributed import gather
+from .tensors import full_precision
+
 __all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'RecognitionLoss', 'TripletLoss', 'WeightedRegularizedTriplet', 'pairwise_distance']
-
-
-def full_precision(
-    x, # any tensor
-): # float32, or float64 as it was
-    "At least float32"
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def pairwise_distance(
@@ -151,18 +147,11 @@ class CenterLoss(nn.Module):
     @torch.no_grad()
     def _start(self, emb, ids):
         if not self.training or bool(self.started.all()): return
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # every process must start a center at the same place
-            emb, ids = _gather(emb), _gather(ids)
+        # every process must start a center at the same place
+        emb, ids = gather(emb), gather(ids)
         for i in ids.unique().tolist():
             if i >= 0 and not self.started[i]:
                 self.centers[i], self.started[i] = emb[ids == i].mean(0).to(self.centers.dtype), True
-
-
-def _gather(x):
-    parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
 
 
 class RecognitionLoss(nn.Module):

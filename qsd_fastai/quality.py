@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .tensors import finite_rows, plain_labels, plain_tensor
+
 __all__ = ['norm_quality', 'similarity_quality', 'wasserstein']
 
 
@@ -158,14 +160,10 @@ def similarity_quality(
     if scaling not in ('minmax', 'robust'): raise ValueError(f"scaling is 'minmax' or 'robust', not {scaling!r}")
     if min(n_pos, n_neg, rounds) < 1: raise ValueError(f'n_pos, n_neg and rounds must be 1 or more, got {n_pos}, {n_neg}, {rounds}')
     if min_imgs < 2: raise ValueError(f'min_imgs must be 2 or more, got {min_imgs}: one picture alone has nobody to be like')
-    emb = emb.detach().as_subclass(torch.Tensor) if isinstance(emb, torch.Tensor) else torch.from_numpy(np.require(emb, requirements='CW'))
-    ids = np.asarray(ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids).reshape(-1)
+    emb,ids = plain_tensor(emb),plain_labels(ids)
     if emb.ndim != 2: raise ValueError(f'emb must be (pictures, features), got {tuple(emb.shape)}')
     if len(ids) != len(emb): raise ValueError(f'{len(ids)} ids for {len(emb)} embeddings: give one for each')
-    bad = ~torch.isfinite(emb).all(1)
-    if bad.any():
-        raise ValueError(f'emb row {int(bad.nonzero()[0])} holds NaN or infinity ({int(bad.sum())} such rows): '
-                         'the model diverged or overflowed half precision; embed again in float32')
+    finite_rows(emb)
     codes, names = pd.factorize(ids.astype(object))
     if (codes < 0).any(): raise ValueError(f'ids row {int((codes < 0).argmax())} is empty: every picture needs an identity')
     if len(names) < 2: raise ValueError('emb holds one identity only: quality compares with pictures of others, so give two or more')
@@ -197,10 +195,10 @@ def norm_quality(
 
     Networks answer a clear picture with a longer embedding, most of all where training asks for it: MagFace (Meng et al., CVPR 2021),
     AdaFace (Kim et al., CVPR 2022). The scale is that of this set. ValueError for NaN (naming the row) and norms that are all alike."""
-    emb = emb.detach().as_subclass(torch.Tensor) if isinstance(emb, torch.Tensor) else torch.from_numpy(np.require(emb, requirements='CW'))
+    emb = plain_tensor(emb)
     if emb.ndim != 2 or not len(emb): raise ValueError(f'emb must be (pictures, features) with at least one picture, got {tuple(emb.shape)}')
     norm = (emb if emb.dtype == torch.float64 else emb.float()).norm(dim=1).double().cpu().numpy()
-    if not np.isfinite(norm).all(): raise ValueError(f'emb row {int((~np.isfinite(norm)).argmax())} holds NaN or infinity: embed again in float32')
+    finite_rows(norm)
     if np.ptp(norm) <= 1e-5 * norm.max():
         raise ValueError('all embeddings are of one length, so it says nothing: take them before they are normalised')
     return _to_hundred(norm[:, None], 'robust', percentiles).astype(np.float32)

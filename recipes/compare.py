@@ -57,7 +57,7 @@ def main(
     shown = gains.assign(text=text).pivot(index='arm', columns='figure', values='text')
     shown = shown.loc[gains['arm'].unique(), gains['figure'].unique()].rename_axis(index=None, columns=None)
     print(f'\nGain over "{reference}" of the same seed, in points: mean ± standard error (seeds in which it is positive)\n\n{shown.to_string()}')
-    figure = paired_gains(gains[gains['figure'].isin(gains['figure'].unique()[:8])], reference)  # as many as can be read
+    figure = gains_figure(gains[gains['figure'].isin(gains['figure'].unique()[:8])], reference)  # as many as can be read
     figure.savefig(out/'gains.png', dpi=150)
     run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', config={'seeds': seeds, 'arms': arms, **given})
     run.log({'results': wandb.Table(dataframe=results), 'gains': wandb.Table(dataframe=gains), 'gains_plot': figure_image(figure)})

@@ -19,8 +19,9 @@ from types import SimpleNamespace
 from fastcore.script import call_parse
 
 from qsd_fastai.all import *
-from qsd_fastai.runs import file_hash
-from qsd_fastai.tracking import far_of, hardest_table, pairs_table
+from qsd_fastai.evaluation.roc import far_of
+from qsd_fastai.files import file_hash
+from qsd_fastai.runs.tables import hardest_table, pairs_table
 
 stats = {'imagenet': imagenet_stats, 'half': face_stats}
 

@@ -19,7 +19,7 @@ import sys
 from fastcore.script import call_parse
 
 from qsd_fastai.all import *
-from qsd_fastai.models.backbones import own_bodies
+from qsd_fastai.models.bodies.by_name import own_bodies
 
 arm_names = {'without': 'fine-tuned without QSD', 'with': 'fine-tuned with QSD', 'shuffled': 'with QSD, quality shuffled',
              'true': 'with QSD, true quality', 'partner': 'with QSD, partners', 'joint': 'with QSD, partners in one forward'}
@@ -194,13 +194,13 @@ def main(
     labelled.loc[train_rows, 'quality'] = similarity_quality(emb, table.loc[train_rows, 'identity'], seed=seed)
     write_table(labelled, out/'labelled'/'images.csv')
     computed = labelled.loc[train_rows, 'quality']
-    quality_histogram(computed).savefig(out/'quality.png', dpi=150)
+    quality_histogram_figure(computed).savefig(out/'quality.png', dpi=150)
     if 'true_quality' in table:
         known = table.loc[train_rows, 'true_quality']
         correlation = known.rank().corr(computed.rank())
         print(f'\nRank correlation of the computed quality with true_quality over {len(known):,} training pictures: {correlation:.2f}')
         run.summary['quality_rank_correlation'] = correlation
-        quality_agreement(computed, known, correlation).savefig(out/'quality_agreement.png', dpi=150)
+        quality_agreement_figure(computed, known, correlation).savefig(out/'quality_agreement.png', dpi=150)
     results = {'baseline': judge(baseline, run, 'baseline')}
 
     # 3. the same steps from there, without the method, with it, and with the controls

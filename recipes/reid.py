@@ -110,13 +110,13 @@ def main(
         labelled.loc[rows, 'quality'] = similarity_quality(baseline.embed(table[rows]), table.loc[rows, 'identity'], seed=seed)
     write_table(labelled, out/'labelled'/'images.csv')
     computed = labelled.loc[train_rows, 'quality']
-    quality_histogram(computed).savefig(out/'quality.png', dpi=150)
+    quality_histogram_figure(computed).savefig(out/'quality.png', dpi=150)
     if 'true_quality' in table:
         known = table.loc[train_rows, 'true_quality']
         correlation = known.rank().corr(computed.rank())
         print(f'\nRank correlation of the computed quality with true_quality over {len(known):,} training pictures: {correlation:.2f}')
         run.summary['quality_rank_correlation'] = correlation
-        quality_agreement(computed, known, correlation).savefig(out/'quality_agreement.png', dpi=150)
+        quality_agreement_figure(computed, known, correlation).savefig(out/'quality_agreement.png', dpi=150)
     results = {'baseline': judge(baseline, run, labelled[judged_by])}
 
     # 2. the same steps from there, without the method, with it, and with the controls

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from qsd_fastai.data.synthetic import generate_people
 from qsd_fastai.data.table import write_table
+from qsd_fastai.drawn.people import generate_people
 
 GOLDEN = Path(__file__).parent/'golden'
 

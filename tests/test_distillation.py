@@ -16,8 +16,8 @@ from fastai.learner import AvgMetric, Learner, Recorder
 from fastai.optimizer import SGD
 from torch import nn
 
+from qsd_fastai.callbacks.loss_terms import LossTerms
 from qsd_fastai.distillation import QSDLoss, QualityDistillation, energy_map, identity_pairs, partner_pairs, select_pairs
-from qsd_fastai.learner import LossTerms
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognition
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
-from qsd_fastai.data.synthetic_faces import generate_faces
+from qsd_fastai.drawn.faces import generate_faces
 from qsd_fastai.embedder import Embedder, Preprocessing
 from qsd_fastai.export import DeployedModel, export_embedder, model_card, preprocessing_of
 from qsd_fastai.learner import recognition_learner
-from qsd_fastai.models.margins import ArcFace
+from qsd_fastai.models.heads.margins import ArcFace
 from qsd_fastai.models.preprocess import face_stats
 
 ROOT = Path(__file__).parents[1]

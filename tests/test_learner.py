@@ -15,18 +15,19 @@ from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
 from torch import nn
 
+from qsd_fastai.callbacks.loss_terms import LossTerms, loss_terms
+from qsd_fastai.callbacks.partial_update import PartialUpdate
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval
-from qsd_fastai.learner import LossTerms, loss_terms, recognition_learner
+from qsd_fastai.learner import recognition_learner
 from qsd_fastai.losses import MarginLoss, RecognitionLoss
+from qsd_fastai.models.bodies.mobilefacenet import MobileFaceNet
+from qsd_fastai.models.heads.margins import AdaFace, ArcFace
+from qsd_fastai.models.heads.partial_fc import PartialFC
 from qsd_fastai.models.layers import BNNeck
-from qsd_fastai.models.margins import AdaFace, ArcFace
-from qsd_fastai.models.mobilefacenet import MobileFaceNet
-from qsd_fastai.models.partial_fc import PartialFC
 from qsd_fastai.models.preprocess import face_stats
 from qsd_fastai.models.recognizer import Recognition, Recognizer
-from qsd_fastai.partial_update import PartialUpdate
 
 pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning'), pytest.mark.usefixtures('one_thread')]
 

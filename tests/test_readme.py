@@ -4,7 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import qsd_fastai
-from qsd_fastai.data.synthetic import generate_people
+from qsd_fastai.drawn.people import generate_people
 
 ROOT = Path(__file__).parents[1]
 readme = (ROOT/'README.md').read_text()

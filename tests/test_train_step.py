@@ -8,12 +8,12 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam, OptimWrapper
 
-from qsd_fastai.centers import CenterUpdate
+from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.losses import CenterLoss, RecognitionLoss, WeightedRegularizedTriplet
-from qsd_fastai.models.backbones import agw_resnet50
-from qsd_fastai.models.checkpoints import load_reference
+from qsd_fastai.models.bodies.agw import agw_resnet50
 from qsd_fastai.models.recognizer import Recognizer
+from qsd_fastai.models.weights.read import load_reference
 
 
 class Look(Callback):

@@ -7,8 +7,8 @@ import pandas as pd
 from fastcore.parallel import parallel
 
 from .degradations import DEGRADATIONS, degrade, shrink
-from .generation import existing
 from .loaders import picture_files
+from .made import existing
 from .pairs import write_pairs
 from .sources import open_picture, upright
 from .table import read_table, write_table

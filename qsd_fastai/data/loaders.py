@@ -17,10 +17,9 @@ from fastai.torch_core import num_distrib
 from fastai.vision.core import imagenet_stats
 from fastcore.basics import merge
 
-from .augmentation import FaceAugment
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .table import check_table
-from .transforms import CropFlip, RandomErasing, Squish
+from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
 
 __all__ = ['IdentityDL', 'TableRow', 'identity_order', 'partner_order', 'picture_files', 'recognition_block', 'recognition_dataloaders',
            'table_rows']

@@ -2,7 +2,6 @@
 
 Encoded pictures go in byte for byte; `data.sources` and `data.bins` read them back."""
 import io
-import os
 import struct
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import in_one_move
 from .sources import MAGIC
 
 __all__ = ['write_bin', 'write_records']
@@ -21,13 +21,10 @@ _EXACT = 2**24  # a label is a float32, which tells whole numbers apart up to he
 @contextmanager
 def _replacing(*paths):
     "Open files that take the place of `paths` when all is written, or leave no trace"
-    tmp = [p.with_name(f'.{os.getpid()}.{p.name}') for p in paths]
-    try:
-        with ExitStack() as stack: yield [stack.enter_context(open(t, 'wb')) for t in tmp]
+    with ExitStack() as moves:
+        parts = [moves.enter_context(in_one_move(p)) for p in reversed(paths)][::-1]  # the first one moves first
+        with ExitStack() as files: yield [files.enter_context(open(o, 'wb')) for o in parts]
         for p in paths[1:]: p.unlink(missing_ok=True)  # were it stopped here, no old index would stand beside a new file
-        for t, p in zip(tmp, paths): os.replace(t, p)
-    finally:
-        for t in tmp: t.unlink(missing_ok=True)
 
 
 def _parts(payload):

@@ -1,8 +1,10 @@
 "The pairs of a verification set, `pairs.csv` beside the table: which two pictures are compared, whether they show the same person, and the fold."
-import os
 from pathlib import Path
 
 import pandas as pd
+
+from ..files import in_one_move
+from .rows import refuse_rows
 
 __all__ = ['check_pairs', 'read_pairs', 'write_pairs']
 
@@ -17,21 +19,14 @@ def check_pairs(
     if lack := [c for c in _COLUMNS if c not in pairs]:
         raise ValueError(f"The pairs have no column {lack[0]!r}, only {', '.join(map(str, pairs.columns))}. `data_prep/pairs.py` makes them.")
     if not len(pairs): raise ValueError('The pairs have no rows: there is nothing to judge.')
-    _refuse(pairs, ~pairs['same'].isin([0, 1]), 'same', 'is neither 0 nor 1', 'Write 1 for two pictures of one person, 0 for two people.')
+    refuse_rows(pairs, 'same', ~pairs['same'].isin([0, 1]), 'is neither 0 nor 1', 'Write 1 for two pictures of one person, 0 for two people.')
     fold = pd.to_numeric(pairs['fold'], errors='coerce')
-    _refuse(pairs, fold.isna() | (fold < 0) | (fold % 1 != 0), 'fold', 'is not an integer from 0', 'Number the folds; without folds write 0.')
+    refuse_rows(pairs, 'fold', fold.isna() | (fold < 0) | (fold % 1 != 0), 'is not an integer from 0', 'Number the folds; without folds write 0.')
     for c in ('path1', 'path2'):
         if table is not None:
-            _refuse(pairs, ~pairs[c].isin(table['path']), c, 'is not in the table', 'Make table and pairs together, or add the picture.')
-    _refuse(pairs, pairs['path1'] == pairs['path2'], 'path2', 'is the same picture as path1', 'Remove the row: it says nothing.')
+            refuse_rows(pairs, c, ~pairs[c].isin(table['path']), 'is not in the table', 'Make table and pairs together, or add the picture.')
+    refuse_rows(pairs, 'path2', pairs['path1'] == pairs['path2'], 'is the same picture as path1', 'Remove the row: it says nothing.')
     return pairs
-
-
-def _refuse(pairs, bad, column, what, remedy):
-    bad = bad.to_numpy().nonzero()[0]
-    if len(bad):
-        raise ValueError(f'Column {column!r} {what} in {len(bad)} of {len(pairs)} pairs, first in row {bad[0]} (counted from 0): '
-                         f'{pairs[column].iloc[bad[0]]!r}. {remedy}')
 
 
 def read_pairs(
@@ -52,9 +47,4 @@ def write_pairs(
     table=None, # for `check_pairs`
 ):
     "Check the pairs, then write them in one move"
-    path = Path(path)
-    tmp = path.with_name(f'.{os.getpid()}.{path.name}')
-    try:
-        check_pairs(pairs, table).astype({'same': int})[list(_COLUMNS)].to_csv(tmp, index=False)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    with in_one_move(path) as part: check_pairs(pairs, table).astype({'same': int})[list(_COLUMNS)].to_csv(part, index=False)

@@ -3,19 +3,22 @@ import json
 import os
 import posixpath
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ..files import in_one_move
+from ..unknown import EMPTY
 from .labels import join_quality
+from .rows import refuse_rows
 from .sources import address_end, split_address
 
 __all__ = ['TableReport', 'check_table', 'describe_table', 'join_quality', 'read_table', 'split_identities', 'unanswerable', 'write_table']
 
 TEXT, SPLITS = ('path', 'identity', 'camera', 'split'), ('train', 'query', 'gallery')
-_EMPTY = ['', 'nan', 'NaN', 'NA', 'N/A', 'null', 'None']  # what counts as unknown in a column of numbers; never in a column of text
 
 def read_table(
     path,       # `images.csv` or `images.parquet`; its folder is the root that the paths of the pictures are relative to
@@ -33,7 +36,7 @@ def read_table(
         elif path.suffix == '.csv':
             cols = pd.read_csv(path, nrows=0).columns
             # an identity called 'NA' is a name, a quality 'NA' is unknown: what is missing depends on the column
-            unknown = {c: _EMPTY for c in cols if c not in TEXT}
+            unknown = {c: EMPTY for c in cols if c not in TEXT}
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=unknown, low_memory=False)
         else: raise ValueError(f"the name ends in {path.suffix!r}, a table ends in .csv or .parquet")
     except ImportError as e: raise ImportError(f"Reading {path} needs pyarrow: pip install pyarrow") from e
@@ -66,16 +69,15 @@ def write_table(
     out['quality'] = _quality(out) if 'quality' in out else np.nan
     check_table(out, path.parent, files=files)
     out.attrs = {}                                            # pandas would write them into Parquet, and with them this machine's folders
-    note, tmp = path.with_suffix('.json'), [path.parent/f'.{os.getpid()}.{o}' for o in (path.name, path.stem + '.json')]
-    try:
-        if path.suffix == '.parquet': out.to_parquet(tmp[0], index=False)
-        else: out.to_csv(tmp[0], index=False)
-        if record is not None: tmp[1].write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    note = path.with_suffix('.json')
+    with ExitStack() as moves:  # the table moves first, its record after it
+        if record is not None:
+            text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
+            moves.enter_context(in_one_move(note)).write_text(text, encoding='utf-8')
+        part = moves.enter_context(in_one_move(path))
+        if path.suffix == '.parquet': out.to_parquet(part, index=False)
+        else: out.to_csv(part, index=False)
         note.unlink(missing_ok=True)  # stopped from here on, a table has no record rather than that of another one
-        os.replace(tmp[0], path)
-        if record is not None: os.replace(tmp[1], note)
-    finally:
-        for o in tmp: o.unlink(missing_ok=True)
     out.attrs = {**table.attrs, 'root': str(path.parent), **({} if record is None else {'record': record})}
     return out
 
@@ -92,31 +94,23 @@ def check_table(
             raise ValueError(f"The table has no column {c!r}, only {', '.join(map(str, table.columns))}. {remedy}")
     if len(table) == 0: raise ValueError("The table has no rows: there is nothing to train on or to judge.")
     for c in ('path', 'identity'):
-        _refuse(table, c, table[c].isna() | (table[c] == ''), 'is empty', f'Fill in the {c} or remove the row.')
-    _refuse(table, 'path', table['path'].duplicated(), 'names a picture that an earlier row has too', 'Keep one row a picture.')
-    _refuse(table, 'split', ~table['split'].isin(SPLITS), 'is not train, query or gallery', 'Rename it, or use `split_identities`.')
+        refuse_rows(table, c, table[c].isna() | (table[c] == ''), 'is empty', f'Fill in the {c} or remove the row.')
+    refuse_rows(table, 'path', table['path'].duplicated(), 'names a picture that an earlier row has too', 'Keep one row a picture.')
+    refuse_rows(table, 'split', ~table['split'].isin(SPLITS), 'is not train, query or gallery', 'Rename it, or use `split_identities`.')
     if 'quality' in table:
         q = _quality(table)
         remedy = 'Scale the labels to 0..100, higher is better; leave unknown ones empty.'
-        _refuse(table, 'quality', (q < 0) | (q > 100), 'is outside 0..100', remedy)
+        refuse_rows(table, 'quality', (q < 0) | (q > 100), 'is outside 0..100', remedy)
     if files: _check_files(table, root or table.attrs.get('root'))
     for text in describe_table(table).warnings: warnings.warn(text, stacklevel=2)
     return table
 
-def _refuse(table, col, bad, what, remedy):
-    "ValueError on the first row of the mask `bad`."
-    bad = np.flatnonzero(np.asarray(bad))
-    if not len(bad): return
-    row = table.iloc[bad[0]]
-    raise ValueError(f"Column {col!r} {what} in {len(bad)} of {len(table)} rows, first in row {bad[0]} (counted from 0; "
-                     f"path {row['path']!r}): {row[col]!r}. {remedy}")
-
 def _quality(table):
     "The column `quality` as floats, NaN where unknown; ValueError where it holds something else."
     q = pd.to_numeric(table['quality'], errors='coerce')
-    known = table['quality'].notna() & ~table['quality'].astype(object).isin(_EMPTY)
+    known = table['quality'].notna() & ~table['quality'].astype(object).isin(EMPTY)
     bad = known & (q.isna() | np.isinf(q.astype(float)))
-    _refuse(table, 'quality', bad, 'is not a finite number', 'Write a number 0..100, or leave it empty.')
+    refuse_rows(table, 'quality', bad, 'is not a finite number', 'Write a number 0..100, or leave it empty.')
     return q.astype(float)
 
 def _folders(paths):

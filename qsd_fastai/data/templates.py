@@ -1,10 +1,12 @@
 """Templates: several pictures of one person that are judged as one (IJB-B, IJB-C). `templates.csv` beside the table tells which pictures, with the
 medium that each is from; `template_pairs.csv` which two templates are compared; `gallery.csv` and `probe.csv` who is looked for among whom."""
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from ..files import in_one_move
+from .rows import refuse_rows
 
 __all__ = ['TemplateError', 'check_template_pairs', 'check_templates', 'read_list', 'read_template_pairs', 'read_templates', 'write_list']
 
@@ -60,9 +62,9 @@ def check_templates(
     "`templates` itself, or a TemplateError naming the column, the first bad row and the remedy."
     _need(templates, ('path', 'template', 'media'), 'templates')
     for c in ('template', 'media'):
-        _refuse(templates, pd.to_numeric(templates[c], errors='coerce').mod(1) != 0, c, 'is no whole number', 'Number templates and media.')
+        refuse_rows(templates, c, pd.to_numeric(templates[c], errors='coerce').mod(1) != 0, 'is no whole number', 'Number templates and media.', TemplateError)
     if table is not None:
-        _refuse(templates, ~templates['path'].isin(table['path']), 'path', 'is not in the table', 'Make table and templates together.')
+        refuse_rows(templates, 'path', ~templates['path'].isin(table['path']), 'is not in the table', 'Make table and templates together.', TemplateError)
     return templates
 
 
@@ -72,9 +74,9 @@ def check_template_pairs(
 ):
     "`pairs` itself, or a TemplateError naming the column, the first bad row and the remedy."
     _need(pairs, ('template1', 'template2', 'same'), 'pairs of templates')
-    _refuse(pairs, ~pairs['same'].isin([0, 1]), 'same', 'is neither 0 nor 1', 'Write 1 for one person, 0 for two.')
+    refuse_rows(pairs, 'same', ~pairs['same'].isin([0, 1]), 'is neither 0 nor 1', 'Write 1 for one person, 0 for two.', TemplateError)
     for c in ('template1', 'template2'):
-        _refuse(pairs, ~pairs[c].isin(templates['template'].unique()), c, 'is a template without pictures', 'Copy the lists again, all of one set.')
+        refuse_rows(pairs, c, ~pairs[c].isin(templates['template'].unique()), 'is a template without pictures', 'Copy the lists again, all of one set.', TemplateError)
     return pairs
 
 
@@ -82,12 +84,6 @@ def _need(frame, columns, what):
     if lack := [c for c in columns if c not in frame]:
         raise TemplateError(f"The {what} have no column {lack[0]!r}, only {', '.join(map(str, frame.columns))}. `data_prep/ijb.py` makes them.")
     if not len(frame): raise TemplateError(f'The {what} have no rows: there is nothing to judge.')
-
-def _refuse(frame, bad, column, what, remedy):
-    bad = np.flatnonzero(bad)
-    if len(bad):
-        raise TemplateError(f'Column {column!r} {what} in {len(bad)} of {len(frame)} rows, first in row {bad[0]} (counted from 0): '
-                            f'{frame[column].iloc[bad[0]]!r}. {remedy}')
 
 
 def read_templates(
@@ -117,9 +113,4 @@ def write_list(
     path,  # where to, .csv
 ):
     "Write a list in one move: a stopped run never leaves half of one"
-    path = Path(path)
-    tmp = path.with_name(f'.{os.getpid()}.{path.name}')
-    try:
-        frame.to_csv(tmp, index=False)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    with in_one_move(path) as part: frame.to_csv(part, index=False)

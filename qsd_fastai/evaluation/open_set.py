@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .blocks import DistanceBlocks, Matches, no_answer
+from .distances import DistanceBlocks, Matches, no_answer
 from .ranking import compiled, in_threads, match_ranks
 
 __all__ = ['OpenSetResult', 'open_set_rates', 'pair_rates']

@@ -13,8 +13,10 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 import pandas as pd
 
+from ..tensors import plain_vector
+from ..unknown import check_quality
 from .roc import false_accepts_allowed, highest
-from .scores import given_scores, given_vector
+from .scores import given_scores
 
 __all__ = ['RejectionResult', 'error_vs_reject', 'retrieval_vs_reject']
 
@@ -40,18 +42,16 @@ class RejectionResult:
 
 
 def _qualities(quality, n, what):
-    quality = {k: given_vector(v).astype(float) for k, v in (quality if isinstance(quality, dict) else {'quality': quality}).items()}
+    quality = {k: check_quality(v, f'quality {k!r}') for k, v in (quality if isinstance(quality, dict) else {'quality': quality}).items()}
     if not quality: raise ValueError('quality is empty: give at least one quality to reject by')
     for name, o in quality.items():
         if name in ('random', 'ideal'): raise ValueError(f'a quality cannot be called {name!r}, a curve of this name is drawn anyway: rename it')
         if len(o) != n: raise ValueError(f'quality {name!r} has {len(o)} entries for {n} {what}: give one for each')
-        bad = (o < 0) | (o > 100)
-        if bad.any(): raise ValueError(f'quality {name!r} row {bad.argmax()} is {o[bad.argmax()]:g}: it runs from 0 to 100, NaN where unknown')
     return quality
 
 
 def _shares(shares, area):
-    shares = np.arange(96) / 100 if shares is None else given_vector(shares).astype(float)
+    shares = np.arange(96) / 100 if shares is None else plain_vector(shares).astype(float)
     if not ((shares >= 0) & (shares < 1)).all(): raise ValueError('shares must be 0 or more and below 1: something must be left to judge')
     if not 0 < area < 1: raise ValueError(f'area must be above 0 and below 1, got {area}')
     return np.unique(np.r_[0, shares, area])
@@ -166,13 +166,13 @@ def error_vs_reject(
     threshold go first, lowest score first (nothing can do better while it is fixed), then false pairs, highest first; for pictures,
     whichever is in most of the erring true pairs that remain. ValueError for lengths, NaN scores, rows without quality, and too few pairs."""
     scores, same = given_scores(scores, same)
-    first, second = given_vector(first), given_vector(second)
+    first, second = plain_vector(first), plain_vector(second)
     if not len(first) == len(second) == len(scores):
         raise ValueError(f'{len(scores)} scores, {len(first)} first and {len(second)} second rows: give one of each for a pair')
     if unit not in ('picture', 'pair'): raise ValueError(f"unit is 'picture' or 'pair', not {unit!r}")
     if threshold not in ('fixed', 'refixed'): raise ValueError(f"threshold is 'fixed' or 'refixed', not {threshold!r}")
     if not 0 < far < 1: raise ValueError(f'far must be above 0 and below 1, got {far}')
-    n_imgs = len(given_vector(next(iter(quality.values())) if isinstance(quality, dict) and quality else quality))
+    n_imgs = len(plain_vector(next(iter(quality.values())) if isinstance(quality, dict) and quality else quality))
     quality, shares, rng = _qualities(quality, n_imgs, 'pictures'), _shares(shares, area), np.random.default_rng(seed)
     for name, o in (('first', first), ('second', second)):
         if o.min() < 0 or o.max() >= n_imgs:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from .blocks import DistanceBlocks, Embeddings
+from .distances import DistanceBlocks, Embeddings
 from .ranking import compiled, in_threads, nearest
 
 __all__ = ['ReRanked', 'expand_queries', 'k_reciprocal']

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .blocks import DistanceBlocks, GivenDistances, Matches, no_answer, plain_labels
+from ..unknown import check_quality
+from .distances import DistanceBlocks, GivenDistances, Matches, no_answer
 from .ranking import match_ranks
 
 __all__ = ['RankedGallery', 'RetrievalResult', 'by_quality', 'evaluate_distances', 'evaluate_retrieval', 'ranked_gallery']
@@ -153,11 +154,8 @@ def by_quality(
     Equal qualities stay in one group, so groups may differ in size. Queries of unknown quality are in none of them, but in a
     last row `unknown` where there are any. Columns: n_queries, quality_from, quality_to, rank1, mAP, mINP. ValueError for
     a wrong length or a quality outside 0..100."""
-    quality = pd.Series(plain_labels(quality)).astype(float).to_numpy()
+    quality = check_quality(quality)
     if len(quality) != len(per_query): raise ValueError(f'{len(quality)} qualities for {len(per_query)} queries: give one for each query')
-    bad = (quality < 0) | (quality > 100)
-    if bad.any():
-        raise ValueError(f'quality of query {int(bad.argmax())} is {quality[bad.argmax()]:g}: it runs from 0 to 100, NaN where unknown')
     judged = per_query.assign(quality=quality, rank1=(per_query.first_rank == 1).astype(float))[per_query.answerable.to_numpy()]
     names = ['worst', 'middle', 'best'] if bins == 3 else [f'{i + 1} of {bins}' for i in range(bins)]
     place = judged.quality.rank(method='average')  # NaN stays NaN

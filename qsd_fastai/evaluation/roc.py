@@ -132,3 +132,11 @@ def tar_at_far(
             tar += (tar_after - tar) * (rate - reached) / (reached_after - reached)
         rows.append((tar, threshold, reached, n_accepted))
     return pd.DataFrame(rows, columns=['tar', 'threshold', 'far_reached', 'false_accepts'], index=pd.Index(rates, name='far'))
+
+
+def far_of(
+    same, # `(n,)` is it one person?
+)->float:
+    "The false-match rate, .001 or the next power of ten above it, that so many pairs of two people can show"
+    n = int((~np.asarray(same, dtype=bool)).sum())
+    return next((far for far in (1e-3, 1e-2) if far*n >= 1), 1e-1)

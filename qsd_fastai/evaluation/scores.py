@@ -5,13 +5,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..tensors import finite_rows, plain_tensor, plain_vector
+
 __all__ = ['all_pairs', 'pair_scores']
-
-
-def given_vector(x):
-    "numpy or torch, of any device and shape, as one flat numpy array"
-    return np.asarray(x.detach().cpu().float() if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 else
-                      x.detach().cpu() if isinstance(x, torch.Tensor) else x).reshape(-1)
 
 
 def given_scores(
@@ -19,7 +15,7 @@ def given_scores(
     same,  # (n,) 1 where both show one person, 0 where not; bool or numbers
 ) -> tuple:  # scores as floating point, same as bool, both flat numpy
     "Scores and truth, checked. ValueError for lengths that differ, NaN (naming the row), a truth that is neither 0 nor 1, and a side that is missing"
-    scores, same = given_vector(scores), given_vector(same)
+    scores, same = plain_vector(scores), plain_vector(same)
     if scores.dtype not in (np.float32, np.float64): scores = scores.astype(np.float64)
     if len(scores) != len(same): raise ValueError(f'{len(scores)} scores and {len(same)} entries of same: give one of each for a pair')
     if not len(scores): raise ValueError('scores is empty: there is nothing to judge')
@@ -30,7 +26,7 @@ def given_scores(
 
 def given_labels(same):
     "`same` as bool. ValueError for what is neither 0 nor 1, and when all pairs are of one kind"
-    same = given_vector(same)
+    same = plain_vector(same)
     if same.dtype != bool:
         bad = (same != 0) & (same != 1)
         if bad.any(): raise ValueError(f'same row {bad.argmax()} is {same[bad.argmax()]!r}: 1 for two pictures of one person, 0 for two people')
@@ -42,14 +38,10 @@ def given_labels(same):
 
 def plain_rows(emb, name='emb'):
     "`emb` (n, nf), numpy or torch, as a plain floating point tensor where it lies. ValueError for another shape, and for NaN, naming the row"
-    emb = emb.detach().as_subclass(torch.Tensor) if isinstance(emb, torch.Tensor) else torch.from_numpy(np.require(emb, requirements='CW'))
+    emb = plain_tensor(emb)
     if emb.ndim != 2 or not len(emb): raise ValueError(f'{name} must be (rows, features) with at least one row, got {tuple(emb.shape)}')
     if emb.dtype != torch.float64: emb = emb.float()
-    bad = ~torch.isfinite(emb).all(1)
-    if bad.any():
-        raise ValueError(f'{name} row {int(bad.nonzero()[0])} holds NaN or infinity ({int(bad.sum())} such rows): '
-                         'the model diverged or overflowed half precision; embed again in float32')
-    return emb
+    return finite_rows(emb, name)
 
 
 def unit_rows(emb, name='emb'):
@@ -62,7 +54,7 @@ def unit_rows(emb, name='emb'):
 
 
 def _rows(x, n, name):
-    x = given_vector(x)
+    x = plain_vector(x)
     if x.dtype.kind not in 'iu': raise ValueError(f'{name} holds {x.dtype}, not row numbers: give integers from 0')
     bad = (x < 0) | (x >= n)
     if bad.any(): raise ValueError(f'{name} entry {bad.argmax()} is row {x[bad.argmax()]} of {n}: rows are counted from 0')
@@ -118,7 +110,7 @@ def all_pairs(
     """Every pair of n pictures once: `first` < `second` (rows, int32) and `same`; n (n - 1) / 2 rows of 9 bytes, 0.8 GB for 13,000 pictures.
 
     ValueError for an empty identity, naming the row."""
-    codes, _ = pd.factorize(given_vector(ids).astype(object))
+    codes, _ = pd.factorize(plain_vector(ids).astype(object))
     if (codes < 0).any(): raise ValueError(f'ids row {(codes < 0).argmax()} is empty: every picture needs an identity')
     n, start = len(codes), 0
     first, second = (np.empty(n * (n - 1) // 2, dtype=np.int32) for _ in range(2))

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from .blocks import DistanceBlocks, Matches, no_answer
+from .distances import DistanceBlocks, Matches, no_answer
 from .ranking import compiled, in_threads
 
 __all__ = ['single_shot_cmc']

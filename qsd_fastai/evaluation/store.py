@@ -1,16 +1,16 @@
 "The embeddings of a validation, kept once for everybody who judges them, and a judgement that is passed once."
 import json
-import os
 import warnings
 import weakref
 from contextlib import nullcontext
-from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ..files import in_one_move
+from ..unknown import check_quality, unknown_camera
 from .verification import fuse_flip
 
 __all__ = ['EmbeddingStore', 'Judge', 'read_embeddings', 'write_embeddings']
@@ -28,9 +28,7 @@ class EmbeddingStore:
     ):
         if precision not in ('float32', 'float16'): raise ValueError(f"precision is 'float32' or 'float16', not {precision!r}")
         if quality is not None:
-            quality = np.asarray(quality, dtype=np.float32)
-            bad = (quality < 0) | (quality > 100)
-            if bad.any(): raise ValueError(f'quality of row {bad.argmax()} is {quality[bad.argmax()]:g}: it runs from 0 to 100, NaN where unknown.')
+            quality = check_quality(quality).astype(np.float32)
         self.row_quality,self.precision,self.flip = quality,precision,flip
         self.judges,self.parts,self.paths,self.current,self.version,self._last = [], [], None, False, 0, None
 
@@ -44,7 +42,7 @@ class EmbeddingStore:
         "A store of embeddings that are there already, to be judged as those of a validation are"
         store = cls(table['quality'] if quality is None else quality)
         of = table.iloc[rows]
-        ids,cameras = pd.factorize(of['identity'])[0], pd.factorize(of['camera'].astype(object).where(of['camera'] != '', None))[0]
+        ids,cameras = pd.factorize(of['identity'])[0], pd.factorize(of['camera'].astype(object).where(~unknown_camera(of['camera']), None))[0]
         scene = np.stack([rows, cameras, of['split'] == 'query'], 1).astype(np.int64)
         store.parts = [[emb, torch.from_numpy(ids), torch.from_numpy(store.row_quality[rows]), torch.from_numpy(scene)]]
         store.paths,store.current,store.version = table['path'],True,1
@@ -137,13 +135,8 @@ def write_embeddings(
     model=None, # What it was, a dict
 ):
     "Embeddings as arrays `path` and `emb` (and `model`, JSON), which any program can read; in one move"
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tmp = file.with_name(f'.{os.getpid()}.{file.name}')
-    try:
-        with open(tmp, 'wb') as f: np.savez(f, path=table['path'].to_numpy(dtype=str), emb=emb.cpu().numpy(), model=json.dumps(model))
-        os.replace(tmp, file)
-    finally: tmp.unlink(missing_ok=True)
+    with in_one_move(file) as part, open(part, 'wb') as f:
+        np.savez(f, path=table['path'].to_numpy(dtype=str), emb=emb.cpu().numpy(), model=json.dumps(model))
 
 
 def read_embeddings(

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..tensors import plain_vector
 from .retrieval import evaluate_retrieval
 from .roc import tar_at_far
-from .scores import given_vector, pair_scores, plain_rows, unit_rows
+from .scores import pair_scores, plain_rows, unit_rows
 
 __all__ = ['IdentificationResult', 'Templates', 'evaluate_identification', 'pool_templates', 'template_scores']
 
@@ -26,7 +27,7 @@ class Templates(NamedTuple):
 
     def rows(self, names):
         "The row of each named template. ValueError naming one that is not there"
-        names = given_vector(names)
+        names = plain_vector(names)
         row = np.searchsorted(self.template, names).clip(max=len(self.template) - 1)
         bad = self.template[row] != names
         if bad.any(): raise ValueError(f'template {names[bad.argmax()]} (entry {bad.argmax()}) has no picture: embed all pictures of the list')
@@ -34,7 +35,7 @@ class Templates(NamedTuple):
 
 
 def _numbered(x, n, name):
-    x = given_vector(x)
+    x = plain_vector(x)
     if len(x) != n: raise ValueError(f'{name} has {len(x)} entries for {n} pictures: give one for each')
     if pd.isna(x).any(): raise ValueError(f'{name} row {pd.isna(x).argmax()} is empty: every picture belongs to one')
     return np.unique(x, return_inverse=True)
@@ -42,7 +43,7 @@ def _numbered(x, n, name):
 
 def _weights(quality, codes, n_templates):
     "Weights (n,) >= 0 from qualities; unknown as the known mean of the template; even where a template has nothing but 0 or unknown"
-    w = given_vector(quality).astype(np.float64)
+    w = plain_vector(quality).astype(np.float64)
     if len(w) != len(codes): raise ValueError(f'quality has {len(w)} entries for {len(codes)} pictures: give one for each')
     if (w < 0).any() or np.isinf(w).any():
         row = int(((w < 0) | np.isinf(w)).argmax())
@@ -130,9 +131,9 @@ def evaluate_identification(
     the one asked for, NaN where there are too few unmated queries for a single one. `mean` is the mean over galleries (NaN where one is).
     ValueError for NaN or zero embeddings, and for a gallery that answers no query."""
     q = unit_rows(q_emb, 'q_emb')
-    q_ids, rows, parts = given_vector(q_ids), {}, []
+    q_ids, rows, parts = plain_vector(q_ids), {}, []
     for name, (g_emb, g_ids) in galleries.items():
-        g, g_ids = unit_rows(g_emb, f'emb of gallery {name}').to(q.device, q.dtype), given_vector(g_ids)
+        g, g_ids = unit_rows(g_emb, f'emb of gallery {name}').to(q.device, q.dtype), plain_vector(g_ids)
         result = evaluate_retrieval(q, g, q_ids, g_ids, max_rank=max(ranks))
         codes = pd.factorize(np.concatenate([q_ids.astype(object), g_ids.astype(object)]))[0]
         mine, theirs = (torch.from_numpy(o).to(q.device) for o in (codes[:len(q)], codes[len(q):]))

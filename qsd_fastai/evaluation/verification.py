@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..tensors import finite_rows, plain_vector
+from ..unknown import check_quality
 from .roc import area_under_roc, equal_error_rate, tar_at_far
-from .scores import given_labels, given_vector, plain_rows, unit_rows
+from .scores import given_labels, plain_rows, unit_rows
 
 __all__ = ['VerificationResult', 'contiguous_folds', 'evaluate_pair_distances', 'evaluate_verification', 'fuse_flip', 'pair_folds',
            'verification_by_quality']
@@ -56,7 +58,7 @@ def pair_folds(
 
 def _folds(folds, n):
     if np.ndim(folds) == 0: return contiguous_folds(n, int(folds))
-    fold = given_vector(folds)
+    fold = plain_vector(folds)
     if len(fold) != n: raise ValueError(f'folds has {len(fold)} entries for {n} pairs: give one for each, or a number of folds')
     bad = pd.isna(fold)
     if bad.any(): raise ValueError(f'folds row {bad.argmax()} is empty: number the fold of every pair')
@@ -79,11 +81,10 @@ def evaluate_pair_distances(
     thresholds='grid',  # 'grid': 0, .01, ..., 3.99 (published); 'exact': every distance in the other folds, and one above all; or an array
 ) -> VerificationResult:
     "`evaluate_verification` for distances that are already there. ValueError as there"
-    distance, same = given_vector(distance).astype(np.float64), given_labels(same)
+    distance, same = plain_vector(distance).astype(np.float64), given_labels(same)
     if len(distance) != len(same): raise ValueError(f'{len(distance)} distances and {len(same)} entries of same: give one of each for a pair')
-    bad = ~np.isfinite(distance)
-    if bad.any(): raise ValueError(f'distance row {bad.argmax()} is NaN or infinite ({bad.sum()} such rows): embed again in float32')
-    if not isinstance(thresholds, str): grid = np.unique(given_vector(thresholds).astype(np.float64))
+    finite_rows(distance, 'distance')
+    if not isinstance(thresholds, str): grid = np.unique(plain_vector(thresholds).astype(np.float64))
     elif thresholds in ('grid', 'exact'): grid = np.arange(0, 4, .01) if thresholds == 'grid' else None
     else: raise ValueError(f"thresholds is 'grid', 'exact' or an array, not {thresholds!r}")
     fold, threshold = _folds(folds, len(same)), np.empty(len(same))
@@ -113,8 +114,8 @@ def evaluate_verification(
 
     A grid of .01 costs up to a few pairs in a fold against 'exact', which tries all that can make a difference.
     ValueError for NaN or zero embeddings (naming the row), lengths that differ, one kind of pairs only, fewer than two folds."""
-    if len(emb1) != len(emb2) or len(emb1) != len(given_vector(same)):
-        raise ValueError(f'emb1 has {len(emb1)} rows, emb2 {len(emb2)} and same {len(given_vector(same))}: give one of each for a pair')
+    if len(emb1) != len(emb2) or len(emb1) != len(plain_vector(same)):
+        raise ValueError(f'emb1 has {len(emb1)} rows, emb2 {len(emb2)} and same {len(plain_vector(same))}: give one of each for a pair')
     a, b = unit_rows(emb1, 'emb1'), unit_rows(emb2, 'emb2')
     if a.shape[1] != b.shape[1]: raise ValueError(f'emb1 has {a.shape[1]} features and emb2 {b.shape[1]}: embed both with one model')
     parts = [(x.double() - y.to(x.device).double()).square().sum(1).cpu() for x, y in zip(a.split(chunk), b.split(chunk))]
@@ -137,7 +138,7 @@ def fuse_flip(
     b = b.to(a.device)
     if how == 'norm':
         if norms is None: raise ValueError("how='norm' needs norms=(norm, norm_flip), the feature norms; for raw embeddings 'sum' does it")
-        a, b = (unit_rows(o, name) * torch.as_tensor(given_vector(norm)).to(o)[:, None]
+        a, b = (unit_rows(o, name) * torch.as_tensor(plain_vector(norm)).to(o)[:, None]
                 for o, name, norm in zip((a, b), ('emb', 'emb_flip'), norms))
     elif how not in ('sum', 'mean', 'concat'): raise ValueError(f"how is 'sum', 'mean', 'concat' or 'norm', not {how!r}")
     out = torch.cat([a, b], 1) if how == 'concat' else (a + b) / 2 if how == 'mean' else a + b
@@ -157,10 +158,8 @@ def verification_by_quality(
     ValueError for a wrong length or range."""
     quality = []
     for name, o in (('quality1', quality1), ('quality2', quality2)):
-        quality.append(o := given_vector(o).astype(float))
+        quality.append(o := check_quality(o, name))
         if len(o) != len(per_pair): raise ValueError(f'{name} has {len(o)} entries for {len(per_pair)} pairs: give one for each')
-        bad = (o < 0) | (o > 100)
-        if bad.any(): raise ValueError(f'{name} row {bad.argmax()} is {o[bad.argmax()]:g}: it runs from 0 to 100, NaN where unknown')
     pairs = per_pair.assign(quality=np.minimum(*quality))  # NaN where one is unknown
     place = pairs.quality.rank(method='average')
     group = np.floor((place - .5) / place.count() * bins)

@@ -3,14 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..tensors import full_precision
+
 __all__ = ['BNNeck', 'GeM', 'NonLocal']
-
-
-def full_precision(
-    x, # any tensor
-): # float32, or float64 as it was
-    "At least float32"
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class GeM(nn.Module):

@@ -6,9 +6,10 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 from torch.utils._pytree import register_pytree_node
 
-from .backbones import make_body
-from .heads import LinearHead
-from .layers import BNNeck, GeM, full_precision
+from ..tensors import full_precision
+from .bodies.by_name import make_body
+from .heads.linear import LinearHead
+from .layers import BNNeck, GeM
 from .preprocess import preprocess_of
 
 __all__ = ['Recognition', 'Recognizer', 'level_indices', 'recognizer_splitter']

@@ -13,8 +13,8 @@ from PIL import Image
 from qsd_fastai.data.blocks import RecognitionImage
 from qsd_fastai.data.sources import RecordError, list_records, open_picture, picture_bytes, read_record, split_address
 from qsd_fastai.data.table import check_table, read_table, write_table
-from qsd_fastai.plots import picture_sheet
-from qsd_fastai.tracking import table_picture
+from qsd_fastai.plots.pictures import sheet_figure
+from qsd_fastai.runs.tables import table_picture
 
 MAGIC = b'\x0a\x23\xd7\xce'
 
@@ -88,7 +88,7 @@ def test_addresses(faces, tmp_path):
     image = np.asarray(open_picture(address))
     assert image.shape == (112, 112, 3) and (image == np.asarray(open_picture(tmp_path/'a#1.jpg'))).all()
     assert (np.asarray(RecognitionImage.create(address)) == image).all()
-    assert table_picture(address).image.size == (112, 112) and picture_sheet([[address]]).axes
+    assert table_picture(address).image.size == (112, 112) and sheet_figure([[address]]).axes
 
 def test_a_table_over_a_record_file(faces, tmp_path):
     file, _ = faces

@@ -9,16 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from qsd_fastai.data.labels import read_labels
-from qsd_fastai.data.table import (
-    check_table,
-    describe_table,
-    join_quality,
-    read_table,
-    split_identities,
-    unanswerable,
-    write_table,
-)
+from qsd_fastai.data.labels import join_quality, read_labels
+from qsd_fastai.data.table import check_table, describe_table, read_table, split_identities, unanswerable, write_table
 
 
 def make(n_ids=6, n_pics=4, cams=('1', '2')):

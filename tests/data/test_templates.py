@@ -5,15 +5,7 @@ import tracemalloc
 import pandas as pd
 import pytest
 
-from qsd_fastai.data.templates import (
-    TemplateError,
-    check_template_pairs,
-    check_templates,
-    read_list,
-    read_template_pairs,
-    read_templates,
-    write_list,
-)
+from qsd_fastai.data.templates import TemplateError, check_template_pairs, check_templates, read_list, read_template_pairs, read_templates, write_list
 
 WORDS = {'path': str, 'template': int, 'media': int}
 TEMPLATES = pd.DataFrame({'path': ['a.jpg', 'b.jpg', 'b.jpg'], 'template': [1, 1, 2], 'media': [7, 8, 8]})

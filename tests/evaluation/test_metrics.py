@@ -11,14 +11,7 @@ from fastai.torch_core import set_seed
 
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.evaluation import metrics
-from qsd_fastai.evaluation.metrics import (
-    Retrieval,
-    RetrievalJudge,
-    Verification,
-    VerificationJudge,
-    hardest_pairs,
-    hardest_queries,
-)
+from qsd_fastai.evaluation.metrics import Retrieval, RetrievalJudge, Verification, VerificationJudge, hardest_pairs, hardest_queries
 from qsd_fastai.evaluation.retrieval import by_quality, evaluate_retrieval, ranked_gallery
 from qsd_fastai.evaluation.roc import equal_error_rate, tar_at_far
 from qsd_fastai.evaluation.scores import all_pairs

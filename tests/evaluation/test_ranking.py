@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from qsd_fastai.evaluation import ranking
-from qsd_fastai.evaluation.blocks import DistanceBlocks, Embeddings, Matches
+from qsd_fastai.evaluation.distances import DistanceBlocks, Embeddings, Matches
 from qsd_fastai.evaluation.ranking import count_ranks, in_threads, match_ranks, nearest
 from qsd_fastai.evaluation.retrieval import evaluate_distances, evaluate_retrieval
 

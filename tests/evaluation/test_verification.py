@@ -7,13 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsd_fastai.evaluation.scores import all_pairs, pair_scores
-from qsd_fastai.evaluation.verification import (
-    contiguous_folds,
-    evaluate_pair_distances,
-    evaluate_verification,
-    fuse_flip,
-    verification_by_quality,
-)
+from qsd_fastai.evaluation.verification import contiguous_folds, evaluate_pair_distances, evaluate_verification, fuse_flip, verification_by_quality
 
 
 @pytest.mark.parametrize('i', [0, 1])

@@ -10,7 +10,8 @@ from fastai.learner import Learner
 from torch import nn
 
 from qsd_fastai.losses import RecognitionLoss
-from qsd_fastai.models.backbones import NonLocalResNet, make_body
+from qsd_fastai.models.bodies.agw import NonLocalResNet
+from qsd_fastai.models.bodies.by_name import make_body
 from qsd_fastai.models.layers import GeM
 from qsd_fastai.models.recognizer import Recognition, Recognizer, level_indices, recognizer_splitter
 

@@ -1,0 +1,39 @@
+"The named terms of the losses of a fit, a batch and an epoch at a time"
+import pandas as pd
+from fastai.callback.core import Callback
+
+from .fits import is_fit
+
+__all__ = ['LossTerms', 'loss_terms']
+
+
+def loss_terms(
+    learn, # `Learner`
+)->dict: # Of scalar tensors
+    "The named terms of the last batch: those of the loss function, and of every callback that has `terms`"
+    terms = {}
+    for owner in (learn.loss_func, *learn.cbs): terms.update(getattr(owner, 'terms', None) or {})
+    return terms
+
+
+class LossTerms(Callback):
+    "Collects `loss_terms`: the last batch in `last`, the mean of each epoch in `epochs`, until the next fit"
+    order,run_valid = 45,False  # when all have been computed, before the Recorder
+
+    def __init__(self): self.epochs,self.last = [],{}
+
+    def before_fit(self):
+        if is_fit(self.learn): self.epochs,self.last = [],{}
+
+    def before_train(self): self.sums,self.count = {},0
+
+    def after_batch(self):
+        self.last = loss_terms(self.learn)
+        for k,v in self.last.items(): self.sums[k] = self.sums.get(k, 0) + v.detach().float()
+        self.count += 1
+
+    def after_train(self): self.epochs.append({'epoch': self.epoch, **{k: float(v)/self.count for k,v in self.sums.items()}})
+
+    def frame(self):
+        "A row an epoch, a column a term"
+        return pd.DataFrame(self.epochs)

@@ -1,0 +1,44 @@
+"Files written in one move, and known by their content"
+import hashlib
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+__all__ = ['file_hash', 'in_one_move', 'save_whole']
+
+
+@contextmanager
+def in_one_move(
+    file, # Its folder is made
+):
+    "A path to write to that becomes `file` at the end of the block, and goes when the block is left by an error: never half a file"
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'.{os.getpid()}.{file.name}') # Ends as the file does, for writers that look at the ending
+    try:
+        yield part
+        os.replace(part, file)
+    finally: part.unlink(missing_ok=True)
+
+
+def save_whole(
+    obj,  # For `torch.save`
+    file, # Its folder is made
+):
+    "`torch.save` in one move, on the disk before the old file goes"
+    with in_one_move(file) as part, open(part, 'wb') as f:
+        torch.save(obj, f)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def file_hash(
+    file, # Of any size
+)->str: # 64 letters
+    "SHA-256 of a file's content, so that nobody has to wonder which weights or which table it was"
+    digest = hashlib.sha256()
+    with open(file, 'rb') as f:
+        while part := f.read(2**20): digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"The body of AGW: a ResNet with non-local blocks"
+from collections.abc import Sequence
+from pathlib import Path
+
+from timm.models.resnet import Bottleneck, ResNet
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import NonLocal
+from .timm import set_last_stride, timm_body
+
+__all__ = ['NonLocalResNet', 'agw_resnet50']
+
+
+class NonLocalResNet(ResNet):
+    "ResNet with non-local blocks after the last blocks of a stage (the body of AGW, Ye et al., TPAMI 2021; its state-dict keys)"
+    def __init__(self,
+        layers:Sequence[int]=(3, 4, 6, 3), # blocks of each stage
+        non_local:Sequence[int]=(0, 2, 3, 0), # of those, how many at the end have a non-local block behind them
+        inter_channels:int=1, # channels inside a non-local block
+        stem_relu:bool|None=None, # ReLU after the first batch norm? None: yes, until `load_reference` brings AGW's weights
+        last_stride:int=1, # stride of the last stage
+    ):
+        super().__init__(Bottleneck, layers, num_classes=0)
+        for stage, n in enumerate(non_local, 1):
+            nf = self.feature_info[stage]['num_chs']
+            if n: self.add_module(f'NL_{stage}', nn.ModuleList(NonLocal(nf, inter_channels) for _ in range(n)))
+        self.stem_relu_asked = stem_relu
+        self.set_stem_relu(stem_relu is not False)
+        set_last_stride(self, last_stride)
+
+    def set_stem_relu(self, on:bool):
+        "Have a ReLU after the first batch norm, or not, as AGW's and QSD's published weights"
+        self.act1 = nn.ReLU(inplace=True) if on else nn.Identity()
+
+    @property
+    def stem_relu(self): return isinstance(self.act1, nn.ReLU)
+
+    def _stage(self, i, x):
+        blocks, non_local = getattr(self, f'layer{i}'), getattr(self, f'NL_{i}', ())
+        for j, block in enumerate(blocks):
+            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
+            k = j - len(blocks) + len(non_local)
+            if k >= 0: x = non_local[k](x)
+        return x
+
+    def forward_features(self, x): return self.forward_intermediates(x, indices=[])[0]
+
+    def forward_intermediates(self,
+        x, # (bs, 3, height, width)
+        indices:Sequence[int]|None=None, # which of stem and four stages; None: all
+    ): # final maps, list of maps
+        "Final maps and those of the stages asked for, after their non-local blocks"
+        wanted = [i % 5 for i in (range(5) if indices is None else indices)]
+        x = self.act1(self.bn1(self.conv1(x)))
+        levels = [x]
+        x = self.maxpool(x)
+        for i in range(1, 5):
+            x = self._stage(i, x)
+            levels.append(x)
+        return x, [levels[i] for i in wanted]
+
+
+def agw_resnet50(
+    pretrained:bool|str|Path=False, # False: from scratch; True: ImageNet weights of a plain ResNet-50; or a file of them
+    **kwargs, # for `NonLocalResNet`
+):
+    "The ResNet-50 of AGW: non-local blocks, last stride 1"
+    body = NonLocalResNet(**kwargs)
+    if pretrained is not False:
+        plain = timm_body('resnet50.tv_in1k', pretrained)
+        missing, unexpected = body.load_state_dict(plain.state_dict(), strict=False)
+        if unexpected or any(not k.startswith('NL_') for k in missing):
+            raise ValueError(f'pretrained={pretrained!r} are not the weights of a ResNet-50: {[*unexpected, *missing][:3]} do not fit.')
+    return body

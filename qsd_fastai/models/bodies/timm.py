@@ -1,0 +1,60 @@
+"Bodies of timm by name, with weights through timm or from a file, and the stride of their last stage"
+from difflib import get_close_matches
+from pathlib import Path
+
+import timm
+from torch import nn
+
+__all__ = ['set_last_stride', 'timm_body']
+
+
+def check_name(
+    name:str, # what might be a timm model
+    own=(), # names that are known beside timm's
+):
+    "Raises `ValueError`, with names that are near, where neither timm nor we have such a body"
+    if name.startswith(('hf_hub:', 'hf-hub:', 'local-dir:')) or timm.is_model(name): return
+    close = get_close_matches(name.split('.')[0], [*own, *timm.list_models()], n=5, cutoff=.5)
+    raise ValueError(f'Unknown body {name!r}. ' + (f'Did you mean {", ".join(close)}? ' if close else '') +
+                     'timm.list_models() lists the names.')
+
+
+def timm_body(
+    name:str, # a timm model
+    pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file of them (.pth, .safetensors)
+    last_stride:int|None=None, # stride of the last stage of a ResNet; None keeps the body's own
+    **kwargs, # for the model itself
+): # a module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
+    "A timm model without its classifier; raises `ConnectionError` when weights cannot be fetched"
+    if not isinstance(pretrained, bool):
+        if not Path(pretrained).is_file():
+            raise FileNotFoundError(f'pretrained={str(pretrained)!r}: no such file. Give weights of {name}, True, or False.')
+        kwargs['pretrained_cfg_overlay'] = {'file': str(pretrained), **kwargs.get('pretrained_cfg_overlay', {})}
+    try: body = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
+    except Exception as e:
+        # a wrong argument fails without weights too, and then its own message is the right one
+        if pretrained is not True: raise
+        timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
+        raise ConnectionError(
+            f"The weights of {name} could not be had ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}). Go on from a file, "
+            f"pretrained='weights.safetensors', or from scratch, pretrained=False.") from e
+    if not hasattr(body, 'forward_intermediates'):
+        raise ValueError(f'{name} of timm {timm.__version__} gives no levels (no forward_intermediates). Choose another body.')
+    return body if last_stride is None else set_last_stride(body, last_stride)
+
+
+def set_last_stride(
+    body, # a timm ResNet, ResNeXt, SE-ResNet or their kin
+    stride:int, # 1 or 2
+):
+    "Set the stride of the last stage in place, and return the body; weights stay valid"
+    block = getattr(body, 'layer4', [None])[0]
+    if stride not in (1, 2): raise ValueError(f'last_stride={stride}: it is 1 or 2.')
+    if block is None or not isinstance(getattr(block, 'aa', nn.Identity()), nn.Identity):
+        raise ValueError(f'last_stride={stride} is for ResNets without anti-aliasing; leave it None for {type(body).__name__}.')
+    if stride == 2: return body
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d): module.stride = (1, 1)
+    if block.downsample is not None and isinstance(block.downsample[0], nn.AvgPool2d): block.downsample[0] = nn.Identity()
+    body.feature_info[-1]['reduction'] //= 2
+    return body

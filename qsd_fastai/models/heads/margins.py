@@ -1,0 +1,271 @@
+"""Margin heads of face recognition: cosines to one direction for each identity, and the margin that makes training stricter than judging.
+
+A head gives cosines, which is what QSD distils: the margin belongs to whoever knows the identities. `MarginLoss` asks the head for it.
+Everything is computed in float32 or better, also under autocast; identity -1 means that a picture has no class here, and no margin."""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...distributed import summed
+from ...tensors import full_precision
+
+__all__ = ['AdaFace', 'ArcFace', 'CosFace', 'CurricularFace', 'MagFace', 'MarginHead', 'SubCenterArcFace']
+
+
+# shortest vector that is made a unit one: a picture without any embedding gets a gradient that float16 can hold instead of an endless one
+TINY = 1e-3
+
+
+def _mean_and_std(x, gathered):
+    """Mean and deviation over the batch of all processes (None where there are too few values), where it isn't the same one on each already.
+
+    A process without a value must come here, too: the others wait for it."""
+    def whole(t): return t if gathered else summed(t)
+
+    n, total = whole(torch.stack([torch.ones_like(x).sum(), x.sum()]))
+    if n == 0: return None, None  # for all of them: nobody waits below
+    mean = total/n
+    squared = whole((x - mean).square().sum())
+    return mean, (squared/(n - 1)).sqrt() if n > 1 else None
+
+
+def _at_target(cosine, ids):
+    "Rows that have a class, their classes, and the cosines there"
+    rows = (ids >= 0).nonzero().flatten()
+    return rows, ids[rows], cosine[rows, ids[rows]]
+
+
+def _replaced(cosine, rows, cols, target): return cosine.index_put((rows, cols), target.to(cosine.dtype))
+
+
+class MarginHead(nn.Module):
+    "Cosine of an embedding to each identity; without a margin, the normalised softmax (NormFace)"
+    def __init__(self,
+        nf:int, # size of the embedding
+        n_ids:int, # training identities
+        s:float=64., # what cosines are multiplied by before the softmax, > 0
+    ):
+        super().__init__()
+        if not s > 0: raise ValueError(f's={s}: the scale of a margin head is above 0; 64 suits very many identities, 32 few.')
+        self.nf, self.n_ids, self.s = nf, n_ids, float(s)
+        # set where every process sees the batch of all, as within `PartialFC`
+        self.gathered = False
+        self.weight = nn.Parameter(torch.empty(n_ids, nf).normal_(std=.01))
+
+    def extra_repr(self): return f'nf={self.nf}, n_ids={self.n_ids}, s={self.s:g}'
+
+    def forward(self,
+        emb, # (bs, nf)
+    ): # (bs, n_ids) cosines, at least float32
+        with torch.autocast(emb.device.type, enabled=False):
+            return F.linear(F.normalize(full_precision(emb), eps=TINY), F.normalize(full_precision(self.weight), eps=TINY))
+
+    def margin(self,
+        cosine, # (bs, n_ids) of `forward`
+        ids, # (bs,) int64; -1 = no class
+        norms, # (bs,) lengths of the embeddings, with their graph
+        target=None, # (bs,) cosines to the own class, where it can be in the columns of another process; NaN: no class
+    ): # (bs, n_ids) logits, scaled
+        "Logits for the cross entropy, with the margin taken from each picture's own class"
+        return self.s*cosine
+
+    def regularizer(self,
+        norms, # (bs,)
+    ): # a scalar to add to the loss, or None
+        "What else the head asks of an embedding; nothing, but for `MagFace`"
+        return None
+
+    def terms(self,
+        cosine, # (bs, n_ids) of `forward`
+        emb, # (bs, nf) that gave them
+        ids, # (bs,) int64; outside 0..n_ids: an identity without a class
+        smoothing:float=0., # share of the label spread over all identities, 0 to 1
+    ): # dict of scalars
+        "Named terms of the loss: cross-entropy with the margin, a mean over pictures that have a class, and `regularizer`"
+        with torch.autocast(cosine.device.type, enabled=False):
+            ids, norms = torch.where((ids >= 0) & (ids < self.n_ids), ids, -1), full_precision(emb).norm(dim=1)
+            value = F.cross_entropy(self.margin(full_precision(cosine), ids, norms), ids, ignore_index=-1, label_smoothing=smoothing, reduction='sum')
+            found, extra = {'identity': value/(ids >= 0).sum().clamp(min=1)}, self.regularizer(norms)
+        return found if extra is None else {**found, 'norm': extra}
+
+    @torch.no_grad()
+    def imprint(self,
+        emb, # (n, nf) embeddings of training pictures
+        ids, # (n,) their identities as the loader numbers them; those outside `n_ids` are passed over
+    ):
+        "Start every identity at the mean direction of its pictures (weight imprinting, Qi et al., CVPR 2018); one without pictures stays as it is"
+        device, emb = self.weight.device, F.normalize(full_precision(emb))
+        ids = torch.as_tensor(ids, device=device)
+        inside = (ids >= 0) & (ids < self.n_ids)
+        total = torch.zeros(self.n_ids, self.nf, device=device).index_add_(0, ids[inside], emb.to(device)[inside])
+        seen = total.norm(dim=1) > 0
+        self._set_directions(F.normalize(total[seen]), seen)
+
+    def _set_directions(self, directions, seen): self.weight[seen] = directions.to(self.weight.dtype)
+
+
+class _StraightThrough(torch.autograd.Function):
+    "A value whose gradient is that of what it was made from"
+    @staticmethod
+    def forward(ctx, cosine, value): return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad): return grad, None
+
+
+class ArcFace(MarginHead):
+    """Additive angular margin (Deng et al., CVPR 2019).
+
+    As published, the gradient passes by the angle as if the margin were not there, which is finite everywhere. `gradient='exact'` goes through
+    the angle, kept `eps` away from 0 and 180 degrees, as AdaFace's code does."""
+    def __init__(self,
+        nf:int, n_ids:int, s:float=64.,
+        m:float=.5, # margin, radians
+        gradient:str='published', # or 'exact'
+        filter_above:float=0., # cosines to other identities above this are taken for wrong labels and count 0; 0: none
+        eps:float=1e-4, # of 'exact'
+    ):
+        super().__init__(nf, n_ids, s)
+        if gradient not in ('published', 'exact'): raise ValueError(f"gradient={gradient!r} is unknown. Use 'published' or 'exact'.")
+        self.m, self.gradient, self.filter_above, self.eps = m, gradient, filter_above, eps
+
+    def margin(self, cosine, ids, norms, target=None):
+        cosine = _filtered(cosine, ids, self.filter_above)
+        if self.gradient == 'exact':
+            cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
+            rows, cols, target = _at_target(cosine, ids)
+            return self.s*_replaced(cosine, rows, cols, (target.acos() + self.m).clamp(self.eps, math.pi - self.eps).cos())
+        rows, cols, target = _at_target(cosine.detach(), ids)
+        value = _replaced(cosine.detach(), rows, cols, (target.clamp(-1, 1).acos() + self.m).cos())
+        return self.s*_StraightThrough.apply(cosine, value)
+
+
+class CosFace(MarginHead):
+    "Additive cosine margin (Wang et al., CVPR 2018)"
+    def __init__(self,
+        nf:int, n_ids:int, s:float=64.,
+        m:float=.4, # margin, of a cosine
+        filter_above:float=0., # as in `ArcFace`
+        eps:float=0., # cosines are kept so far from -1 and 1; AdaFace's code has 1e-4
+    ):
+        super().__init__(nf, n_ids, s)
+        self.m, self.filter_above, self.eps = m, filter_above, eps
+
+    def margin(self, cosine, ids, norms, target=None):
+        cosine = _filtered(cosine, ids, self.filter_above)
+        if self.eps: cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
+        rows, cols, target = _at_target(cosine, ids)
+        return self.s*_replaced(cosine, rows, cols, target - self.m)
+
+
+def _filtered(cosine, ids, above):
+    if not above: return cosine
+    own = torch.zeros_like(cosine, dtype=torch.bool)
+    rows = (ids >= 0).nonzero().flatten()
+    own[rows, ids[rows]] = True
+    return cosine.masked_fill((cosine.detach() > above) & ~own, 0.)
+
+
+class AdaFace(MarginHead):
+    "Margin that follows the length of the embedding: angular for poor pictures, additive for good ones (Kim et al., CVPR 2022)"
+    def __init__(self,
+        nf:int, n_ids:int, s:float=64.,
+        m:float=.4, # margin
+        h:float=.333, # how much of a standard deviation of lengths is the whole range
+        t_alpha:float=.01, # weight of a new batch in the running mean and deviation; 1: those of the batch
+        eps:float=1e-3,
+    ):
+        super().__init__(nf, n_ids, s)
+        self.m, self.h, self.t_alpha, self.eps = m, h, t_alpha, eps
+        self.register_buffer('batch_mean', torch.full((1,), 20.))
+        self.register_buffer('batch_std', torch.full((1,), 100.))
+
+    def margin(self, cosine, ids, norms, target=None):
+        norms = norms.detach().clamp(.001, 100).to(cosine.dtype)
+        if self.training and torch.is_grad_enabled():
+            mean, std = _mean_and_std(norms, self.gathered)
+            if mean is not None: self.batch_mean.lerp_(mean.to(self.batch_mean.dtype), self.t_alpha)
+            if std is not None: self.batch_std.lerp_(std.to(self.batch_std.dtype), self.t_alpha)
+        place = ((norms - self.batch_mean)/(self.batch_std + self.eps)*self.h).clamp(-1, 1)
+        cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
+        rows, cols, target = _at_target(cosine, ids)
+        place = place[rows]
+        target = (target.acos() - self.m*place).clamp(self.eps, math.pi - self.eps).cos() - (self.m + self.m*place)
+        return self.s*_replaced(cosine, rows, cols, target)
+
+
+class MagFace(MarginHead):
+    "Margin that grows with the length of the embedding, and a term that makes it longer for good pictures (Meng et al., CVPR 2021)"
+    def __init__(self,
+        nf:int, n_ids:int, s:float=64.,
+        norm_range:tuple=(10., 110.), # least and greatest length; others are clipped
+        margin_range:tuple=(.45, .8), # margins there, radians
+        norm_weight:float=35., # of the term for the length
+        easy_margin:bool=True, # no margin where the angle is above 90 degrees?
+    ):
+        super().__init__(nf, n_ids, s)
+        self.norm_range, self.margin_range, self.norm_weight, self.easy_margin = norm_range, margin_range, norm_weight, easy_margin
+
+    def margin(self, cosine, ids, norms, target=None):
+        (low, top), (least, most) = self.norm_range, self.margin_range
+        m = (most - least)/(top - low)*(norms.to(cosine.dtype).clamp(low, top) - low) + least
+        rows, cols, target = _at_target(cosine.clamp(-1, 1), ids)
+        m = m[rows]
+        # a hair from 1: the square root has no gradient at 0
+        moved = target*m.cos() - (1 - target.square()).clamp(min=1e-12).sqrt()*m.sin()
+        if self.easy_margin: moved = torch.where(target > 0, moved, target)
+        else: moved = torch.where(target > (math.pi - m).cos(), moved, target - (math.pi - m).sin()*m)
+        return self.s*_replaced(cosine, rows, cols, moved)
+
+    def regularizer(self, norms):
+        low, top = self.norm_range
+        norms = norms.clamp(low, top)
+        return self.norm_weight*(norms/top**2 + 1/norms).mean()
+
+
+class CurricularFace(MarginHead):
+    "Hard wrong identities weigh more as training goes on (Huang et al., CVPR 2020)"
+    def __init__(self,
+        nf:int, n_ids:int, s:float=64.,
+        m:float=.5, # margin, radians
+        momentum:float=.01, # weight of a new batch in the running mean `t` of the cosines to the own class
+    ):
+        super().__init__(nf, n_ids, s)
+        self.m, self.momentum = m, momentum
+        self.register_buffer('t', torch.zeros(1))
+
+    def margin(self, cosine, ids, norms, target=None):
+        cosine = cosine.clamp(-1, 1)
+        rows, cols, own = _at_target(cosine, ids)
+        seen = own.detach() if target is None else target[~target.isnan()].detach().clamp(-1, 1)
+        if self.training and torch.is_grad_enabled():
+            mean = _mean_and_std(seen, self.gathered)[0]
+            if mean is not None: self.t.lerp_(mean.to(self.t.dtype), self.momentum)
+        moved = self._moved(own)
+        easy = torch.where(own > math.cos(math.pi - self.m), moved, own - math.sin(math.pi - self.m)*self.m)
+        if target is None: limit = cosine.new_full((len(cosine),), float('inf')).index_put((rows,), moved.detach())
+        else: limit = self._moved(target.detach().clamp(-1, 1))
+        hard = cosine > limit[:, None]  # of a picture without a class, nothing is hard
+        cosine = torch.where(hard, cosine*(self.t.to(cosine.dtype) + cosine), cosine)
+        return self.s*_replaced(cosine, rows, cols, easy)
+
+    def _moved(self, own): return own*math.cos(self.m) - (1 - own.square()).clamp(min=1e-12).sqrt()*math.sin(self.m)
+
+
+class SubCenterArcFace(ArcFace):
+    "ArcFace with several directions for each identity, the nearest of which counts: noise finds one of its own (Deng et al., ECCV 2020)"
+    def __init__(self,
+        nf:int, n_ids:int, s:float=64., m:float=.5,
+        k:int=3, # directions for each identity
+        **kwargs, # for `ArcFace`
+    ):
+        super().__init__(nf, n_ids, s, m, **kwargs)
+        self.k, self.weight = k, nn.Parameter(torch.empty(n_ids*k, nf).normal_(std=.01))
+
+    def forward(self, emb): return super().forward(emb).unflatten(1, (self.n_ids, self.k)).amax(2)
+
+    def _set_directions(self, directions, seen):
+        # the first is the mean; the others stay at random and find their own
+        self.weight.view(self.n_ids, self.k, self.nf)[seen, 0] = directions.to(self.weight.dtype)

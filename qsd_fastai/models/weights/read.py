@@ -1,0 +1,102 @@
+"Weights that people already have, into a model, with a report on every key"
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from ..preprocess import Preprocess
+from .faces import face_source
+from .people import CLASSIFIERS, _keep_meaning, _ours, _rename
+from .safe_pickle import Inert, read_checkpoint, state_of
+
+__all__ = ['LoadReport', 'load_body', 'load_reference']
+
+
+# where a checkpoint may keep its weights, beside an optimizer or an epoch
+HOLDERS = ('state_dict', 'model', 'state_dict_backbone', 'model_state_dict', 'net')
+
+
+@dataclass
+class LoadReport:
+    "What `load_reference` did with each key"
+    file:str # the file of weights
+    source:str # the project its names are of
+    used:list[str] # keys of the model that were filled
+    missing:list[str] # keys of the model that the file lacks: they keep their values
+    unexpected:list[str] # keys of the file that the model has no place for
+    skipped:list[str] = field(default_factory=list) # keys whose shapes differ: the head of other identities
+    notes:list[str] = field(default_factory=list) # what was changed so that the weights keep their meaning
+
+    def __str__(self):
+        parts = {'missing': self.missing, 'unexpected': self.unexpected, 'of another shape': self.skipped}
+        lines = [f'{self.file}: weights of {self.source}, {len(self.used)} keys used']
+        return '\n'.join(lines + [f'  {k}: {_some(v)}' for k, v in parts.items() if v] + [f'  {o}' for o in self.notes])
+
+
+def _some(keys, n=6): return ', '.join(keys[:n]) + (f' and {len(keys) - n} more' if len(keys) > n else '')
+
+
+def load_reference(
+    model, # a `Recognizer` with the body of the weights: `agw_resnet50` for AGW and QSD
+    file:str|Path, # a state dict, a checkpoint that holds one, or a module pickled whole; wrapped in DataParallel or not
+    head:bool=True, # load the classifier too, if it has as many identities? It needs the same ones in the same order
+    show:bool=True, # print the report?
+) -> LoadReport:
+    "Load published weights without running code of the file; raises `ValueError` when they are of another architecture"
+    weights = _weights(read_checkpoint(file), file)
+    face = None if _ours(weights) else face_source(weights)
+    source, weights = _rename(weights) if face is None else (face.source, face.weights)
+    if not head: weights = {k: v for k, v in weights.items() if not k.startswith('head.')}
+    own = model.state_dict()
+    counts = [k for k in own if k.endswith('num_batches_tracked')]
+    skipped = [k for k, v in weights.items() if k in own and v.shape != own[k].shape]
+    missing = [k for k in own if k not in weights and k not in counts and not k.startswith('center.')]
+    unexpected = [k for k in weights if k not in own]
+    foreign = [k for k in unexpected if not k.startswith(CLASSIFIERS)]
+    wrong = [k for k in [*missing, *foreign] if k.startswith('body.')] + [k for k in skipped if k.startswith(('body.', 'pool.', 'neck.'))]
+    if wrong:
+        raise ValueError(f'{file}: weights of {source} do not fit a {type(model.body).__name__} ({len(wrong)} keys, for example '
+                         f'{_some(wrong, 3)}). Make the Recognizer with the body that these weights were trained with.')
+    used = [k for k in weights if k in own and k not in skipped]
+    model.load_state_dict({k: weights[k] for k in used}, strict=False)
+    notes = _keep_meaning(model, source) if face is None else [*face.notes, *_keep_face(model.body, face)]
+    report = LoadReport(str(file), source, used, missing, unexpected, skipped, notes)
+    if show: print(report)
+    return report
+
+
+def load_body(
+    body, # a module
+    pretrained:bool|str|Path=False, # False: it stays as it is; or a file of weights
+):
+    "The body, with the weights of a file; raises `ConnectionError` for True: only timm's bodies have weights that can be fetched"
+    if pretrained is True:
+        raise ConnectionError(f'There are no weights of {type(body).__name__} to fetch. Go on from a file, pretrained="weights.pt", '
+                              'or from scratch, pretrained=False.')
+    if pretrained is not False: load_reference(nn.ModuleDict({'body': body}), pretrained, head=False, show=False)
+    return body
+
+
+def _weights(found, file):
+    shard = found.get('state_dict_softmax_fc') if isinstance(found, dict) else None
+    for name in HOLDERS:
+        if isinstance(found, dict) and isinstance(found.get(name), (dict, Inert)): found = found[name]
+    weights = state_of(found) if isinstance(found, (dict, Inert)) else {}
+    if not weights: raise ValueError(f'{file} holds no weights: neither a state dict nor a module.')
+    while all(k.startswith('module.') for k in weights): weights = {k[len('module.'):]: v for k, v in weights.items()}
+    if isinstance(shard, dict) and 'weight' in shard: weights = {**weights, 'head.weight': shard['weight']}
+    return weights
+
+
+def _keep_face(body, face):
+    notes = []
+    if face.eps is not None:
+        for m in body.modules():
+            if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d): m.eps = face.eps
+        notes.append(f'batch norms count {face.eps} to the variance, as these weights were trained')
+    if face.preprocess is not None:
+        old = getattr(body, 'preprocess', None)
+        body.preprocess = face.preprocess if old is None else replace(old, mean=face.preprocess.mean, std=face.preprocess.std)
+    if isinstance(wanted := getattr(body, 'preprocess', None), Preprocess):
+        notes.append(f'normalise pictures by mean {wanted.mean}, std {wanted.std}: recognition_dataloaders(stats=...)')
+    return notes

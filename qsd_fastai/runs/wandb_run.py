@@ -1,0 +1,71 @@
+"A Weights & Biases run from its start to its end: online with a key, offline without, and never left open."
+import atexit
+import netrc
+import os
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import wandb
+
+__all__ = ['finish_run', 'has_key', 'kept_beside', 'start_run']
+
+
+at_exit = {}  # by id, what Python is to do about a run that was started and not finished
+
+
+def start_run(
+    project:str='qsd_fastai', # W&B project
+    name:str=None,  # Of the run
+    group:str=None, # Runs to be compared
+    dir='runs',     # Where W&B keeps its files; made if missing
+    id:str=None,    # Of a run to go on with
+    config:dict=None, # First part of the configuration
+):
+    """`wandb.init` that goes offline where there is no API key and `WANDB_MODE` does not decide; end it with `finish_run`.
+
+    If Python ends before that, by Ctrl-C say, the run is marked as failed and the line that says where it is appears all the same."""
+    Path(dir).mkdir(parents=True, exist_ok=True)
+    mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')  # W&B itself looks at the environment but once
+    run = wandb.init(project=project, name=name, group=group, dir=str(dir), id=id, resume='allow' if id else None, mode=mode, config=config,
+                     settings=wandb.Settings(silent=True, console='off'))
+    at_exit[run.id] = atexit.register(partial(finish_run, run, failed=True))
+    return run
+
+
+def has_key()->bool:
+    "Is there an API key in the environment, or where `wandb login` keeps it?"
+    settings = wandb.setup().settings
+    if os.environ.get('WANDB_API_KEY') or os.environ.get('WANDB_IDENTITY_TOKEN_FILE') or settings.api_key: return True
+    hosts = {urlsplit(settings.base_url).netloc, 'api.wandb.ai'}  # a key for the second one opens the first where that is W&B's own
+    for file in [os.environ['NETRC']] if os.environ.get('NETRC') else ['~/.netrc', '~/_netrc']:
+        try:
+            kept = netrc.netrc(os.path.expanduser(file))
+            if any(map(kept.authenticators, hosts)): return True
+        except (OSError, netrc.NetrcParseError): pass
+    return False
+
+
+def finish_run(
+    run,               # Of `start_run`
+    failed:bool=False, # Mark it as stopped before its end?
+):
+    "End a run, and say where it is"
+    atexit.unregister(at_exit.pop(run.id, None))
+    folder,offline,url = Path(run.dir).parent, run.offline, None if run.offline or run.disabled else run.url
+    run.finish(exit_code=int(failed))
+    if offline: print(f'W&B run kept offline. To upload it: wandb login, then wandb sync {folder}')
+    elif url: print(f'W&B run: {url}')
+
+
+@contextmanager
+def kept_beside(
+    run, # Of W&B
+):
+    "Artifacts of an offline run wait for their upload in the folder of the run, instead of the home directory"
+    own = run.offline and not os.environ.get('WANDB_DATA_DIR')
+    if own: os.environ['WANDB_DATA_DIR'] = str(Path(run.dir).parent)
+    try: yield
+    finally:
+        if own: del os.environ['WANDB_DATA_DIR']

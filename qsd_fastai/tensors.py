@@ -1,0 +1,50 @@
+"Tensors and labels made plain: of no subclass, of at least full precision, flat, finite"
+import numpy as np
+import torch
+
+__all__ = ['finite_rows', 'full_precision', 'plain_labels', 'plain_tensor', 'plain_vector']
+
+
+def plain_tensor(
+    x, # Numpy or torch
+)->torch.Tensor:
+    "A tensor without gradient and of no subclass, sharing memory"
+    if isinstance(x, torch.Tensor): return x.detach().as_subclass(torch.Tensor)
+    return torch.from_numpy(np.require(x, requirements='CW'))
+
+
+def full_precision(
+    x:torch.Tensor, # Of any type
+)->torch.Tensor:
+    "At least float32: half precision is widened, float64 stays"
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def finite_rows(
+    x,               # `(n, ...)`, numpy or torch
+    name:str='emb',  # Of the argument, for the message
+    start:int=0,     # Number of the first row, where `x` is a part of something
+    count=None,      # Function that counts the bad rows of the whole; those of `x` when not given
+    remedy:str='The model diverged or overflowed half precision: embed again in float32', # For the message
+):
+    "`x` itself; `ValueError` naming the first row that holds NaN or infinity"
+    bad = ~torch.isfinite(plain_tensor(x))
+    if bad.ndim > 1: bad = bad.flatten(1).any(1)
+    if bad.any():
+        n = int(bad.sum()) if count is None else count()
+        raise ValueError(f'{name} row {start + int(bad.nonzero()[0])} holds NaN or infinity ({n} such rows). {remedy}.')
+    return x
+
+
+def plain_labels(
+    x, # Of any type: numpy, torch, a column, a list
+)->np.ndarray: # `(n,)`
+    "Labels as a flat array"
+    return np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x).reshape(-1)
+
+
+def plain_vector(
+    x, # Numbers: numpy or torch, of any device and shape
+)->np.ndarray: # `(n,)`
+    "Numbers as a flat array; bfloat16, which numpy lacks, as float32"
+    return plain_labels(x.float() if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 else x)

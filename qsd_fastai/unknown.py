@@ -1,0 +1,31 @@
+"""What nobody knows, and how it is kept: a quality is NaN, a camera is empty, and neither is ever given a middle value.
+
+Tables keep it so (`data.table`), batches too (`data.blocks`). It is dropped where it would count: pairs of unknown quality teach nothing
+(`distillation.select_pairs`), and a picture from an unknown camera is never taken out as seen by the query's own (`evaluation.distances`)."""
+import numpy as np
+import pandas as pd
+
+from .tensors import plain_labels, plain_vector
+
+__all__ = ['EMPTY', 'check_quality', 'unknown_camera']
+
+EMPTY = ['', 'nan', 'NaN', 'NA', 'N/A', 'null', 'None'] # What counts as unknown in a column of numbers; never in a column of text
+
+
+def check_quality(
+    quality,            # `(n,)`, 0 to 100, NaN = unknown
+    name:str='quality', # Of the argument, for the message
+)->np.ndarray: # `(n,)` float64
+    "Quality as a flat array; `ValueError` naming the first row that is outside 0 to 100"
+    quality = plain_vector(quality).astype(float)
+    bad = (quality < 0) | (quality > 100)
+    if bad.any(): raise ValueError(f'{name} row {bad.argmax()} is {quality[bad.argmax()]:g}. It runs from 0 to 100, NaN where unknown.')
+    return quality
+
+
+def unknown_camera(
+    cameras, # `(n,)` of any type
+)->np.ndarray: # `(n,)` bool
+    "Where the camera is not known: missing, an empty text, or the number -1"
+    cameras = pd.Series(plain_labels(cameras).astype(object))
+    return (cameras.isna() | (cameras == '') | (cameras == -1)).to_numpy()

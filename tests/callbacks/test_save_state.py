@@ -1,0 +1,394 @@
+"A run that was stopped and gone on with against the same run left alone: bit for bit"
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import signal
+import sys
+import time
+from copy import deepcopy
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from fastai.callback.core import Callback
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.learner import load_learner
+from fastai.torch_core import set_seed
+
+from qsd_fastai.callbacks.save_state import SaveState, random_state, set_random_state
+from qsd_fastai.callbacks.track_run import TrackRun
+from qsd_fastai.data.loaders import recognition_dataloaders
+from qsd_fastai.distillation import QualityDistillation
+from qsd_fastai.evaluation.metrics import Retrieval
+from qsd_fastai.files import save_whole
+from qsd_fastai.learner import recognition_learner
+from qsd_fastai.models.heads.margins import AdaFace
+from qsd_fastai.models.heads.partial_fc import PartialFC, whole_state_dict
+from qsd_fastai.runs.folder import run_folder
+
+pytestmark = [pytest.mark.filterwarnings('ignore::UserWarning'), pytest.mark.usefixtures('one_thread')]
+
+
+class StopAt(Callback):
+    "Ctrl-C in the middle of an epoch, counted from 0"
+    order = 90
+
+    def __init__(self, epoch, event='after_batch', error=KeyboardInterrupt): self.epoch_to_stop,self.event,self.error = epoch,event,error
+
+    def stop(self, event):
+        if self.epoch == self.epoch_to_stop and self.event == event: raise self.error('stop')
+
+    def after_batch(self):
+        if self.training and self.iter == 1: self.stop('after_batch')
+
+    def before_validate(self): self.stop('before_validate')
+
+
+def make(table, workers=0, arch='test_resnet', cbs=None, seed=3, n_ids=4, path=None, **kwargs):
+    set_seed(seed)
+    dls = recognition_dataloaders(table, size=(32, 16), n_ids=n_ids, n_imgs=3, seed=1, num_workers=workers, device='cpu')
+    learn = recognition_learner(dls, arch, metrics=Retrieval('mAP', 'mINP'), cbs=cbs, path=path, **kwargs)
+    learn.remove_cb(learn.progress)
+    return learn
+
+
+def same(a, b):
+    "Weights, statistics of the optimizer, and all that the run has written down"
+    for k,v in a.model.state_dict().items(): assert torch.equal(v, b.model.state_dict()[k]), k
+    one,two = a.opt.state_dict(), b.opt.state_dict()
+    assert one['hypers'] == two['hypers']
+    for p,q in zip(one['state'], two['state']):
+        assert p.keys() == q.keys()
+        for k,v in p.items(): assert torch.equal(v, q[k]) if isinstance(v, torch.Tensor) else v == q[k], k
+    assert a.recorder.values == b.recorder.values
+    assert a.recorder.lrs == b.recorder.lrs and a.recorder.iters == b.recorder.iters
+    assert [float(v) for v in a.recorder.losses] == [float(v) for v in b.recorder.losses]
+    assert a.loss_terms.epochs == b.loss_terms.epochs
+    if hasattr(a.recorder, 'hps'): assert a.recorder.hps == b.recorder.hps
+    assert a.train_iter == b.train_iter
+
+
+def fit(learn, *cbs): learn.fit_one_cycle(4, slice(1e-4, 2e-3), cbs=[QualityDistillation(), *cbs])
+
+
+@pytest.fixture(scope='module')
+def whole(labelled_people, one_thread):
+    "The run that nobody stops"
+    learn = make(labelled_people)
+    fit(learn)
+    return learn
+
+
+@pytest.mark.parametrize('stop', [StopAt(1), StopAt(2, 'before_validate'), StopAt(3)], ids=['training 2', 'validation 3', 'training 4'])
+def test_after_ctrl_c_it_goes_on_bit_for_bit(labelled_people, whole, stop, tmp_path, capsys):
+    file = tmp_path/'kept'/'run.state'
+    with pytest.raises(KeyboardInterrupt): fit(make(labelled_people), SaveState(file), stop)
+    assert [o.name for o in file.parent.iterdir()] == ['run.state']
+    # the epoch that was interrupted is not in the state
+    assert len(torch.load(file, weights_only=True)['values']) == stop.epoch_to_stop
+    capsys.readouterr()
+    learn = make(labelled_people, seed=9)  # other weights, other generators: all that counts comes from the file
+    fit(learn, SaveState(file, resume=True))
+    said = capsys.readouterr().out
+    assert f'Resuming after epoch {stop.epoch_to_stop} of 4' in said
+    assert [line for line in said.splitlines() if line.startswith('[0, ')]  # the rows that were done are printed again
+    same(whole, learn)
+
+
+def test_with_worker_processes(labelled_people, tmp_path):
+    left_alone = make(labelled_people, workers=2)
+    left_alone.fit_one_cycle(2, 1e-3)
+    learn = make(labelled_people, workers=2)
+    with pytest.raises(KeyboardInterrupt): learn.fit_one_cycle(2, 1e-3, cbs=[SaveState(tmp_path/'s'), StopAt(1)])
+    learn = make(labelled_people, workers=2, seed=9)
+    learn.fit_one_cycle(2, 1e-3, cbs=SaveState(tmp_path/'s', resume=True))
+    same(left_alone, learn)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='the child is a fork')
+def test_after_a_kill_it_goes_on_bit_for_bit(labelled_people, whole, tmp_path):
+    class Slow(Callback):
+        def before_validate(self): time.sleep(.3)
+    file = tmp_path/'run.state'
+    # the learner is made in the child: Python seeds `random` anew when it forks
+    going = multiprocessing.get_context('fork').Process(target=lambda: fit(make(labelled_people), SaveState(file), Slow()))
+    going.start()
+    for _ in range(1200):
+        if file.is_file() or not going.is_alive(): break
+        time.sleep(.05)
+    going.kill()
+    going.join(60)
+    assert going.exitcode == -signal.SIGKILL
+    assert 0 < len(torch.load(file, weights_only=True)['values']) < 4
+    learn = make(labelled_people, seed=9)
+    fit(learn, SaveState(file, resume=True))
+    same(whole, learn)
+
+
+def test_a_complete_run_is_only_repeated(labelled_people, whole, tmp_path, capsys):
+    first = make(labelled_people)
+    fit(first, SaveState(tmp_path/'s'))
+    same(whole, first)  # keeping a state changes nothing
+    learn = make(labelled_people, seed=9)
+    before = (tmp_path/'s').stat().st_mtime_ns
+    class Never(Callback):
+        def before_train(self): raise AssertionError('trained')
+    capsys.readouterr()
+    fit(learn, SaveState(tmp_path/'s', resume=True), Never())
+    said = capsys.readouterr().out
+    assert 'All 4 epochs were done' in said and sum(line.startswith('[') for line in said.splitlines()) == 4
+    assert (tmp_path/'s').stat().st_mtime_ns == before
+    same(whole, learn)
+
+
+def test_fine_tune_is_one_run_in_two_parts(labelled_people, tmp_path):
+    left_alone = make(labelled_people)
+    left_alone.fine_tune(2, 1e-3)
+    for part,stop in ((1, StopAt(0)), (2, StopAt(1))):
+        file = tmp_path/f's{part}'
+        learn = make(labelled_people)
+        # the first epoch of fine_tune is a fit by itself; it must not be taken for the first epoch of the second
+        class Later(StopAt):
+            def before_fit(self): self.fits = getattr(self, 'fits', 0) + 1
+            def stop(self, event):
+                if self.fits == 2: super().stop(event)
+        stop = Later(stop.epoch_to_stop)
+        with pytest.raises(KeyboardInterrupt): learn.fine_tune(2, 1e-3, cbs=[SaveState(file), stop])
+        learn = make(labelled_people, seed=9)
+        learn.fine_tune(2, 1e-3, cbs=SaveState(file, resume=True))
+        same(left_alone, learn)
+
+
+def test_best_model_and_rates_on_a_plateau(labelled_people, tmp_path):
+    "Callbacks that watch the rows of the table decide as if the run had not been stopped"
+    def trackers(): return [SaveModelCallback('mAP', fname='best'), ReduceLROnPlateau('mAP', patience=1, factor=2.)]
+    left_alone = make(labelled_people, path=tmp_path/'a')
+    left_alone.fit(4, 1e-3, cbs=trackers())
+    for epoch in (1, 3):
+        folder = tmp_path/f'b{epoch}'
+        with pytest.raises(KeyboardInterrupt):
+            make(labelled_people, path=folder).fit(4, 1e-3, cbs=[*trackers(), SaveState(folder/'s'), StopAt(epoch)])
+        learn = make(labelled_people, path=folder, seed=9)
+        learn.fit(4, 1e-3, cbs=[*trackers(), SaveState(folder/'s', resume=True)])
+        same(left_alone, learn)
+        for k,v in torch.load(tmp_path/'a'/'models'/'best.pth', weights_only=True).items():
+            assert torch.equal(v, torch.load(folder/'models'/'best.pth', weights_only=True)[k]), k
+        assert 'save' not in vars(learn)
+
+
+def test_early_stopping(labelled_people, tmp_path):
+    stopper = lambda: EarlyStoppingCallback('mAP', min_delta=1., patience=2)
+    left_alone = make(labelled_people)
+    left_alone.fit(5, 1e-3, cbs=stopper())
+    learn = make(labelled_people)
+    learn.fit(5, 1e-3, cbs=[stopper(), SaveState(tmp_path/'s')])
+    assert len(learn.recorder.values) == 3
+    learn = make(labelled_people, seed=9)
+    learn.fit(5, 1e-3, cbs=[stopper(), SaveState(tmp_path/'s', resume=True)])
+    same(left_alone, learn)
+
+
+def test_scaler(labelled_people, tmp_path):
+    "Mixed precision's scale goes on from where it was"
+    class Scaler(Callback):
+        order = 10
+        def before_fit(self): self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=2.**4, growth_interval=3)
+        def before_backward(self): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+        def before_step(self):
+            self.scaler.unscale_(self)
+            self.scaler.step(self)
+        def after_step(self): self.learn.scaler.update()
+        def after_fit(self): self.seen = self.scaler.state_dict()
+        @property
+        def param_groups(self): return self.opt.param_groups
+        def step(self): pass
+    def run(stop=None, **kwargs):
+        learn,scaler = make(labelled_people, **kwargs.pop('make', {})), Scaler()
+        learn.fit(3, 1e-3, cbs=[scaler, *kwargs.pop('cbs', [])])
+        return learn,scaler.seen
+    left_alone,seen = run()
+    assert seen['scale'] > 16
+    with pytest.raises(KeyboardInterrupt): run(cbs=[SaveState(tmp_path/'s'), StopAt(2)])
+    learn,again = run(make={'seed': 9}, cbs=[SaveState(tmp_path/'s', resume=True)])
+    assert seen == again
+    same(left_alone, learn)
+
+
+def test_other_runs_are_refused(labelled_people, tmp_path):
+    file = tmp_path/'s'
+    make(labelled_people).fit(1, 1e-3, cbs=SaveState(file))
+    resume = lambda: SaveState(file, resume=True)
+    with pytest.raises(ValueError, match='1 epochs, this one has 2'): make(labelled_people).fit(2, 1e-3, cbs=resume())
+    with pytest.raises(ValueError, match='batches an epoch'): make(labelled_people, n_ids=2).fit(1, 1e-3, cbs=resume())
+    with pytest.raises(ValueError, match='of another model'): make(labelled_people, arch='resnet10t').fit(1, 1e-3, cbs=resume())
+    one_group = lambda model: [list(model.parameters())]
+    with pytest.raises(ValueError, match='of another model'): make(labelled_people, splitter=one_group).fit(1, 1e-3, cbs=resume())
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match='cannot be read'): make(labelled_people).fit(1, 1e-3, cbs=resume())
+    file.write_bytes(b'')
+    with pytest.raises(ValueError, match='cannot be read'): make(labelled_people).fit(1, 1e-3, cbs=resume())
+    torch.save({'model': {}}, file)
+    with pytest.raises(ValueError, match='cannot be read'): make(labelled_people).fit(1, 1e-3, cbs=resume())
+
+
+def test_half_a_state_is_never_read(labelled_people, tmp_path, monkeypatch):
+    file = tmp_path/'s'
+    save_whole({'a': 1}, file)
+    real = torch.save
+    def killed(obj, f):
+        real(obj, f)
+        f.truncate(10)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(torch, 'save', killed)
+    with pytest.raises(KeyboardInterrupt): save_whole({'a': 2}, file)
+    monkeypatch.undo()
+    assert torch.load(file, weights_only=True) == {'a': 1} and file.with_name('s.partial').is_file()
+    file.unlink()
+    learn = make(labelled_people)
+    learn.fit(1, 1e-3, cbs=SaveState(file, resume=True))  # the partial file alone is no state: a fresh start
+    assert len(torch.load(file, weights_only=True)['values']) == 1 and not file.with_name('s.partial').exists()
+
+
+def test_without_resume_an_old_state_is_removed(labelled_people, tmp_path):
+    "Else a run that is stopped in its first epoch would later go on from another one's state"
+    make(labelled_people).fit(1, 1e-3, cbs=SaveState(tmp_path/'s'))
+    with pytest.raises(KeyboardInterrupt): make(labelled_people).fit(1, 1e-3, cbs=[SaveState(tmp_path/'s'), StopAt(0)])
+    assert not (tmp_path/'s').exists()
+
+
+def test_only_fits_are_kept(labelled_people, tmp_path):
+    "validate, get_preds and lr_find leave the state alone, also when it is the learner's own"
+    state = SaveState(tmp_path/'s')
+    learn = make(labelled_people, cbs=state, path=tmp_path)
+    def others():
+        learn.validate()
+        learn.get_preds()
+        learn.lr_find(num_it=3, show_plot=False, suggest_funcs=None)
+        learn.embed(labelled_people[:3])
+    others()
+    assert not (tmp_path/'s').exists() and state.fits == 0
+    learn.fit(1, 1e-3)
+    before = (tmp_path/'s').read_bytes()
+    others()
+    assert (tmp_path/'s').read_bytes() == before
+    # an error in lr_find switches nothing off
+    with pytest.raises(KeyboardInterrupt), learn.added_cbs(StopAt(0)): learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None)
+    learn.fit(1, 1e-3)
+    assert (tmp_path/'s').read_bytes() != before and state.fits == 2
+    learn.export('x.pkl')
+    with pytest.warns(UserWarning, match='pickle'): assert load_learner(tmp_path/'x.pkl').save_state.fits == 2
+
+
+def test_a_resumed_learner_exports_no_state(labelled_people, tmp_path):
+    make(labelled_people).fit(1, 1e-3, cbs=SaveState(tmp_path/'s'))
+    learn = make(labelled_people, cbs=SaveState(tmp_path/'s', resume=True))
+    learn.fit(1, 1e-3)
+    assert len(pickle.dumps({k: v for k,v in vars(learn.save_state).items() if k != 'learn'})) < 4000
+
+
+def test_random_state():
+    set_seed(0)
+    draw = lambda: (random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item())
+    draw()  # leaves half of a pair of normal numbers behind
+    state = random_state()
+    first = draw(), draw()
+    set_random_state(state)
+    assert (draw(), draw()) == first
+
+
+def test_run_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no run to resume'): run_folder('reid', resume=True)
+    args = {'lr': 1e-3, 'size': (4, 2), 'file': tmp_path}
+    out,name = run_folder('reid', args=args)
+    assert out.parts[0] == 'runs' and out.name.startswith('reid-') and json.loads((out/'run.json').read_text())['id'] == name
+    assert run_folder('reid', args=args, resume=True) == (out, name)
+    later = tmp_path/'runs'/'reid-29990101-000000'
+    assert run_folder('reid', later, args)[0] == later
+    assert run_folder('reid', args=args, resume=True)[0].name == later.name  # the newest
+    assert run_folder('reid', out, args, resume=True) == (out, name)
+    with pytest.raises(FileExistsError, match='--resume'): run_folder('reid', out, args)
+    with pytest.raises(ValueError, match=r'lr was 0\.001 and is 0\.1'): run_folder('reid', out, {**args, 'lr': .1}, resume=True)
+    without = {k: v for k,v in args.items() if k != 'lr'}
+    with pytest.raises(ValueError, match=r'lr was 0\.001 and is None'): run_folder('reid', out, without, resume=True)
+    with pytest.raises(FileNotFoundError, match=r'no run.json'): run_folder('reid', tmp_path/'nowhere', args, resume=True)
+    (out/'run.json').write_text('{')
+    with pytest.raises(ValueError, match='not JSON'): run_folder('reid', out, args, resume=True)
+
+
+def partial_fc(table, rate=.6, seed=3):
+    "A learner with sampled centers, and with margins that keep statistics"
+    return make(table, seed=seed, head=partial(PartialFC, margin=partial(AdaFace, s=16.), rate=rate))
+
+
+def test_sampled_centers_go_on_bit_for_bit(labelled_people, tmp_path):
+    left_alone = partial_fc(labelled_people)
+    left_alone.fit_one_cycle(3, 1e-2)
+    with pytest.raises(KeyboardInterrupt): partial_fc(labelled_people).fit_one_cycle(3, 1e-2, cbs=[SaveState(tmp_path/'s'), StopAt(2)])
+    learn = partial_fc(labelled_people, seed=9)
+    learn.fit_one_cycle(3, 1e-2, cbs=SaveState(tmp_path/'s', resume=True))
+    same(left_alone, learn)
+    assert int(learn.model.head.step) > 3 and learn.model.head.momentum.abs().sum() > 0
+
+
+class Averaged(Callback):
+    "What distributed training does with gradients, without its loaders: each process has a batch of its own"
+    order = 1
+
+    def before_step(self):
+        for p in self.learn.model.parameters():
+            if p.grad is not None:
+                dist.all_reduce(p.grad)
+                p.grad /= dist.get_world_size()
+
+
+class KeepLoaded(Callback):
+    "The weights that an epoch starts with"
+    order = 90
+
+    def before_train(self):
+        if not hasattr(self, 'state'): self.state = deepcopy(whole_state_dict(self.learn.model))
+
+
+def share_centers(rank, folder, table):
+    "One of two processes: a run that is stopped, another one that goes on, and one more of what `TrackRun` keeps"
+    torch.set_num_threads(1)
+    os.environ |= {'RANK': str(rank), 'WORLD_SIZE': '2', 'WANDB_MODE': 'offline'}
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    file,loaded_as,learn = Path(folder)/'run.state', KeepLoaded(), partial_fc(table)
+    with pytest.raises(KeyboardInterrupt): learn.fit(2, 1e-2, cbs=[SaveState(file), Averaged(), StopAt(1)])
+    if rank == 0: shutil.copy(file, Path(folder)/'stopped.state')
+    rows,loaded = len(learn.model.head.weight), partial_fc(table, seed=9)
+    with patch.object(torch, 'save', wraps=torch.save) as save:
+        loaded.fit(2, 1e-2, cbs=[SaveState(file, resume=True), Averaged(), loaded_as, TrackRun(dir=folder, hardest=1, log_table=False)])
+    logged = [o.args[0] for o in save.call_args_list if str(o.args[1]).endswith('model.pth')]
+    state = whole_state_dict(loaded.model)
+    torch.save({'rows': rows, 'loaded': loaded_as.state, 'logged': logged, 'after': state}, f'{folder}/{rank}.pt')
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == 'win32' or not dist.is_available(), reason='gloo over a file')
+def test_centers_of_two_processes_are_resumed_by_two_and_by_one(labelled_people, tmp_path):
+    torch.multiprocessing.spawn(share_centers, (str(tmp_path), labelled_people), nprocs=2)
+    first,second = (torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(2))
+    state = torch.load(tmp_path/'run.state', weights_only=True)
+    n_ids = labelled_people.loc[labelled_people['split'] == 'train', 'identity'].nunique()
+    assert [first['rows'], second['rows']] == [n_ids // 2]*2 and state['model']['head.weight'].shape[0] == n_ids
+    assert second['loaded'] is None and second['logged'] == [] and len(first['logged']) == 1
+    assert torch.equal(first['logged'][0]['head.weight'], first['after']['head.weight'])
+    for k,v in first['after'].items(): assert torch.equal(v, state['model'][k]), k
+    assert not torch.equal(first['loaded']['head.weight'], first['after']['head.weight'])
+    stopped = torch.load(tmp_path/'stopped.state', weights_only=True)['model']
+    alone = KeepLoaded()
+    partial_fc(labelled_people, seed=9).fit(2, 1e-2, cbs=[SaveState(tmp_path/'stopped.state', resume=True), alone])
+    for found in (first['loaded'], alone.state):
+        assert found.keys() == stopped.keys()
+        for k,v in stopped.items(): assert torch.equal(v, found[k]), k

@@ -4,6 +4,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
+from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import apply
 from torch import nn
 from torch.func import functional_call
@@ -142,7 +143,7 @@ class QualityDistillation(Callback):
     batch norm whatever the weight, 0 included.
     The model must give `Recognition(logits, emb, levels, ...)` in training; targets must be `(identity, quality, ...)`.
     Schedules are functions with a name, or fastai's: a learner with a lambda in it cannot be exported."""
-    order,run_valid = 2,False  # before gradient accumulation (6), the cast to plain tensors (9) and mixed precision (10)
+    order,run_valid = GradientAccumulation.order - 4,False # Which comes before the cast to plain tensors, and that before mixed precision
 
     def __init__(self,
         weight=1.,               # Of the whole term, 0 or more: a number, or a function of the progress of training, fastai's `SchedCos(0., 1.)` say

@@ -5,7 +5,7 @@
     paths, emb = embedder.embed('pictures/')      # (n, nf), unit length where the file says so
     emb @ emb.T                                   # cosine similarities
 
-The file says itself how pictures are to be prepared (`Preprocessing`); pixels go in as they were decoded, and the graph normalises them."""
+The file says itself how pictures are to be prepared (`EmbedderSpec`); pixels go in as they were decoded, and the graph normalises them."""
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +17,13 @@ from PIL import Image
 
 from .data.sources import open_picture, upright
 
-__all__ = ['Embedder', 'Preprocessing']
+__all__ = ['Embedder', 'EmbedderSpec']
 
 KEY, SUFFIXES = 'qsd_fastai.preprocessing', ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class EmbedderSpec:
     "What a picture must go through before the model, and what comes out; written into the metadata of an exported file"
     height:int              # Of the input, pixels
     width:int               # Of the input, pixels
@@ -60,7 +60,7 @@ class Embedder:
         if not self.file.is_file(): raise FileNotFoundError(f'There is no exported model {file}. `python recipes/export.py LEARNER.pkl` makes one.')
         if self.file.suffix not in ('.onnx', '.pt2'): raise ValueError(f'{file}: an exported model ends in .onnx or .pt2.')
         self._run,text = (self._onnx if self.file.suffix == '.onnx' else self._torch)(threads)
-        self.preprocessing = Preprocessing.from_json(text, file)
+        self.spec = EmbedderSpec.from_json(text, file)
 
     def _onnx(self, threads):
         try:
@@ -97,7 +97,7 @@ class Embedder:
                 with open_picture(picture) as img: picture = upright(img).convert('RGB')
             except FileNotFoundError: raise
             except (OSError, SyntaxError) as e: raise OSError(f'Picture {picture} cannot be read ({e}). Replace it, or leave it out.') from e
-        size = self.preprocessing.width, self.preprocessing.height
+        size = self.spec.width, self.spec.height
         picture = picture.convert('RGB')
         return np.asarray(picture if picture.size == size else picture.resize(size, Image.BILINEAR))
 
@@ -109,7 +109,7 @@ class Embedder:
     ): # `(names, emb)`: what was embedded, and float32 `(n, nf)` in the same order
         "Embeddings of pictures; FileNotFoundError or OSError naming the picture that is missing or cannot be read"
         names = list_pictures(data)
-        out = np.empty((len(names), self.preprocessing.nf), np.float32)
+        out = np.empty((len(names), self.spec.nf), np.float32)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             # one batch is decoded while the one before it is embedded
             batches = [names[i:i + bs] for i in range(0, len(names), bs)]
@@ -119,7 +119,7 @@ class Embedder:
                 waiting = [pool.submit(self.prepare, o) for o in batches[k + 1]] if k + 1 < len(batches) else []
                 x = np.stack(pictures)
                 found = self._run(x)
-                if flip and not self.preprocessing.flip: found = found + self._run(np.ascontiguousarray(x[:, :, ::-1]))
+                if flip and not self.spec.flip: found = found + self._run(np.ascontiguousarray(x[:, :, ::-1]))
                 out[k*bs:k*bs + len(pictures)] = found
         return names, out
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from .data.loaders import picture_files
 from .data.transforms import Squish
-from .embedder import KEY, Embedder, Preprocessing
+from .embedder import KEY, Embedder, EmbedderSpec
 
 __all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of']
 
@@ -21,7 +21,7 @@ class DeployedModel(nn.Module):
     "Decoded pixels to embedding: normalisation inside, so that whoever runs it can get neither scale nor channel order wrong"
     def __init__(self,
         model, # gives `(bs, nf)` in evaluation
-        how,   # `Preprocessing`
+        how,   # `EmbedderSpec`
     ):
         super().__init__()
         self.model,self.normalized,self.flip = model,how.normalized,how.flip
@@ -41,13 +41,13 @@ def preprocessing_of(
     learn,           # Of `recognition_learner`
     normalized=True, # Embeddings of unit length?
     flip=False,      # Add the embedding of the mirror image?
-)->Preprocessing:
+)->EmbedderSpec:
     "How a learner's own validation prepares pictures; ValueError where it does so in a way that an exported file cannot state"
     size = next((t.size for t in learn.dls.valid.after_item if isinstance(t, Squish)), None)
     if size is None: raise ValueError('The learner does not resize by `Squish`, as `recognition_dataloaders` does: export it by hand.')
     stats = next(((t.mean, t.std) for t in learn.dls.valid.after_batch if isinstance(t, Normalize)), None)
     mean,std = ([0.]*3, [1.]*3) if stats is None else ([float(v) for v in torch.as_tensor(o).flatten()] for o in stats)
-    return Preprocessing(*map(int, size), tuple(mean), tuple(std), learn.model.embed_dim, normalized, flip)
+    return EmbedderSpec(*map(int, size), tuple(mean), tuple(std), learn.model.embed_dim, normalized, flip)
 
 
 def export_embedder(
@@ -57,7 +57,7 @@ def export_embedder(
     normalized=True,  # Embeddings of unit length?
     flip=False,       # Add the embedding of the mirror image, as face protocols do?
     tolerance=1e-4,   # Largest difference from the learner that is accepted, in an entry of an embedding of unit length
-)->Preprocessing:
+)->EmbedderSpec:
     "Write the embedding model, load it again, and compare it with the learner. RuntimeError where they differ; the file is then removed"
     file,how = Path(file),preprocessing_of(learn, normalized, flip)
     if file.suffix not in ('.onnx', '.pt2'): raise ValueError(f'{file}: an exported model ends in .onnx or .pt2.')
@@ -102,7 +102,7 @@ def _difference(learn, file, pictures, how):
 
 def model_card(
     file,        # The exported model, for its name
-    how,         # `Preprocessing`
+    how,         # `EmbedderSpec`
     body:str,    # Name of the body
     record=None, # How the training table was made
     config=None, # Options of the run

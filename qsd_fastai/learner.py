@@ -87,7 +87,7 @@ def _check_stats(dls, model):
 
 class _AddMirrored(Callback):
     "Adds the embedding of the mirror image to each prediction"
-    order = 9.5  # after inputs are plain tensors, before mixed precision turns predictions to float32
+    order = fp16.MixedPrecision.order - .5 # After inputs are plain tensors, before predictions become float32
 
     def after_pred(self):
         first,*others = self.xb

@@ -63,7 +63,7 @@ def of_weights(table, file, o, record):
 
 def of_exported(table, file, o, record):
     embedder,files,parts = Embedder(file, 'cuda' if torch.cuda.is_available() and file.suffix == '.pt2' else 'cpu'), picture_files(table).tolist(), []
-    record |= {'flip_inside': embedder.preprocessing.flip, 'normalized': embedder.preprocessing.normalized}
+    record |= {'flip_inside': embedder.spec.flip, 'normalized': embedder.spec.normalized}
     for lo in progress_bar(range(0, len(files), 16*o.bs), leave=False): parts.append(embedder.embed(files[lo:lo + 16*o.bs], o.bs, flip=o.flip)[1])
     return torch.from_numpy(np.concatenate(parts))
 

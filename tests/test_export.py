@@ -11,7 +11,7 @@ from PIL import Image
 
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.drawn.faces import generate_faces
-from qsd_fastai.embedder import Embedder, Preprocessing
+from qsd_fastai.embedder import Embedder, EmbedderSpec
 from qsd_fastai.export import DeployedModel, export_embedder, model_card, preprocessing_of
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.models.heads.margins import ArcFace
@@ -37,7 +37,7 @@ def test_a_file_embeds_as_the_learner_does(exported, kind):
     names,emb = embedder.embed(picture_files(table), bs=7)
     assert names == picture_files(table).tolist() and emb.dtype == np.float32
     np.testing.assert_allclose(emb, learn.embed(table, normalize=True), atol=1e-4)
-    how = embedder.preprocessing
+    how = embedder.spec
     assert (how.height, how.width, how.channels, how.nf) == (48, 24, 'RGB', emb.shape[1])
     np.testing.assert_allclose(how.mean, [.485, .456, .406], atol=1e-6)
 
@@ -78,7 +78,7 @@ def test_a_face_body_with_its_head_and_statistics(tmp_path):
     emb = Embedder(tmp_path/'faces.onnx').embed([str(o) for o in pictures])[1]
     np.testing.assert_allclose(emb, learn.embed(pictures, normalize=True), atol=1e-4)
     np.testing.assert_allclose(emb, Embedder(tmp_path/'faces.pt2').embed(pictures)[1], atol=1e-5)
-    assert Embedder(tmp_path/'faces.onnx').preprocessing.mean == (.5, .5, .5) and next(learn.model.parameters()).device == dls.device
+    assert Embedder(tmp_path/'faces.onnx').spec.mean == (.5, .5, .5) and next(learn.model.parameters()).device == dls.device
 
 
 def test_a_picture_that_lies_on_its_side_is_turned_by_both(exported, tmp_path):
@@ -110,8 +110,8 @@ def test_refusals(exported, tmp_path):
     with pytest.raises(ValueError, match='empty'): embedder.embed([])
     (tmp_path/'empty').mkdir()
     with pytest.raises(FileNotFoundError, match='no picture'): embedder.embed(tmp_path/'empty')
-    with pytest.raises(ValueError, match='how its pictures are prepared'): Preprocessing.from_json('', 'x.onnx')
-    with pytest.raises(ValueError, match='newer version'): Preprocessing.from_json('{"height": 1, "width": 1, "nf": 1, "later": 1}', 'x.onnx')
+    with pytest.raises(ValueError, match='how its pictures are prepared'): EmbedderSpec.from_json('', 'x.onnx')
+    with pytest.raises(ValueError, match='newer version'): EmbedderSpec.from_json('{"height": 1, "width": 1, "nf": 1, "later": 1}', 'x.onnx')
 
 
 def test_it_runs_without_fastai(exported):
@@ -122,7 +122,7 @@ def test_it_runs_without_fastai(exported):
 
 
 def test_the_card_says_what_the_model_is():
-    how = Preprocessing(112, 96, (.5,)*3, (.5,)*3, 128)
+    how = EmbedderSpec(112, 96, (.5,)*3, (.5,)*3, 128)
     figures = pd.DataFrame({'mAP': [.5]}, index=['with QSD'])
     card = model_card('a/faces.onnx', how, 'mobilefacenet', {'source': 'a set'}, {'epochs': 3, 'out': ''}, figures)
     for part in ('# faces.onnx', 'height 112, width 96', 'channels RGB', 'source: "a set"', 'epochs: 3', '| with QSD | 50.0 |'): assert part in card

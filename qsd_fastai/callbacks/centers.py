@@ -1,6 +1,7 @@
 "The callback that moves the centers of a `CenterLoss` by their own rate."
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import get_model
 
 __all__ = ['CenterUpdate']
@@ -8,9 +9,9 @@ __all__ = ['CenterUpdate']
 
 class CenterUpdate(Callback):
     "Step the centers with SGD whenever the model steps, as if their loss had weight 1 (Wen et al., ECCV 2016; the rate is AGW's)"
-    # after GradientAccumulation (6) has decided on a step; before MixedPrecision (10) updates its scale, and before GradientClip (11),
-    # which would count the centers' gradients in the norm of the model's
-    order, run_valid = 9, False
+    # after GradientAccumulation has decided on a step; before MixedPrecision updates its scale, and before GradientClip, which would
+    # count the centers' gradients in the norm of the model's
+    order,run_valid = MixedPrecision.order - 1,False
 
     def __init__(self,
         lr:float=.5, # rate of the centers: at 1 the pull of one batch equals its share of squared distance, twice

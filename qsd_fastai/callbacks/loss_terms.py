@@ -1,6 +1,7 @@
 "The named terms of the losses of a fit, a batch and an epoch at a time"
 import pandas as pd
 from fastai.callback.core import Callback
+from fastai.learner import Recorder
 
 from .fits import is_fit
 
@@ -18,7 +19,7 @@ def loss_terms(
 
 class LossTerms(Callback):
     "Collects `loss_terms`: the last batch in `last`, the mean of each epoch in `epochs`, until the next fit"
-    order,run_valid = 45,False  # when all have been computed, before the Recorder
+    order,run_valid = Recorder.order - 5,False # When all have been computed
 
     def __init__(self): self.epochs,self.last = [],{}
 

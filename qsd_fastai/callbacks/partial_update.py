@@ -1,5 +1,6 @@
 "The callback that draws the identities of each step of a `PartialFC`, and moves its centers."
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import get_model
 
 from ..models.heads.partial_fc import PartialFC
@@ -9,9 +10,8 @@ __all__ = ['PartialUpdate']
 
 class PartialUpdate(Callback):
     "Sample before each batch, and SGD of the sampled centers whenever the model steps (Partial FC, An et al., CVPR 2022)"
-    # after GradientAccumulation (6) has decided on a step; before MixedPrecision (10) updates its scale, and before DistributedTrainer (11)
-    # wraps the model
-    order, run_valid = 9, False
+    # after GradientAccumulation has decided on a step; before MixedPrecision updates its scale, and before DistributedTrainer wraps the model
+    order,run_valid = MixedPrecision.order - 1,False
 
     def __init__(self,
         lr:float=None, # rate of the centers; that of the head's parameter group, with its schedule, when not given

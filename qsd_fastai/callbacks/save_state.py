@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from ..files import save_whole
 from ..models.heads.partial_fc import whole_state_dict
 from .fits import is_fit
+from .track_run import TrackRun
 
 __all__ = ['SaveState', 'random_state', 'set_random_state']
 
@@ -48,7 +49,7 @@ class SaveState(Callback):
     `fine_tune`, is the second part of the same run. What other callbacks count for themselves starts anew, unless they count rows of the
     table: `SaveModelCallback` and its kin do. A state is of one process, but holds the centers of a `PartialFC` of all: give it to every
     process. Others of a launch go on with the generators of the first."""
-    order = 70  # after everything else that happens at the end of an epoch
+    order = TrackRun.order + 5 # After everything else that happens at the end of an epoch
 
     def __init__(self,
         file,              # Where the state is kept, `runs/baseline.state`, say

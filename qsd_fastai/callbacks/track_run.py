@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import wandb
 from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
 from fastai.torch_core import get_model, rank_distrib
 from fastcore.basics import defaults, store_attr
 from torch import nn
@@ -31,7 +32,7 @@ class TrackRun(Callback):
     Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C say, leaves its run
     open; it is marked as failed when the next one starts, or when Python ends. Without an API key the run is kept offline, and a line says
     how to upload it. validate, get_preds and lr_find log nothing. fastai's own `WandbCallback` does not run with current fastcore."""
-    order = 65  # after the Recorder, the schedulers, the progress bar and whoever loads the best model at the end
+    order = SaveModelCallback.order + 4 # Which loads the best model at the end, after the Recorder, the schedulers and the progress bar
     left = None  # the run that one of these has started and not finished
 
     def __init__(self,

@@ -1,0 +1,18 @@
+"""Pictures and tables in, batches out
+
+table         The one table of images: read, checked, described, split, written
+rows          Refusing a row of a table, with the remedy
+pairs         `pairs.csv`: who is compared with whom
+templates     `templates.csv`: several pictures judged as one
+labels        Quality labels that come in a file of their own
+made          A set that was made in the same way already
+sources       A picture opened, from a file or from within a record file
+bins          Verification sets in `.bin` files
+packing       Pictures back into record files and `.bin` files
+alignment     Five landmarks of a face to the usual template
+degradations  Making one picture worse, by a known severity
+degraded      Copies of a whole set at stated severities
+blocks        `IdentityBlock`, `QualityBlock`, `SceneBlock`: what a batch holds beside pictures
+transforms    Augmentation of a picture: squish, crop, mirror, erase, low resolution, light
+loaders       Batches of `n_ids` x `n_imgs`, partners, and the whole way from a table to `DataLoaders`
+"""

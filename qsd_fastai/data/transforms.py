@@ -6,6 +6,7 @@ import random
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastai.data.transforms import IntToFloatTensor, Normalize, ToTensor
 from fastai.vision.core import PILImage, TensorImage
 from fasttransform import Transform
 from PIL import Image
@@ -15,7 +16,7 @@ __all__ = ['CropFlip', 'FaceAugment', 'RandomErasing', 'Squish', 'erasing_rectan
 
 class Squish(Transform):
     "Resize a picture to one size, whatever its shape, with the bilinear filter of PIL, as AGW and QSD do"
-    order = 1
+    order = ToTensor.order - 4
 
     def __init__(self,
         size:tuple, # `(height, width)`, pixels
@@ -26,7 +27,7 @@ class Squish(Transform):
 
 class CropFlip(Transform):
     "Mirror with chance `p`, and shift by up to `pad` pixels into a black border: the usual Re-ID augmentation, one gather for a whole batch"
-    split_idx,order = 0,20  # training only; after the conversion to float, before normalisation
+    split_idx,order = 0,IntToFloatTensor.order + 10 # Training only
 
     def __init__(self,
         pad:int=10,  # Black border, pixels on each side
@@ -64,7 +65,7 @@ def erasing_rectangle(
 
 class RandomErasing(Transform):
     "Overwrite a rectangle of each picture with chance `p`, after normalisation, as AGW and QSD do"
-    split_idx,order = 0,100
+    split_idx,order = 0,Normalize.order + 1 # Training only
 
     def __init__(self,
         p:float=.5,                     # Chance of erasing, 0 to 1
@@ -152,7 +153,7 @@ class FaceAugment(Transform):
 
     A quality label is that of the picture as it is on disk. `low_res`, `jpeg` and `crop` make a picture worse than its label says;
     where labels are to stay true, as for `QualityDistillation`, give them 0 and keep `photometric`."""
-    split_idx,order = 0,30  # training only; after the mirror, before normalisation
+    split_idx,order = 0,CropFlip.order + 10 # Training only; before normalisation
 
     def __init__(self,
         low_res:float=.2,        # Chance of a lower resolution, 0 to 1

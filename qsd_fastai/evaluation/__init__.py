@@ -1,0 +1,17 @@
+"""Judging embeddings: pure functions of arrays, and fastai metrics over them
+
+metrics       `Retrieval`, `Verification`: metrics of a learner; the hardest queries and pairs
+store         Embeddings of a validation, kept once for all who judge them
+retrieval     Search: CMC, mAP, mINP, by quality
+distances     Blocks of distances; whose camera excludes what
+ranking       Ranks by counting, nearest by selection; compiled
+single_shot   CMC with one gallery picture of each identity
+open_set      Search where the person may not be there
+reranking     k-reciprocal re-ranking, expanded queries
+verification  Pairs: accuracy over folds, by quality
+scores        Pairs and how alike they are
+roc           ROC, EER, TAR at FAR
+templates     Several pictures as one (IJB)
+rejection     What rejecting the worst pictures is worth
+comparison    Arms over seeds: means and paired gains
+"""

@@ -1,0 +1,10 @@
+"""Picture to embedding
+
+recognizer  Body, pool, neck, head, and what comes out
+levels      Which stages distillation sees, also of a ViT
+layers      Pooling, neck, non-local attention
+preprocess  What pictures a body wants
+bodies      timm by name, AGW, iResNet, MobileFaceNet
+heads       Linear, margins (ArcFace, AdaFace, ...), Partial FC
+weights     Weights of other projects, read safely
+"""

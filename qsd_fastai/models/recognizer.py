@@ -10,9 +10,10 @@ from ..tensors import full_precision
 from .bodies.by_name import make_body
 from .heads.linear import LinearHead
 from .layers import BNNeck, GeM
+from .levels import level_indices
 from .preprocess import preprocess_of
 
-__all__ = ['Recognition', 'Recognizer', 'level_indices', 'recognizer_splitter']
+__all__ = ['Recognition', 'Recognizer', 'recognizer_splitter']
 
 
 class Recognition(tuple):
@@ -26,26 +27,6 @@ class Recognition(tuple):
 
 register_pytree_node(Recognition, lambda o: (list(o), None), lambda parts, _: Recognition(parts),
                      serialized_type_name='qsd_fastai.models.recognizer.Recognition')
-
-
-def level_indices(
-    body, # a module with `feature_info`, one entry for each level it can give
-    levels:Sequence[int|str]|None=None, # positions (negative ones from the end) or names of modules, as `feature_info` has them
-): # list of non-negative positions for `forward_intermediates`
-    "Positions of levels; by default the last three stages, or blocks at 1/2, 3/4 and the end of a body that never gets coarser (ViT)"
-    info = list(body.feature_info)
-    names = [o['module'] for o in info]
-    n = len(info)
-    if levels is None:
-        alike = n > 4 and len({o['reduction'] for o in info}) == 1
-        return sorted({n//2 - 1, 3*n//4 - 1, n - 1}) if alike else list(range(max(0, n-3), n))
-    found = []
-    for o in levels:
-        i = names.index(o) if o in names else o
-        if not isinstance(i, int) or not -n <= i < n:
-            raise ValueError(f'Level {o!r} is not one of {type(body).__name__}. It has {", ".join(names)}, or 0 to {n-1}.')
-        found.append(i % n)
-    return found
 
 
 class Recognizer(nn.Module):

@@ -13,7 +13,8 @@ from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.bodies.agw import NonLocalResNet
 from qsd_fastai.models.bodies.by_name import make_body
 from qsd_fastai.models.layers import GeM
-from qsd_fastai.models.recognizer import Recognition, Recognizer, level_indices, recognizer_splitter
+from qsd_fastai.models.levels import level_indices
+from qsd_fastai.models.recognizer import Recognition, Recognizer, recognizer_splitter
 
 
 def small(**kwargs): return Recognizer(NonLocalResNet(layers=(1, 1, 1, 1), non_local=(0, 0, 0, 0)), n_ids=5, **kwargs)

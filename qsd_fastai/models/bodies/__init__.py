@@ -1,0 +1,9 @@
+"""What turns a picture into maps
+
+by_name        `make_body`: one of our own, or a timm model
+timm           timm models, their weights and last stride
+agw            ResNet with non-local blocks
+face           What bodies for faces share
+iresnet        iResNet of arcface_torch, IR of AdaFace
+mobilefacenet  MobileFaceNet
+"""

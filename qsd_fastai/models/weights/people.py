@@ -15,22 +15,22 @@ SOURCES = {
 CLASSIFIERS = ('body.fc.', 'body.head.', 'body.classifier.')
 
 
-def _ours(weights): return 'neck.weight' in weights or ('head.weight' in weights and any(k.startswith('body.') for k in weights))
+def is_ours(weights): return 'neck.weight' in weights or ('head.weight' in weights and any(k.startswith('body.') for k in weights))
 
 
-def _rename(weights):
+def renamed(weights):
     source, prefixes = next((name, prefixes) for name, (key, prefixes) in SOURCES.items() if not key or key in weights)
-    if _ours(weights): source, prefixes = 'qsd_fastai', {}
+    if is_ours(weights): source, prefixes = 'qsd_fastai', {}
     if not prefixes: return source, weights
-    renamed = {}
+    found = {}
     for k, v in weights.items():
         if k in ('pixel_mean', 'pixel_std'): continue  # FastReID's normalisation, not weights
         old = next((p for p in prefixes if k.startswith(p)), None)
-        renamed[k if old is None else prefixes[old] + k[len(old):]] = v
-    return source, renamed
+        found[k if old is None else prefixes[old] + k[len(old):]] = v
+    return source, found
 
 
-def _keep_meaning(model, source):
+def keep_meaning(model, source):
     body, notes = model.body, []
     if source == 'AGW or QSD' and getattr(body, 'stem_relu', False):
         if body.stem_relu_asked: notes.append('the stem has a ReLU, as asked for, though these weights were trained without')

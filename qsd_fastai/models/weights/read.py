@@ -6,7 +6,7 @@ from torch import nn
 
 from ..preprocess import Preprocess
 from .faces import face_source
-from .people import CLASSIFIERS, _keep_meaning, _ours, _rename
+from .people import CLASSIFIERS, is_ours, keep_meaning, renamed
 from .safe_pickle import Inert, read_checkpoint, state_of
 
 __all__ = ['LoadReport', 'load_body', 'load_reference']
@@ -44,8 +44,8 @@ def load_reference(
 ) -> LoadReport:
     "Load published weights without running code of the file; raises `ValueError` when they are of another architecture"
     weights = _weights(read_checkpoint(file), file)
-    face = None if _ours(weights) else face_source(weights)
-    source, weights = _rename(weights) if face is None else (face.source, face.weights)
+    face = None if is_ours(weights) else face_source(weights)
+    source, weights = renamed(weights) if face is None else (face.source, face.weights)
     if not head: weights = {k: v for k, v in weights.items() if not k.startswith('head.')}
     own = model.state_dict()
     counts = [k for k in own if k.endswith('num_batches_tracked')]
@@ -59,7 +59,7 @@ def load_reference(
                          f'{_some(wrong, 3)}). Make the Recognizer with the body that these weights were trained with.')
     used = [k for k in weights if k in own and k not in skipped]
     model.load_state_dict({k: weights[k] for k in used}, strict=False)
-    notes = _keep_meaning(model, source) if face is None else [*face.notes, *_keep_face(model.body, face)]
+    notes = keep_meaning(model, source) if face is None else [*face.notes, *_keep_face(model.body, face)]
     report = LoadReport(str(file), source, used, missing, unexpected, skipped, notes)
     if show: print(report)
     return report

@@ -27,9 +27,9 @@ def _need(name):
 
 
 def align_matrix(
-    landmarks, # (5, 2), x and y in pixels, in the order of the template
-    size=112,  # of the aligned picture: the template grows with it
-)->np.ndarray: # (2, 3), from pixels of the picture to those of the aligned one
+    landmarks, # `(5, 2)`, x and y in pixels, in the order of the template
+    size=112,  # Of the aligned picture: the template grows with it
+)->np.ndarray: # `(2, 3)`, from pixels of the picture to those of the aligned one
     "The similarity transform (turn, scale, shift; Umeyama 1991) that brings the points nearest to the template; LandmarkError if there is none"
     points = np.asarray(landmarks, float)
     if points.shape != (5, 2) or not np.isfinite(points).all():
@@ -45,21 +45,21 @@ def align_matrix(
 
 def align_face(
     image,     # PIL picture, or array (height, width[, channels]); the order of its channels does not matter and is kept
-    landmarks, # (5, 2), x and y in pixels of `image`, in the order of the template
-    size=112,  # height and width of the result in pixels
+    landmarks, # `(5, 2)`, x and y in pixels of `image`, in the order of the template
+    size=112,  # Height and width of the result in pixels
 ):
     """The face turned, scaled and cut to the template, of the kind that `image` is (a PIL picture becomes RGB); black beyond its border.
 
     A picture is first reduced where its face is more than twice as large, or fine lines would turn into noise."""
-    cv2, pil = _need('cv2'), isinstance(image, Image.Image)
-    pixels, matrix = np.asarray(image.convert('RGB') if pil else image), align_matrix(landmarks, size)
+    cv2,pil = _need('cv2'), isinstance(image, Image.Image)
+    pixels,matrix = np.asarray(image.convert('RGB') if pil else image), align_matrix(landmarks, size)
     shrink = 1/np.hypot(*matrix[:, 0])
     if shrink > 2:  # warpAffine looks at four pixels only
-        height, width = (max(1, round(n/(shrink/2))) for n in pixels.shape[:2])
-        fx, fy = width/pixels.shape[1], height/pixels.shape[0]
+        height,width = (max(1, round(n/(shrink/2))) for n in pixels.shape[:2])
+        fx,fy = width/pixels.shape[1], height/pixels.shape[0]
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         # the centre of the first pixel is at 0: pixel x of the picture is (x + .5)f - .5 of the reduced one
-        matrix = np.vstack([matrix, (0, 0, 1)]) @ np.array([(1/fx, 0, .5/fx - .5), (0, 1/fy, .5/fy - .5), (0, 0, 1)])
+        matrix = np.vstack([matrix, (0, 0, 1)])@np.array([(1/fx, 0, .5/fx - .5), (0, 1/fy, .5/fy - .5), (0, 0, 1)])
         matrix = matrix[:2]
     out = cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR)
     return Image.fromarray(out) if pil else out
@@ -67,11 +67,11 @@ def align_face(
 
 def central_square(
     image,    # PIL picture
-    size=112, # height and width of the result in pixels
+    size=112, # Height and width of the result in pixels
 )->Image.Image:
     "The largest square in the middle, scaled: what stands for a face that was not found"
     side = min(image.size)
-    x, y = (image.width - side)//2, (image.height - side)//2
+    x,y = (image.width - side)//2, (image.height - side)//2
     return image.convert('RGB').crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BICUBIC)
 
 
@@ -81,11 +81,11 @@ class FaceFinder:
     Pictures of any size: looked at with the longer side reduced to 640 pixels, then 320, then 160 with a border, until a face is found. Of several
     faces that one counts whose area less twice the squared distance of its centre from that of the picture is greatest (the rule of InsightFace)."""
     def __init__(self,
-        file,      # the detector, `face_detection_yunet_*.onnx`
-        score=.6,  # least certainty of a face, 0 to 1
+        file,      # The detector, `face_detection_yunet_*.onnx`
+        score=.6,  # Least certainty of a face, 0 to 1
     ):
         if not Path(file).is_file(): raise FileNotFoundError(f'{file}: no such detector. OpenCV\'s model zoo has face_detection_yunet_*.onnx.')
-        self.file, self.score, self.own = Path(file), score, threading.local()
+        self.file,self.score,self.own = Path(file), score, threading.local()
         self._net()
 
     def _net(self):
@@ -102,10 +102,10 @@ class FaceFinder:
         image, # PIL picture
     )->tuple: # `(landmarks (5, 2) in pixels of image, certainty 0 to 1)`; `(None, 0.)` where there is no face
         "The landmarks of the face that counts, in the order of the template"
-        cv2, net, pixels = _need('cv2'), self._net(), np.asarray(image.convert('RGB'))[..., ::-1]
-        for longest, border in ((640, 0), (320, 0), (160, 80)):
+        cv2,net,pixels = _need('cv2'), self._net(), np.asarray(image.convert('RGB'))[..., ::-1]
+        for longest,border in ((640, 0), (320, 0), (160, 80)):
             scale = min(longest/max(image.size), 1 if longest == 640 else np.inf)
-            width, height = (max(1, round(n*scale)) for n in image.size)
+            width,height = (max(1, round(n*scale)) for n in image.size)
             seen = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
             if border: seen = cv2.copyMakeBorder(seen, border, border, border, border, cv2.BORDER_CONSTANT)
             net.setInputSize((seen.shape[1], seen.shape[0]))
@@ -122,20 +122,20 @@ class FaceFinder:
 
 def read_landmarks(
     file, # .csv with `path,x1,y1,...,x5,y5` or `idx,ldmk_0..ldmk_9` (CVLface); else lines of `name x1 y1 ... x5 y5 [score]` (IJB)
-)->pd.DataFrame: # index `path` or `idx`, the ten numbers, `score` where there is one; `attrs['fractions']`: numbers are parts of width and height
-    "Landmarks by picture; LandmarkError naming file and line of what cannot be read, and where left and right are exchanged throughout."
+)->pd.DataFrame: # Index `path` or `idx`, the ten numbers, `score` where there is one; `attrs['fractions']`: numbers are parts of width and height
+    "Landmarks by picture; LandmarkError naming file and line of what cannot be read, and where left and right are exchanged throughout"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such file of landmarks.')
     lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
     first = lines[0].strip() if lines else ''
-    cvl, ours = first.startswith('idx,'), first.startswith('path,')
+    cvl,ours = first.startswith('idx,'), first.startswith('path,')
     head = first.split(',') if cvl or ours else ['path', *_POINTS, 'score']
     known = ['idx', *(f'ldmk_{i}' for i in range(10))] if cvl else ['path', *_POINTS]
     if lack := [c for c in known if c not in head]:
         raise LandmarkError(f'{file}, line 1: no column {lack[0]!r}, only {first[:120]}. Columns are {",".join(known)}.')
-    at, names, rows = [head.index(c) for c in known], [], []
+    at,names,rows = [head.index(c) for c in known], [], []
     at_score = head.index('score') if 'score' in head else None
-    for n, line in enumerate(lines[1:] if cvl or ours else lines, 2 if cvl or ours else 1):
+    for n,line in enumerate(lines[1:] if cvl or ours else lines, 2 if cvl or ours else 1):
         if not line.strip(): continue
         # a path may hold blanks, or commas: numbers are counted from the end
         part = line.rsplit(',', len(head) - 1) if cvl or ours else re.split(r'\s+', line.strip())

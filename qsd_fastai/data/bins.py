@@ -28,7 +28,7 @@ class BinError(ValueError):
 class _Span:
     "Bytes or text of the pickle, as the place where they stand"
     __slots__ = ('at', 'form', 'length', 'text')
-    def __init__(self, at, length, form='raw', text=False): self.at, self.length, self.form, self.text = at, length, form, text
+    def __init__(self, at, length, form='raw', text=False): self.at,self.length,self.form,self.text = at, length, form, text
 
     def read(self, data):
         "The bytes; of text those of latin-1, which is how Python 3 writes bytes for readers of Python 2"
@@ -47,7 +47,7 @@ class _Name(str): "A class or function that the pickle names and that stands for
 class _Array:
     "A numpy array or its dtype under construction"
     __slots__ = ('data', 'dtype', 'shape')
-    def __init__(self, dtype=None, shape=None, data=None): self.dtype, self.shape, self.data = dtype, shape, data
+    def __init__(self, dtype=None, shape=None, data=None): self.dtype,self.shape,self.data = dtype, shape, data
 
 
 class _Mark: "Where a list or tuple begins on the stack"
@@ -55,7 +55,7 @@ class _Mark: "Where a list or tuple begins on the stack"
 
 class _Walk:
     "One pass over the opcodes"
-    def __init__(self, data): self.data, self.size, self.at, self.stack, self.memo = data, len(data), 0, [], {}
+    def __init__(self, data): self.data,self.size,self.at,self.stack,self.memo = data, len(data), 0, [], {}
 
     def take(self, n):
         if n < 0 or self.at + n > self.size: raise BinError(f'says at byte {self.at} that {n} more follow, and ends at {self.size}')
@@ -73,7 +73,7 @@ class _Walk:
     def line(self, most=200):
         end = self.data.find(b'\n', self.at, self.at + most if most else self.size)
         if end < 0: raise BinError(f'has no end of line behind byte {self.at}')
-        start, self.at = self.at, end + 1
+        start,self.at = self.at, end + 1
         return start, end
 
     def words(self): return bytes(self.data[slice(*self.line())]).decode('ascii', 'replace').strip()
@@ -136,12 +136,12 @@ class _Walk:
             return o
         if len(state) != 5 or not isinstance(state[1], tuple) or not all(type(n) is int and 0 <= n < 2**40 for n in state[1]):
             raise BinError(f'has an array of unknown shape before byte {self.at}')
-        o.shape, o.dtype, o.data = state[1], self.dtype(state[2]), state[4]
+        o.shape,o.dtype,o.data = state[1], self.dtype(state[2]), state[4]
         return o
 
     def step(self, op):
         "Does one opcode; True where it was the last one"
-        push, take = self.stack.append, self.number
+        push,take = self.stack.append, self.number
         match op:
             case b'.': return True
             case b'\x80':
@@ -153,8 +153,8 @@ class _Walk:
             case b'l': push(self.since_mark())
             case b't': push(tuple(self.since_mark()))
             case b'\x85': push((self.pop(),))
-            case b'\x86': b, a = self.pop(), self.pop(); push((a, b))
-            case b'\x87': c, b, a = self.pop(), self.pop(), self.pop(); push((a, b, c))
+            case b'\x86': b,a = self.pop(), self.pop(); push((a, b))
+            case b'\x87': c,b,a = self.pop(), self.pop(), self.pop(); push((a, b, c))
             case b'a': item = self.pop(); self.extend([item])
             case b'e': self.extend(self.since_mark())
             case b'0': self.pop()
@@ -174,11 +174,11 @@ class _Walk:
             case b'X': push(self.skip('I', 'utf-8', True))
             case b'\x8d': push(self.skip('Q', 'utf-8', True))
             case b'S':
-                start, end = self.line(0)
+                start,end = self.line(0)
                 if end - start < 2 or self.data[start] not in b'\'"' or self.data[end - 1] != self.data[start]:
                     raise BinError(f'has text without quotes at byte {start}')
                 push(_Span(start + 1, end - start - 2, 'quoted'))
-            case b'V': start, end = self.line(0); push(_Span(start, end - start, 'raw-unicode-escape', True))
+            case b'V': start,end = self.line(0); push(_Span(start, end - start, 'raw-unicode-escape', True))
             case b'p': self.memo[int(self.words())] = self.top()
             case b'q': self.memo[take('B')] = self.top()
             case b'r': self.memo[take('I')] = self.top()
@@ -187,7 +187,7 @@ class _Walk:
             case b'h': push(self.memo[take('B')])
             case b'j': push(self.memo[take('I')])
             case b'c': module = self.words(); push(self.name(module, self.words()))
-            case b'\x93': name, module = self.text(self.pop()), self.text(self.pop()); push(self.name(module, name))
+            case b'\x93': name,module = self.text(self.pop()), self.text(self.pop()); push(self.name(module, name))
             case b'R': args = self.pop(); push(self.call(self.pop(), args))
             case b'b': state = self.pop(); push(self.build(self.pop(), state))
             case _: raise BinError(f'has the unknown opcode {bytes(op)!r} at byte {self.at - 1}')
@@ -210,6 +210,7 @@ def _items(o, what):
     if isinstance(o, (list, tuple)): return list(o)
     raise BinError(f'has no list of {what}')
 
+
 def _picture(o, n):
     if isinstance(o, _Array) and isinstance(o.data, _Span) and o.dtype is not None and o.dtype.itemsize == 1:
         if sum(k > 1 for k in o.shape) > 1:
@@ -219,15 +220,17 @@ def _picture(o, n):
     if not o.length: raise BinError(f'has nothing as picture {n}')
     return o
 
+
 def _same(o, data):
     if isinstance(o, _Array) and isinstance(o.data, _Span) and o.dtype is not None and not o.dtype.hasobject:
         raw = o.data.read(data)
         if o.shape != (len(raw)//o.dtype.itemsize,) or len(raw) % o.dtype.itemsize: raise BinError('has an array of pairs of another shape')
         o = np.frombuffer(raw, o.dtype).tolist()
     same = _items(o, 'pairs')
-    for n, s in enumerate(same):
+    for n,s in enumerate(same):
         if not (isinstance(s, (bool, int)) and s in (0, 1)): raise BinError(f'says of pair {n} neither 1, one person, nor 0, two')
     return np.array(same, bool)
+
 
 @lru_cache(maxsize=32)
 def _index(file, size, *changed):
@@ -237,13 +240,14 @@ def _index(file, size, *changed):
         try:
             found = _Walk(data).load()
             if not (isinstance(found, (tuple, list)) and len(found) == 2): raise BinError('is not a pair of pictures and flags')
-            pictures, same = [_picture(o, n) for n, o in enumerate(_items(found[0], 'pictures'))], _same(found[1], data)
+            pictures,same = [_picture(o, n) for n,o in enumerate(_items(found[0], 'pictures'))], _same(found[1], data)
             if not pictures: raise BinError('holds no picture')
             if len(pictures) != 2*len(same): raise BinError(f'holds {len(pictures)} pictures for {len(same)} pairs, not two a pair')
         except BinError as e: raise BinError(f'{file} {e}. Copy it again, from a source that you trust.') from None
         except (ValueError, KeyError, TypeError, IndexError, struct.error, OverflowError) as e:
             raise BinError(f'{file} is not a verification set ({type(e).__name__}: {str(e)[:100]}). Copy it again.') from None
     return pictures, same
+
 
 def _open(file):
     file = Path(file)
@@ -255,8 +259,8 @@ def _open(file):
 class BinPictures(Sequence):
     "The encoded pictures of a `.bin`, each read when it is asked for; pair i is pictures 2i and 2i + 1"
     def __init__(self,
-        file, # the `.bin`
-    ): self.file, self.places = Path(file), _open(file)[0]
+        file, # The `.bin`
+    ): self.file,self.places = Path(file), _open(file)[0]
     def __len__(self): return len(self.places)
     def __getitem__(self, n):
         if not -len(self.places) <= n < len(self.places):
@@ -272,5 +276,5 @@ class BinPictures(Sequence):
 def read_bin(
     file, # `lfw.bin` and its kin, written by any Python from 2.5 on
 )->tuple: # `(pictures, same)`: `BinPictures` of 2n encoded pictures, bool array (n,)
-    "A verification set; FileNotFoundError, or BinError naming file and what is wrong. Runs nothing that the file names."
+    "A verification set; FileNotFoundError, or BinError naming file and what is wrong. Runs nothing that the file names"
     return BinPictures(file), _open(file)[1].copy()

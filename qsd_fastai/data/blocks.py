@@ -1,4 +1,4 @@
-"Blocks for recognition: who is in a picture, how good it is, and where it was taken."
+"Blocks for recognition: who is in a picture, how good it is, and where it was taken"
 import zlib
 from os import PathLike
 
@@ -44,7 +44,7 @@ class HeldOutCategorize(Categorize):
             train = list(CategoryMap(dsets.train, sort=True).items)
             known = set(train)
             held_out = [o for o in CategoryMap(dsets, sort=True).items if o not in known]
-            self.vocab, self.n_train = CategoryMap(train + held_out, sort=False), len(train)
+            self.vocab,self.n_train = CategoryMap(train + held_out, sort=False), len(train)
         self.c = self.n_train
 
     def decodes(self, o): return Category(self.vocab[o]) if o >= 0 else Category('?')  # an embedding names nobody
@@ -92,7 +92,7 @@ class TensorScene(TensorBase):
 class Scene(tuple, ShowTitle):
     "Where a picture stands in its table, from which camera, and as what"
     def show(self, ctx=None, **kwargs):
-        row, camera, query = self
+        row,camera,query = self
         return show_title(f'camera {"?" if camera == "" else camera}' + (', query' if query else ''), ctx=ctx, **kwargs)
 
 
@@ -103,10 +103,10 @@ class EncodeScene(DisplayedTransform):
     def __init__(self, cameras=None): self.cameras = cameras
 
     def setups(self, dsets):
-        if self.cameras is None: self.cameras = sorted({_camera_name(camera) for _, camera, _ in dsets} - {''})
+        if self.cameras is None: self.cameras = sorted({_camera_name(camera) for _,camera,_ in dsets} - {''})
 
     def encodes(self, o:object):
-        row, camera, split = o
+        row,camera,split = o
         camera = _camera_name(camera)
         return TensorScene(torch.tensor([int(row), self._number(camera), split == 'query']))
 
@@ -116,7 +116,7 @@ class EncodeScene(DisplayedTransform):
         return len(self.cameras) + zlib.crc32(camera.encode())  # a new one: the same number in every worker process
 
     def decodes(self, o:TensorScene):
-        row, camera, query = (int(v) for v in o)
+        row,camera,query = (int(v) for v in o)
         return Scene((row, self.cameras[camera] if 0 <= camera < len(self.cameras) else '', bool(query)))
 
 

@@ -17,42 +17,42 @@ _SIDE = 90.5
 
 def _as_array(
     img: Image.Image, # Any mode
-) -> np.ndarray: # float32, (height, width) or (height, width, channels)
-    "The pixels as float."
+)->np.ndarray: # Float32, (height, width) or (height, width, channels)
+    "The pixels as float"
     return np.asarray(img, dtype=np.float32)
 
 
 def _as_image(
-    pixels: np.ndarray, # float, nominally 0..255
+    pixels: np.ndarray, # Float, nominally 0..255
     img: Image.Image, # Picture that gives the mode
-) -> Image.Image: # Same size and mode as `img`
-    "Rounded and clipped pixels as a picture."
+)->Image.Image: # Same size and mode as `img`
+    "Rounded and clipped pixels as a picture"
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
 def _shrunk(
     img: Image.Image, # Picture
     side: float, # Geometric mean side to shrink to, pixels
-) -> Image.Image: # Smaller picture of the same shape
-    "The picture at a smaller size, averaging what is lost."
+)->Image.Image: # Smaller picture of the same shape
+    "The picture at a smaller size, averaging what is lost"
     ratio = min(1., side/(img.width*img.height)**.5)
     return img.resize((max(1, round(img.width*ratio)), max(1, round(img.height*ratio))), Image.BOX)
 
 
 def _low_resolution(img, severity, rng, scale):
-    "A far person or face: shrunk to as little as 4 x 4 pixels' worth and enlarged again."
+    "A far person or face: shrunk to as little as 4 x 4 pixels' worth and enlarged again"
     side = _SIDE*scale
     return _shrunk(img, side*min(1., 4/side)**severity**.6).resize(img.size, Image.BICUBIC)
 
 
 def _blur(img, severity, rng, scale):
-    "Out of focus: a Gaussian whose width grows with the picture."
+    "Out of focus: a Gaussian whose width grows with the picture"
     return img.filter(ImageFilter.GaussianBlur(10*scale*severity**1.6))
 
 
 def _noise(img, severity, rng, scale):
-    "Sensor gain: grain of the same apparent size in small and large pictures, mostly in the brightness."
-    width, height = max(1, round(img.width/max(scale, 1))), max(1, round(img.height/max(scale, 1)))
+    "Sensor gain: grain of the same apparent size in small and large pictures, mostly in the brightness"
+    width,height = max(1, round(img.width/max(scale, 1))), max(1, round(img.height/max(scale, 1)))
     n = len(img.getbands())
     grain = np.repeat(rng.normal(size=(height, width, 1)), n, 2)*.8 + rng.normal(size=(height, width, n))*.6
     if (width, height) != img.size:
@@ -63,7 +63,7 @@ def _noise(img, severity, rng, scale):
 
 
 def _jpeg(img, severity, rng, scale):
-    "A starved video stream: the encoder lowers its quality and, further down, the size of its picture."
+    "A starved video stream: the encoder lowers its quality and, further down, the size of its picture"
     file = io.BytesIO()
     small = _shrunk(img, _SIDE*scale/(2**severity**6*max(scale, 1.)**severity))
     small.save(file, 'JPEG', quality=round(5 + 85*(1 - severity)**2.2))
@@ -71,19 +71,19 @@ def _jpeg(img, severity, rng, scale):
 
 
 def _darkness(img, severity, rng, scale):
-    "Night: fewer and fewer of the 256 levels remain, under a noise that stays."
+    "Night: fewer and fewer of the 256 levels remain, under a noise that stays"
     pixels = _as_array(img)
     return _as_image(pixels*.04**severity**.8 + 2.5*severity*rng.normal(size=pixels.shape), img)
 
 
 def _occlusion(img, severity, rng, scale):
-    "Something in front: a soft-shaded object enters from one side and covers up to a good half."
+    "Something in front: a soft-shaded object enters from one side and covers up to a good half"
     pixels = _as_array(img)
-    height, width = pixels.shape[:2]
-    side, slope, tone = rng.integers(3), rng.uniform(-.25, .25), rng.uniform(40, 170)
+    height,width = pixels.shape[:2]
+    side,slope,tone = rng.integers(3), rng.uniform(-.25, .25), rng.uniform(40, 170)
     colour = tone + rng.normal(0, 18, size=pixels.shape[2:])
-    y, x = np.meshgrid((np.arange(height) + .5)/height, (np.arange(width) + .5)/width, indexing='ij')
-    depth, along = ((x, y), (1 - x, y), (1 - y, x))[side]
+    y,x = np.meshgrid((np.arange(height) + .5)/height, (np.arange(width) + .5)/width, indexing='ij')
+    depth,along = ((x, y), (1 - x, y), (1 - y, x))[side]
     depth = depth + slope*(along - .5)
     # The quantile makes the covered share exact for any shape of edge, and the covered sets nested as severity grows.
     covered = depth <= np.quantile(depth, .56*severity**.85)
@@ -100,8 +100,8 @@ def degrade(
     kind: str, # One of `DEGRADATIONS`
     severity: float, # 0 (pixels unchanged) to 1 (hardly anything left); comparable between kinds
     rng: np.random.Generator, # Source of the randomness of noise, darkness and occlusion
-) -> Image.Image: # Worse picture of the same size and mode
-    "Make a picture worse in one way; strength follows the size of the picture. ValueError names a wrong argument."
+)->Image.Image: # Worse picture of the same size and mode
+    "Make a picture worse in one way; strength follows the size of the picture. ValueError names a wrong argument"
     if kind not in _WAYS: raise ValueError(f'kind={kind!r} is no degradation; choose one of {", ".join(DEGRADATIONS)}')
     if not 0 <= severity <= 1: raise ValueError(f'severity={severity!r} is out of range; give a number from 0 to 1')
     if img.mode not in ('RGB', 'L'): raise ValueError(f'img has mode {img.mode!r}; convert it first: img.convert("RGB")')
@@ -115,8 +115,8 @@ def degrade_random(
     kinds: tuple[str, ...] = DEGRADATIONS, # Kinds to draw from, equally likely
     clean: float = .4, # Share of pictures left nearly clean, 0..1
     nearly: float = .15, # Severity below which a picture counts as nearly clean; the rest is uniform from there to 1
-) -> tuple[Image.Image, str, float]: # Picture, kind ('none' if untouched), severity 0..1
-    "Make a picture worse in a random way by a random amount."
+)->tuple[Image.Image, str, float]: # Picture, kind ('none' if untouched), severity 0..1
+    "Make a picture worse in a random way by a random amount"
     kind = kinds[rng.integers(len(kinds))]
     severity = rng.uniform(0, nearly) if rng.random() < clean else rng.uniform(nearly, 1)
     if severity < nearly/3: return img.copy(), 'none', 0.
@@ -126,7 +126,7 @@ def degrade_random(
 def shrink(
     img: Image.Image, # Picture, mode RGB or L
     side: int, # Pixels that are left of its shorter side
-) -> Image.Image: # Same size and mode, with the detail of the small one
+)->Image.Image: # Same size and mode, with the detail of the small one
     """A picture taken from so far that its shorter side had `side` pixels: averaged down, and enlarged again with bicubic interpolation.
 
     Unchanged if it has no more pixels than that. ValueError if `side` is below 1."""

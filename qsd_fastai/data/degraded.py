@@ -1,4 +1,4 @@
-"Copies of a set at stated severities: how far a model's figures fall when faces come from 14 pixels, out of focus or through a starved encoder."
+"Copies of a set at stated severities: how far a model's figures fall when faces come from 14 pixels, out of focus or through a starved encoder"
 import zlib
 from pathlib import Path
 
@@ -19,7 +19,7 @@ FACE_DEGRADATIONS = (('shrink', 28), ('shrink', 20), ('shrink', 14), ('blur', .7
 
 
 def _copy(row, folder, kind, amount, seed):
-    source, name, key = row
+    source,name,key = row
     with open_picture(source) as img: img = upright(img).convert('RGB')
     # A seed of its own for each picture: the same whatever else is in the table.
     rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
@@ -36,7 +36,7 @@ def degraded_copies(
     seed: int = 0, # Of noise, darkness and occlusion
     workers: int = 0, # Processes; 0: this one
     progress: bool = True, # Show a bar
-) -> pd.DataFrame: # The table of the copies: rows in the order of the table, `quality` unknown, with `original` (the path copied) and `degradation`
+)->pd.DataFrame: # The table of the copies: rows in the order of the table, `quality` unknown, with `original` (the path copied) and `degradation`
     """Write degraded copies of the held-out pictures of a set, the same on every machine. An existing set is returned as it is.
 
     For a good picture against a bad one, embed both sets and compare rows of one with rows of the other. ValueError names a wrong argument."""

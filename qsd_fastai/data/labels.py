@@ -1,4 +1,4 @@
-"Quality labels that come in a file of their own, joined to the table of images without losing any in silence."
+"Quality labels that come in a file of their own, joined to the table of images without losing any in silence"
 import os
 import posixpath
 from pathlib import Path
@@ -8,25 +8,27 @@ import pandas as pd
 
 __all__ = ['join_quality', 'read_labels']
 
+
 def text_lines(
-    file, # a list in text: pairs, labels, pictures
+    file, # A list in text: pairs, labels, pictures
 ): # `(number from 1, line)`
     "The lines of a list that are not blank. FileNotFoundError, or ValueError naming the file, and line or byte, where it is no UTF-8 text"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such list.')
     try: text = file.read_bytes().decode('utf-8-sig')
     except UnicodeDecodeError as e: raise ValueError(f'{file}, byte {e.start}: not UTF-8 text. Save the list as UTF-8.') from None
-    lines = [(n, line.rstrip('\r')) for n, line in enumerate(text.split('\n'), 1) if line.strip()]
+    lines = [(n, line.rstrip('\r')) for n,line in enumerate(text.split('\n'), 1) if line.strip()]
     if not lines: raise ValueError(f'{file} is empty.')
-    for n, line in lines:
+    for n,line in lines:
         if '\0' in line: raise ValueError(f'{file}, line {n}: holds a zero byte, so it is no list of text.')
     return lines
 
+
 def read_labels(
-    labels, # file of `path score` lines, split at the last space or tab (the form SDD-FIQA and QSD publish), or .csv with `path,quality`
+    labels, # File of `path score` lines, split at the last space or tab (the form SDD-FIQA and QSD publish), or .csv with `path,quality`
 ):
-    "{path: quality 0..100} with forward slashes, unknown ones (NaN, an empty cell) left out; ValueError naming the line of a bad label."
-    if not isinstance(labels, (str, os.PathLike)): name, rows = 'labels', ((i, *o) for i, o in enumerate(labels.items(), 1))
+    "{path: quality 0..100} with forward slashes, unknown ones (NaN, an empty cell) left out; ValueError naming the line of a bad label"
+    if not isinstance(labels, (str, os.PathLike)): name,rows = 'labels', ((i, *o) for i,o in enumerate(labels.items(), 1))
     else:
         name = Path(labels)
         if not name.is_file():
@@ -37,9 +39,9 @@ def read_labels(
             if not {'path', 'quality'} <= set(data.columns):
                 raise ValueError(f"{name} needs the columns path and quality, it has {', '.join(map(str, data.columns))}.")
             rows = zip(range(2, len(data)+2), data['path'], data['quality'].replace('', 'nan'))
-        else: rows = [(i, *(t.rsplit(None, 1) + [''])[:2]) for i, t in text_lines(name)]
+        else: rows = [(i, *(t.rsplit(None, 1) + [''])[:2]) for i,t in text_lines(name)]
     out = {}
-    for i, path, score in rows:
+    for i,path,score in rows:
         try: value = float(score)
         except (TypeError, ValueError): value = np.inf
         path = posixpath.normpath(str(path).strip().replace('\\', '/'))
@@ -51,27 +53,28 @@ def read_labels(
         out[path] = value
     return out
 
+
 def join_quality(
-    table,           # the table; a `quality` it has is replaced
-    labels,          # label file (see `read_labels`), or a dict or Series of path to quality
-    min_coverage=.9, # least part of the training pictures (of all, where there is no train split) that must get a label, 0 to 1
-    root=None,       # what the paths of the labels start with; None: the folder of the table
+    table,           # The table; a `quality` it has is replaced
+    labels,          # Label file (see `read_labels`), or a dict or Series of path to quality
+    min_coverage=.9, # Least part of the training pictures (of all, where there is no train split) that must get a label, 0 to 1
+    root=None,       # What the paths of the labels start with; None: the folder of the table
 ):
     """A copy of `table` with the labels as `quality`, NaN (never 50) where there is none; the coverage is printed and in `attrs`.
 
     Matched by path relative to the root, then by its last parts (a moved root keeps them), then by base name if both sides have it once."""
-    scores, out = read_labels(labels), table.copy()
-    paths, keys = [posixpath.normpath(p) for p in table['path']], [_relative(p, root, table.attrs.get('root')) for p in scores]
-    got, how = _match(paths, keys)
+    scores,out = read_labels(labels), table.copy()
+    paths,keys = [posixpath.normpath(p) for p in table['path']], [_relative(p, root, table.attrs.get('root')) for p in scores]
+    got,how = _match(paths, keys)
     out['quality'] = np.where(got >= 0, np.append(np.fromiter(scores.values(), float, len(scores)), np.nan)[got], np.nan)
     known = out['quality'].notna().to_numpy()
     train = out['split'].to_numpy() == 'train' if 'split' in out else np.zeros(len(out), bool)
-    which, mask = ('training pictures', train) if train.any() else ('pictures', ~train)
-    part, used = float(known[mask].mean()), set(got.tolist())
-    unused = [p for i, p in enumerate(scores) if i not in used]
+    which,mask = ('training pictures', train) if train.any() else ('pictures', ~train)
+    part,used = float(known[mask].mean()), set(got.tolist())
+    unused = [p for i,p in enumerate(scores) if i not in used]
     counts = {'labelled': int(known.sum()), 'pictures': len(out), 'unused_labels': len(unused), 'matched_by': how}
     out.attrs['coverage'] = {'part': part, **counts}
-    by = ', '.join(f'{v} by {k}' for k, v in how.items() if v) or 'none matched'
+    by = ', '.join(f'{v} by {k}' for k,v in how.items() if v) or 'none matched'
     text = f"Labels for {part:.1%} of the {which}, {known.sum()} of all {len(out)} ({by}); {len(unused)} labels unused"
     if part < min_coverage:
         lacking = out['path'][mask & ~known].head(3).tolist()
@@ -80,21 +83,23 @@ def join_quality(
     print(f'{text}.')
     return out
 
+
 def _relative(path, root, default):
-    "`path` of a label relative to the root. A root given by the user is cut off as text: SDD-FIQA joins root and name with no separator."
+    "`path` of a label relative to the root. A root given by the user is cut off as text: SDD-FIQA joins root and name with no separator"
     if root is not None: starts = [str(root).replace('\\', '/')]
     else: starts = [str(o).replace(os.sep, '/').rstrip('/') + '/' for o in (default, os.path.abspath(default))] if default else []
     for s in starts:
         if path.startswith(s): return path[len(s):].lstrip('/')
     return path
 
+
 def _match(paths, keys):
-    "For each of `paths` the index of its label in `keys` (-1: none), and how many were found in which way."
+    "For each of `paths` the index of its label in `keys` (-1: none), and how many were found in which way"
     def once(names):
         names = pd.Series(names, dtype=object)
-        return {n: i for i, n in names[~names.duplicated(keep=False)].items() if n is not None}
+        return {n: i for i,n in names[~names.duplicated(keep=False)].items() if n is not None}
     depth = np.array([p.count('/') + 1 for p in paths])
-    at = {k: i for i, k in enumerate(keys)}
+    at = {k: i for i,k in enumerate(keys)}
     got = np.array([at.get(p, -1) for p in paths])
     how = {'path': int((got >= 0).sum()), 'last parts': 0, 'base name': 0}
     for n in sorted(set(depth.tolist()) - {1}, reverse=True) + [1]:
@@ -102,9 +107,9 @@ def _match(paths, keys):
         if before == len(paths): break
         tails = lambda names, n=n: ['/'.join(p.rsplit('/', n)[-n:]) for p in names]
         used = set(got.tolist())
-        theirs = {k: i for k, i in once(tails(keys)).items() if i not in used}
+        theirs = {k: i for k,i in once(tails(keys)).items() if i not in used}
         mine = once(tails(paths)) if n == 1 else {paths[i]: i for i in np.flatnonzero(depth == n)}
-        for p, i in mine.items():
+        for p,i in mine.items():
             if got[i] < 0: got[i] = theirs.get(p, -1)
         how['base name' if n == 1 else 'last parts'] += int((got >= 0).sum() - before)
     return got, how

@@ -1,4 +1,4 @@
-"Batches of `n_ids` identities with `n_imgs` pictures each, and the whole way from a table to `DataLoaders`."
+"Batches of `n_ids` identities with `n_imgs` pictures each, and the whole way from a table to `DataLoaders`"
 import math
 import os
 import random

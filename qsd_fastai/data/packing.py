@@ -30,28 +30,28 @@ def _replacing(*paths):
 def _parts(payload):
     "One record: cut where the payload holds the magic number at a multiple of four, which is left out there"
     if len(payload) >= 2**29: raise ValueError(f'A record holds less than {2**29} bytes, not {len(payload)}.')
-    cuts, at = [], payload.find(_WORD)
+    cuts,at = [], payload.find(_WORD)
     while at >= 0:
         if at % 4 == 0: cuts.append(at)
         at = payload.find(_WORD, at + (4 if at % 4 == 0 else 1))
-    starts, ends, out = [0, *(c + 4 for c in cuts)], [*cuts, len(payload)], []
-    for k, (a, b) in enumerate(zip(starts, ends)):
+    starts,ends,out = [0, *(c + 4 for c in cuts)], [*cuts, len(payload)], []
+    for k,(a, b) in enumerate(zip(starts, ends)):
         kind = 0 if not cuts else 1 if k == 0 else 3 if k == len(cuts) else 2
-        out.append(_WORD + struct.pack('<I', kind << 29 | b - a) + payload[a:b] + b'\0' * (-(b - a) % 4))
+        out.append(_WORD + struct.pack('<I', kind << 29 | b - a) + payload[a:b] + b'\0'*(-(b - a) % 4))
     return b''.join(out)
 
 
 def write_records(
-    pictures,       # iterable of `(number of the identity, encoded picture)`; for `ranges` those of one identity follow one another
+    pictures,       # Iterable of `(number of the identity, encoded picture)`; for `ranges` those of one identity follow one another
     file,           # `train.rec`; `train.idx` and `property` are written beside it
-    size=None,      # height and width that `property` tells; None: those of the first picture
+    size=None,      # Height and width that `property` tells; None: those of the first picture
     style='ranges', # `ranges`: key 0 tells where pictures end, ranges of identities come behind (InsightFace); `plain`: pictures only (im2rec)
 )->tuple: # `(pictures, identities)` written
     "A record file with its index, in one move. ValueError for labels that are no whole numbers from 0 to 2**24, or an identity that comes twice"
     file = Path(file)
     if file.suffix != '.rec': raise ValueError(f'A record file ends in .rec, not {file.suffix!r}: {file}')
     if style not in ('ranges', 'plain'): raise ValueError(f'style is {style!r}: pass ranges or plain.')
-    ranges, ids, last = [], set(), None
+    ranges,ids,last = [], set(), None
     with _replacing(file, file.with_suffix('.idx'), file.with_name('property')) as (rec, idx, note):
         def put(key, labels, picture, id=0):
             many = isinstance(labels, tuple)
@@ -60,7 +60,7 @@ def write_records(
             rec.write(_parts(head + (struct.pack(f'<{len(labels)}f', *labels) if many else b'') + picture))
         first = key = int(style == 'ranges')
         if first: put(0, (0., 0.), b'')                       # filled in below, when the ends are known; labels take the same room
-        for label, picture in pictures:
+        for label,picture in pictures:
             if not (0 <= label < _EXACT and label == int(label)): raise ValueError(f'{label!r} is not the number of an identity, 0 to {_EXACT - 1}.')
             if not picture: raise ValueError(f'Picture {key - first} of those to write is empty.')
             if size is None: size = Image.open(io.BytesIO(picture)).size[::-1]
@@ -73,7 +73,7 @@ def write_records(
         if key == first: raise ValueError('There are no pictures to write.')
         if first:
             if key + len(ranges) > _EXACT: raise ValueError(f"{key - 1} pictures are too many for the header of style 'ranges': pass 'plain'.")
-            for k, (a, b) in enumerate(ranges): put(key + k, (float(a), float(b)), b'', key + k)
+            for k,(a, b) in enumerate(ranges): put(key + k, (float(a), float(b)), b'', key + k)
             rec.seek(0)
             rec.write(_parts(struct.pack('<IfQQ2f', 2, 0., 0, 0, key, key + len(ranges))))
         note.write(f'{len(ids)},{size[0]},{size[1]}\n'.encode())
@@ -81,16 +81,16 @@ def write_records(
 
 
 def write_bin(
-    pictures, # iterable of 2n encoded pictures, pair i is pictures 2i and 2i + 1
-    same,     # (n,) bool, whether they show one person
+    pictures, # Iterable of 2n encoded pictures, pair i is pictures 2i and 2i + 1
+    same,     # `(n,)` bool, whether they show one person
     file,     # `lfw.bin`
 ):
     "A verification set as InsightFace's readers take it, `(list of bytes, list of bool)`, in one move. ValueError where counts differ"
-    file, same, n = Path(file), np.asarray(same), 0
+    file,same,n = Path(file), np.asarray(same), 0
     if not len(same) or not np.isin(same, (0, 1)).all(): raise ValueError('same holds true or false for each pair, one at least.')
     with _replacing(file) as (f,):
         f.write(b'\x80\x03](')                                # pickle, protocol 3; written piece by piece, so that a large set takes little memory
-        for n, picture in enumerate(pictures, 1):
+        for n,picture in enumerate(pictures, 1):
             if not picture: raise ValueError(f'Picture {n - 1} is empty.')
             f.write(b'B' + struct.pack('<I', len(picture)) + picture)
         if n != 2*len(same): raise ValueError(f'{n} pictures for {len(same)} pairs: two a pair are wanted.')

@@ -1,4 +1,4 @@
-"The pairs of a verification set, `pairs.csv` beside the table: which two pictures are compared, whether they show the same person, and the fold."
+"The pairs of a verification set, `pairs.csv` beside the table: which two pictures are compared, whether they show the same person, and the fold"
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +13,9 @@ _COLUMNS = ('path1', 'path2', 'same', 'fold')
 
 def check_pairs(
     pairs,      # `path1, path2, same, fold`: two paths of the table, 0 or 1, an integer from 0
-    table=None, # the table that every path must be in; None: not looked at
+    table=None, # The table that every path must be in; None: not looked at
 ):
-    "`pairs` itself, or a ValueError naming the column, the first bad row and the remedy."
+    "`pairs` itself, or a ValueError naming the column, the first bad row and the remedy"
     if lack := [c for c in _COLUMNS if c not in pairs]:
         raise ValueError(f"The pairs have no column {lack[0]!r}, only {', '.join(map(str, pairs.columns))}. `data_prep/pairs.py` makes them.")
     if not len(pairs): raise ValueError('The pairs have no rows: there is nothing to judge.')
@@ -31,7 +31,7 @@ def check_pairs(
 
 def read_pairs(
     path,       # `pairs.csv`
-    table=None, # for `check_pairs`
+    table=None, # For `check_pairs`
 )->pd.DataFrame: # `path1, path2` (text), `same` (bool), `fold` (int)
     "The pairs at `path`, checked. Raises as `check_pairs` does"
     if not Path(path).is_file(): raise FileNotFoundError(f'No pairs at {path}. `python data_prep/pairs.py FOLDER PAIRS.TXT` makes them.')
@@ -42,9 +42,9 @@ def read_pairs(
 
 
 def write_pairs(
-    pairs,      # as `check_pairs` wants them
-    path,       # where to write, `pairs.csv`
-    table=None, # for `check_pairs`
+    pairs,      # As `check_pairs` wants them
+    path,       # Where to write, `pairs.csv`
+    table=None, # For `check_pairs`
 ):
     "Check the pairs, then write them in one move"
     with in_one_move(path) as part: check_pairs(pairs, table).astype({'same': int})[list(_COLUMNS)].to_csv(part, index=False)

@@ -19,7 +19,7 @@ MAGIC = 0xced7230a
 _JOINT = struct.pack('<I', MAGIC)                  # taken out where a record was cut into parts, because it looks like the start of one
 _ADDRESS = re.compile(r'(.+\.(?:rec|bin))#(\d+)', re.DOTALL)
 _HEAD = np.dtype([('magic', '<u4'), ('part', '<u4'), ('flag', '<u4'), ('label', '<f4'), ('id', '<u8'), ('id2', '<u8'), ('first', '<f4')])
-WHOLE, FIRST, MIDDLE, LAST = range(4)
+WHOLE,FIRST,MIDDLE,LAST = range(4)
 
 
 class RecordError(ValueError):
@@ -27,7 +27,7 @@ class RecordError(ValueError):
 
 
 def split_address(
-    path, # of a picture, or an address inside a record file or verification set
+    path, # Of a picture, or an address inside a record file or verification set
 )->tuple: # `(file, offset)`: byte of a record, number of a picture in a `.bin`; None for a picture of its own
     "The file of a picture and where in it the picture begins"
     m = _ADDRESS.fullmatch(str(path))
@@ -39,19 +39,19 @@ def _wrong(file, offset, what):
 
 
 def read_record(
-    file,   # record file
-    offset, # byte where the record begins
+    file,   # Record file
+    offset, # Byte where the record begins
 )->tuple: # `(labels, picture)`: a tuple of floats, and the encoded picture as bytes
     """One record. RecordError where it is cut off, begins with another magic number, or has parts that do not follow one another.
 
     Opens the file each time, which costs little beside decoding and is safe in threads and forked workers."""
-    size, parts, at = Path(file).stat().st_size, [], offset
+    size,parts,at = Path(file).stat().st_size, [], offset
     with open(file, 'rb') as f:
         while True:
             if at + 8 > size: raise _wrong(file, offset, f'the file ends at {size}' + (', inside the record' if parts else ''))
             f.seek(at)
-            magic, part = struct.unpack('<II', f.read(8))
-            kind, length = part >> 29, part & (2**29 - 1)
+            magic,part = struct.unpack('<II', f.read(8))
+            kind,length = part >> 29, part & (2**29 - 1)
             if magic != MAGIC: raise _wrong(file, offset, f'begins with {magic:#x}, not {MAGIC:#x}' if not parts else 'its next part is not there')
             if at + 8 + length > size: raise _wrong(file, offset, f'is {length} bytes long and the file ends at {size}')
             if (kind in (MIDDLE, LAST)) != bool(parts) or kind > LAST: raise _wrong(file, offset, f'a part of kind {kind} stands where it cannot')
@@ -60,17 +60,17 @@ def read_record(
             if kind in (WHOLE, LAST): break
     payload = _JOINT.join(parts)
     if len(payload) < 24: raise _wrong(file, offset, 'is too short for the header of a picture')
-    flag, label = struct.unpack_from('<If', payload)
+    flag,label = struct.unpack_from('<If', payload)
     if 24 + 4*flag > len(payload): raise _wrong(file, offset, f'says that it has {flag} labels, more than it holds')
     labels = struct.unpack_from(f'<{flag}f', payload, 24) if flag else (label,)
     return labels, payload[24 + 4*flag:]
 
 
 def picture_bytes(
-    path, # of a picture, or an address inside a record file
+    path, # Of a picture, or an address inside a record file
 )->bytes:
     "The encoded picture. FileNotFoundError, RecordError naming file and byte, or BinError naming file and number"
-    file, offset = split_address(path)
+    file,offset = split_address(path)
     if offset is None: return Path(file).read_bytes()
     if file.endswith('.rec'): return read_record(file, offset)[1]
     pictures = BinPictures(file)
@@ -79,14 +79,14 @@ def picture_bytes(
 
 
 def address_end(
-    file, # record file or verification set
-)->int: # the size in bytes, or the number of pictures
+    file, # Record file or verification set
+)->int: # The size in bytes, or the number of pictures
     "What every address inside a file must be below"
     return Path(file).stat().st_size if str(file).endswith('.rec') else len(BinPictures(file))
 
 
 def open_picture(
-    path, # of a picture, or an address inside a record file
+    path, # Of a picture, or an address inside a record file
 )->Image.Image:
     "`Image.open` for either"
     return Image.open(path if split_address(path)[1] is None else io.BytesIO(picture_bytes(path)))
@@ -94,10 +94,10 @@ def open_picture(
 
 def _read_index(file, size):
     "Keys and offsets of the `.idx` beside a record file"
-    keys, offsets = [], []
-    for n, line in enumerate(file.read_text(encoding='utf-8', errors='replace').splitlines(), 1):
+    keys,offsets = [], []
+    for n,line in enumerate(file.read_text(encoding='utf-8', errors='replace').splitlines(), 1):
         if not line.strip(): continue
-        try: key, offset = map(int, line.split())
+        try: key,offset = map(int, line.split())
         except ValueError:
             raise RecordError(f'{file}, line {n}: {line[:60]!r} is not `key<tab>offset`. Copy the index again, or remove it.') from None
         if not (0 <= key < 2**63 and 0 <= offset < size):
@@ -110,12 +110,12 @@ def _read_index(file, size):
 
 def _scan(file, size):
     "Offsets of all records of a file without an index"
-    offsets, at = [], 0
+    offsets,at = [], 0
     with open(file, 'rb') as f:
         while at < size:
             f.seek(at)
             head = f.read(8)
-            magic, part = struct.unpack('<II', head) if len(head) == 8 else (0, 0)
+            magic,part = struct.unpack('<II', head) if len(head) == 8 else (0, 0)
             if magic != MAGIC: raise _wrong(file, at, f'does not begin with {MAGIC:#x}')
             if part >> 29 in (WHOLE, FIRST): offsets.append(at)
             length = part & (2**29 - 1)
@@ -127,7 +127,7 @@ def _lacks(index, what): return RecordError(f'{index} lacks records ({what}). Re
 
 
 def list_records(
-    file, # record file, `train.rec`; `train.idx` beside it is used where it is there, else the file is read from end to end
+    file, # Record file, `train.rec`; `train.idx` beside it is used where it is there, else the file is read from end to end
 )->pd.DataFrame: # `offset` (byte), `label` (float, the first of several), in the order of the keys
     """All pictures of a record file, from their headers only: a million in seconds. `attrs['header']` says which style the file has.
 
@@ -135,34 +135,34 @@ def list_records(
     `plain`: every key is a picture, 0 included (im2rec). RecordError naming file, byte and remedy."""
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such record file.')
-    size, index = file.stat().st_size, file.with_suffix('.idx')
+    size,index = file.stat().st_size, file.with_suffix('.idx')
     if not size: raise RecordError(f'{file} is empty. Copy it again.')
-    keys, offsets = _read_index(index, size) if index.is_file() else _scan(file, size)
+    keys,offsets = _read_index(index, size) if index.is_file() else _scan(file, size)
     if not len(keys): raise RecordError(f'{file} holds no record that begins in it. Copy it again.')
     order = np.argsort(keys, kind='stable')
-    keys, offsets = keys[order], offsets[order]
+    keys,offsets = keys[order], offsets[order]
     style = 'plain'
     if keys[0] == 0:
         with open(file, 'rb') as f:
             f.seek(int(offsets[0]))
             head = f.read(12)
         if len(head) == 12 and struct.unpack('<I', head[8:])[0] > 0:
-            labels, rest = read_record(file, int(offsets[0]))
+            labels,rest = read_record(file, int(offsets[0]))
             if not rest: # a picture with several labels has one
                 if not (labels[0] == labels[0] and 1 < labels[0] <= keys[-1] + 1):
                     raise _wrong(file, int(offsets[0]), f'names {labels[0]:g} as the end of the pictures, and the last key is {keys[-1]}')
-                style, keep = 'ranges', (keys > 0) & (keys < int(labels[0]))
-                keys, offsets = keys[keep], offsets[keep]
+                style,keep = 'ranges', (keys > 0) & (keys < int(labels[0]))
+                keys,offsets = keys[keep], offsets[keep]
                 # a label is a float32: beyond 2**24 it may be one off
                 if abs(len(keys) - int(labels[0]) + 1) > (labels[0] > 2**24): raise _lacks(index, f'{len(keys)} pictures of {int(labels[0]) - 1}')
     if not len(keys): raise RecordError(f'{file} holds no picture. Copy it again, with the index that belongs to it.')
     late = offsets + _HEAD.itemsize > size
     if late.any(): raise _wrong(file, int(offsets[late.argmax()]), f'the file ends at {size}, before its picture')
-    raw, heads = np.memmap(file, np.uint8, 'r'), np.empty(len(keys), _HEAD)
+    raw,heads = np.memmap(file, np.uint8, 'r'), np.empty(len(keys), _HEAD)
     for lo in range(0, len(keys), 2**16):
         hi = min(lo + 2**16, len(keys))
         heads[lo:hi] = raw[offsets[lo:hi, None] + np.arange(_HEAD.itemsize)].view(_HEAD)[:, 0]
-    for bad, what in ((heads['magic'] != MAGIC, f'does not begin with {MAGIC:#x}'),
+    for bad,what in ((heads['magic'] != MAGIC, f'does not begin with {MAGIC:#x}'),
                       (heads['part'] >> 29 > FIRST, 'is a later part of another record'),
                       (offsets + 8 + (heads['part'] & (2**29 - 1)) > size, f'goes beyond the end of the file at {size}')):
         if bad.any(): raise _wrong(file, int(offsets[bad.argmax()]), what)
@@ -180,6 +180,6 @@ def list_records(
 
 def upright(
     img, # PIL image
-): # the image, turned if its EXIF tag says so; the same object if not
+): # The image, turned if its EXIF tag says so; the same object if not
     "A picture as it was meant to be seen: cameras store it as the sensor lay, with a tag"
     return ImageOps.exif_transpose(img) if img.getexif().get(ExifTags.Base.Orientation, 1) != 1 else img

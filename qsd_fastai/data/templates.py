@@ -16,15 +16,15 @@ class TemplateError(ValueError):
 
 
 def read_list(
-    file,         # text file: words parted by blanks, or by commas where it ends in .csv
-    columns,      # name -> type (str, int, float) of the first columns
-    header=False, # is the first line one of names? They may be others than those of `columns`
-    more=False,   # may a line have further columns? They are not read
+    file,         # Text file: words parted by blanks, or by commas where it ends in .csv
+    columns,      # Name -> type (str, int, float) of the first columns
+    header=False, # Is the first line one of names? They may be others than those of `columns`
+    more=False,   # May a line have further columns? They are not read
 )->pd.DataFrame:
-    "The columns of a list, of tens of millions of lines in seconds; TemplateError naming the first line that does not fit."
-    file, form = Path(file), ' '.join(columns)
+    "The columns of a list, of tens of millions of lines in seconds; TemplateError naming the first line that does not fit"
+    file,form = Path(file), ' '.join(columns)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such list of `{form}`.')
-    commas, kinds = file.suffix == '.csv', list(columns.values())
+    commas,kinds = file.suffix == '.csv', list(columns.values())
     try:
         # columns are counted, not named: a line that is longer than the first is then an error. A number beyond integers is one too
         with np.errstate(invalid='raise'):
@@ -32,7 +32,7 @@ def read_list(
                               dtype=dict(enumerate(kinds)), keep_default_na=False, quoting=3, encoding='utf-8', low_memory=False)
         if out.shape[1] != len(kinds): raise ValueError('other columns')
         out.columns = list(columns)
-        for c, kind in columns.items():
+        for c,kind in columns.items():
             if (kind is str and (out[c].isna() | (out[c] == '')).any()) or (kind is not str and not np.isfinite(out[c]).all()): raise ValueError(c)
     except (ValueError, ArithmeticError, TypeError) as e: raise _first_bad(file, columns, header, commas, more, e) from None
     if not len(out): raise TemplateError(f'{file} holds no line of `{form}`. Copy it again.')
@@ -42,12 +42,12 @@ def read_list(
 def _first_bad(file, columns, header, commas, more, error):
     "The error of a list that pandas refused, with the line looked for slowly"
     with open(file, encoding='utf-8', errors='replace') as f:
-        for n, line in enumerate(f, 1):
+        for n,line in enumerate(f, 1):
             part = [p.strip() for p in line.split(',')] if commas else line.split()
             if n <= header or not line.strip(): continue
             try:
                 if len(part) < len(columns) or (not more and len(part) > len(columns)): raise ValueError
-                for text, kind in zip(part, columns.values()):
+                for text,kind in zip(part, columns.values()):
                     value = kind(text)
                     if text == '' or (kind is not str and not abs(value) < 2**63): raise ValueError
             except (ValueError, OverflowError):
@@ -57,9 +57,9 @@ def _first_bad(file, columns, header, commas, more, error):
 
 def check_templates(
     templates,  # `path, template, media`: text, integer, integer
-    table=None, # the table that every path must be in; None: not looked at
+    table=None, # The table that every path must be in; None: not looked at
 ):
-    "`templates` itself, or a TemplateError naming the column, the first bad row and the remedy."
+    "`templates` itself, or a TemplateError naming the column, the first bad row and the remedy"
     _need(templates, ('path', 'template', 'media'), 'templates')
     for c in ('template', 'media'):
         refuse_rows(templates, c, pd.to_numeric(templates[c], errors='coerce').mod(1) != 0, 'is no whole number', 'Number templates and media.', TemplateError)
@@ -70,9 +70,9 @@ def check_templates(
 
 def check_template_pairs(
     pairs,     # `template1, template2, same`: two numbers of templates, 0 or 1
-    templates, # the templates that they are of
+    templates, # The templates that they are of
 ):
-    "`pairs` itself, or a TemplateError naming the column, the first bad row and the remedy."
+    "`pairs` itself, or a TemplateError naming the column, the first bad row and the remedy"
     _need(pairs, ('template1', 'template2', 'same'), 'pairs of templates')
     refuse_rows(pairs, 'same', ~pairs['same'].isin([0, 1]), 'is neither 0 nor 1', 'Write 1 for one person, 0 for two.', TemplateError)
     for c in ('template1', 'template2'):
@@ -88,7 +88,7 @@ def _need(frame, columns, what):
 
 def read_templates(
     path,       # `templates.csv`
-    table=None, # for `check_templates`
+    table=None, # For `check_templates`
 )->pd.DataFrame: # `path` (text), `template`, `media` (int)
     "Which pictures a template is made of, checked"
     return check_templates(_read(path, {'path': str, 'template': int, 'media': int}), table)
@@ -96,7 +96,7 @@ def read_templates(
 
 def read_template_pairs(
     path,      # `template_pairs.csv`
-    templates, # for `check_template_pairs`
+    templates, # For `check_template_pairs`
 )->pd.DataFrame: # `template1, template2` (int), `same` (bool)
     "Which templates are compared, checked"
     return check_template_pairs(_read(path, {'template1': int, 'template2': int, 'same': int}), templates).astype({'same': bool})
@@ -109,8 +109,8 @@ def _read(path, columns):
 
 
 def write_list(
-    frame, # any of these lists
-    path,  # where to, .csv
+    frame, # Any of these lists
+    path,  # Where to, .csv
 ):
     "Write a list in one move: a stopped run never leaves half of one"
     with in_one_move(path) as part: frame.to_csv(part, index=False)

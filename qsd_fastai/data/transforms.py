@@ -1,4 +1,4 @@
-"Training-time changes to pictures, each picture of a batch its own, on the batch's device."
+"Training-time changes to pictures, each picture of a batch its own, on the batch's device"
 import io
 import math
 import random
@@ -84,7 +84,7 @@ class RandomErasing(Transform):
         return torch.where(inside, x.new_tensor(self.fill)[:,None,None], x)
 
 
-_DOWN, _UP = ('nearest', 'bilinear', 'bicubic', 'area'), ('nearest', 'bilinear', 'bicubic')
+_DOWN,_UP = ('nearest', 'bilinear', 'bicubic', 'area'), ('nearest', 'bilinear', 'bicubic')
 
 
 def keep_rectangle(

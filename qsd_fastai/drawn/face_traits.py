@@ -1,4 +1,4 @@
-"What stays with a generated face from picture to picture: shape, skin, hair, brows, eyes, nose, mouth, ears, marks, beard, glasses."
+"What stays with a generated face from picture to picture: shape, skin, hair, brows, eyes, nose, mouth, ears, marks, beard, glasses"
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ GLASSES = ('none', 'none', 'none', 'round', 'square')
 
 @dataclass(frozen=True)
 class FaceTraits:
-    "The lasting traits of one face; lengths are in half widths of an average head, colours are RGB, 0..255."
+    "The lasting traits of one face; lengths are in half widths of an average head, colours are RGB, 0..255"
     width: float # Of the whole head, 1 = average
     length: float # Of the face below the eyes, 1 = average
     jaw: float # Half width of the jaw
@@ -57,15 +57,15 @@ class FaceTraits:
 
 def random_face_traits(
     rng: np.random.Generator, # Source of all randomness
-) -> FaceTraits: # A new identity
-    "Draw the traits of a face from the common stock."
+)->FaceTraits: # A new identity
+    "Draw the traits of a face from the common stock"
     def one(stock): return stock[rng.integers(len(stock))]
     def tint(stock, spread=5): return tuple(int(c) for c in np.clip(np.array(one(stock)) + rng.normal(0, spread, 3), 8, 250))
     def between(lo, hi): return float(rng.uniform(lo, hi))
     def mark(): return between(-.7, .7), between(.1, 1.15), between(.025, .05)
-    a, b, t = rng.integers(len(SKIN) - 1), rng.random(), rng.normal(0, 4, 3)
+    a,b,t = rng.integers(len(SKIN) - 1), rng.random(), rng.normal(0, 4, 3)
     # Between two neighbours of the stock, so that nobody is told from others by one of seven tones.
-    skin = tuple(int(np.clip(p + (q - p)*b + o, 8, 250)) for p, q, o in zip(SKIN[a], SKIN[a + 1], t))
+    skin = tuple(int(np.clip(p + (q - p)*b + o, 8, 250)) for p,q,o in zip(SKIN[a], SKIN[a + 1], t))
     return FaceTraits(
         width=between(.9, 1.08), length=between(.88, 1.14), jaw=between(.62, .86), chin=between(.26, .46), cheek=between(0, 1),
         forehead=between(.62, .92), skin=skin, ruddy=between(0, 1), style=one(STYLE), hair=tint(HAIR), volume=between(.06, .22),
@@ -81,8 +81,8 @@ def face_look_alike(
     traits: FaceTraits, # Identity to resemble
     rng: np.random.Generator, # Source of all randomness
     n_changes: int = 12, # Traits drawn anew
-) -> FaceTraits: # Another identity
-    "Another identity that shares two thirds of its traits with a given one, colours and hair as likely as the rest, as siblings do."
+)->FaceTraits: # Another identity
+    "Another identity that shares two thirds of its traits with a given one, colours and hair as likely as the rest, as siblings do"
     fresh = random_face_traits(rng)
     names = rng.choice([f.name for f in fields(FaceTraits) if f.name not in ('marks', 'freckles', 'frame')], n_changes, replace=False)
     # Marks are no family matter.

@@ -1,4 +1,4 @@
-"What differs between two pictures of one face: how it is turned, lit and cut out, and what it is doing."
+"What differs between two pictures of one face: how it is turned, lit and cut out, and what it is doing"
 import math
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ __all__ = ['FaceView', 'random_view']
 
 @dataclass
 class FaceView:
-    "What differs between two pictures of one face."
+    "What differs between two pictures of one face"
     yaw: float # Degrees, positive: turned to the right of the picture
     pitch: float # Degrees, positive: looks down
     roll: float # Degrees, positive: clockwise
@@ -31,12 +31,12 @@ def random_view(
     rng: np.random.Generator, # Source of all randomness
     pose: float = 1., # How far heads turn: 1 = yaw of 18 degrees and pitch of 9, standard deviations
     jitter: float = 1., # How far the alignment is off: 1 = two hundredths of the width, standard deviation
-) -> FaceView:
-    "Draw how a face is seen."
-    yaw, pitch, roll = (float(np.clip(rng.normal(0, s), -2.4*s, 2.4*s)) for s in (18*pose, 9*pose, 4*pose))
-    side, up = rng.uniform(-1, 1), rng.uniform(-.7, .25)
+)->FaceView:
+    "Draw how a face is seen"
+    yaw,pitch,roll = (float(np.clip(rng.normal(0, s), -2.4*s, 2.4*s)) for s in (18*pose, 9*pose, 4*pose))
+    side,up = rng.uniform(-1, 1), rng.uniform(-.7, .25)
     front = rng.uniform(.45, 1.2)
-    norm, warm = math.sqrt(side*side + up*up + front*front), rng.normal(0, .04)
+    norm,warm = math.sqrt(side*side + up*up + front*front), rng.normal(0, .04)
     power = rng.uniform(.95, 1.4)
     smile = float(np.clip(rng.normal(.25, .4), -.45, 1))
     return FaceView(

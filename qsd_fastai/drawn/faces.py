@@ -1,4 +1,4 @@
-"Generated faces: a small face recognition set with pairs for verification, drawn instead of downloaded, with the true quality of every picture."
+"Generated faces: a small face recognition set with pairs for verification, drawn instead of downloaded, with the true quality of every picture"
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,8 @@ _STREAM = 16 # People use seeds (seed, 1 to 4, ...): no picture of one set share
 
 
 def _background(size, rng):
-    "A wall or a place far behind, out of focus."
-    shape, spread = rng.integers(2, 7, 2), rng.uniform(4, 40)
+    "A wall or a place far behind, out of focus"
+    shape,spread = rng.integers(2, 7, 2), rng.uniform(4, 40)
     coarse = rng.uniform(60, 215) + rng.normal(0, 14, 3) + rng.normal(0, spread, (*shape, 1)) + rng.normal(0, .3*spread, (*shape, 3))
     coarse = np.clip(coarse, 0, 255)
     img = Image.fromarray(coarse.astype(np.uint8)).resize(size[::-1], Image.BICUBIC)
@@ -28,8 +28,8 @@ def _background(size, rng):
 
 
 def _expose(pixels, rng):
-    "What the camera does to the light: contrast, brightness, a little blur and grain."
-    gamma, lift = rng.uniform(.75, 1.25), rng.uniform(0, .06)
+    "What the camera does to the light: contrast, brightness, a little blur and grain"
+    gamma,lift = rng.uniform(.75, 1.25), rng.uniform(0, .06)
     curve = [round(255*(lift + (1 - lift)*(k/255)**gamma)) for k in range(256)]
     img = Image.fromarray(np.ascontiguousarray((np.clip(pixels, 0, 1)*255 + .5).astype(np.uint8).transpose(1, 2, 0))).point(curve*3)
     if rng.random() < .5: img = img.filter(ImageFilter.BoxBlur(rng.uniform(.2, .8)*min(img.size)/112))
@@ -39,50 +39,50 @@ def _expose(pixels, rng):
 
 def draw_face_picture(
     traits, # Who, `FaceTraits`
-    size: tuple[int, int], # (height, width), pixels
+    size: tuple[int, int], # `(height, width)`, pixels
     rng: np.random.Generator, # Source of all that differs between two pictures of one face
     pose: float = 1., # How far heads turn, as in `random_view`
     jitter: float = 1., # How far the alignment is off, as in `random_view`
-) -> Image.Image: # RGB
-    "One aligned picture of a face, before any degradation."
-    view, background = random_view(rng, pose, jitter), _background(size, rng)
+)->Image.Image: # RGB
+    "One aligned picture of a face, before any degradation"
+    view,background = random_view(rng, pose, jitter), _background(size, rng)
     return _expose(draw_face(traits, view, size, background, rng.random(size, np.float32)), rng)
 
 
 def _identity(seed, i, first, look_alikes):
-    "Traits of identity `i`; some resemble the one before them, of the same part of the data set (from `first` on)."
+    "Traits of identity `i`; some resemble the one before them, of the same part of the data set (from `first` on)"
     rng = rng_of(seed, _STREAM + 2, i)
     if i > first and rng.random() < look_alikes: return face_look_alike(_identity(seed, i - 1, first, look_alikes), rng)
     return random_face_traits(rng)
 
 
 def _draw(i, k, seed, size, pose, jitter, first, look_alikes):
-    "Picture `k` of identity `i`."
+    "Picture `k` of identity `i`"
     rng = rng_of(seed, _STREAM + 3, i, k)
     return draw_face_picture(_identity(seed, i, 0 if i < first else first, look_alikes), size, rng, pose, jitter), rng
 
 
 def drawn_pairs(
-    table: pd.DataFrame, # path, identity, split; the pictures of `query` and `gallery` are compared
+    table: pd.DataFrame, # Path, identity, split; the pictures of `query` and `gallery` are compared
     each: int = 12, # Pairs of one person, and as many of two people, that each identity gives; fewer where it has not so many pictures
     n_folds: int = 10, # Each identity is in one fold only; fewer where a fold would have less than two identities
     seed: int = 0, # Same seed, same pairs
-) -> pd.DataFrame: # path1, path2, same, fold; half of the pairs show one person
-    "Verification pairs of the held-out identities, folds by identity. ValueError if there are fewer than two identities with two pictures."
+)->pd.DataFrame: # Path1, path2, same, fold; half of the pairs show one person
+    "Verification pairs of the held-out identities, folds by identity. ValueError if there are fewer than two identities with two pictures"
     held = table[table['split'] != 'train']
     held = held[held.groupby('identity')['path'].transform('size') > 1].sort_values(['identity', 'path'])
     if held['identity'].nunique() < 2: raise ValueError('Fewer than two held-out identities have two pictures; there is nobody to compare with')
-    rng, rows = np.random.default_rng([seed, 5]), []
+    rng,rows = np.random.default_rng([seed, 5]), []
     people = rng.permutation(held['identity'].unique().astype(object))
     n_folds = min(n_folds, len(people)//2)
     for fold in range(n_folds):
         inside = held[held['identity'].isin(people[fold::n_folds])]
-        paths, who = inside['path'].to_numpy(object), pd.factorize(inside['identity'])[0]
-        first, second = np.triu_indices(len(who), 1)
+        paths,who = inside['path'].to_numpy(object), pd.factorize(inside['identity'])[0]
+        first,second = np.triu_indices(len(who), 1)
         order = rng.permutation(len(first))
-        first, second = first[order], second[order]
+        first,second = first[order], second[order]
         same = who[first] == who[second]
-        genuine, impostor = np.flatnonzero(same), np.flatnonzero(~same)
+        genuine,impostor = np.flatnonzero(same), np.flatnonzero(~same)
         genuine = genuine[pd.Series(who[first[genuine]]).groupby(who[first[genuine]]).cumcount() < each][:len(impostor)]
         chosen = np.concatenate([genuine, impostor[:len(genuine)]])
         rows.append(pd.DataFrame({'path1': paths[first[chosen]], 'path2': paths[second[chosen]], 'same': same[chosen], 'fold': fold}))
@@ -99,7 +99,7 @@ def generate_faces(
     n_test: int = 60, # Other identities, to be verified and retrieved; 0 or at least 2
     n_imgs: int = 12, # Pictures of each training identity
     n_test_imgs: int = 8, # Pictures of each test identity, two of them queries; at least 4
-    size: tuple[int, int] = (112, 112), # (height, width), pixels
+    size: tuple[int, int] = (112, 112), # `(height, width)`, pixels
     look_alikes: float = .35, # Share of identities that share two thirds of their traits with another one, 0..1: how hard the set is
     pose: float = 1., # How far heads turn, as in `random_view`: 1 = a standard deviation of 18 degrees of yaw
     jitter: float = 1., # How far the alignment is off, as in `random_view`
@@ -108,7 +108,7 @@ def generate_faces(
     seed: int = 0, # Same seed, same pictures
     workers: int = 0, # Processes that draw; 0: this one
     progress: bool = True, # Show a bar
-) -> pd.DataFrame: # path, identity, camera (unknown), split, quality (unknown), true_quality 0..100, degradation
+)->pd.DataFrame: # Path, identity, camera (unknown), split, quality (unknown), true_quality 0..100, degradation
     """Write a data set of drawn, roughly aligned faces with verification pairs, and return its table. An existing set is returned as it is.
 
     `true_quality` is that of the degradation alone: how far a head turns does not lower it.
@@ -125,8 +125,8 @@ def generate_faces(
               'size': list(size), 'look_alikes': look_alikes, 'pose': pose, 'jitter': jitter, 'pairs_each': pairs_each, 'n_folds': n_folds,
               'seed': seed}
     rows = [(i, k) for i in range(n_train + n_test) for k in range(n_imgs if i < n_train else n_test_imgs)]
-    table = pd.DataFrame({'path': [f'images/{i:05d}_{k:03d}.jpg' for i, k in rows], 'identity': [f'f{i:05d}' for i, _ in rows], 'camera': '',
-                          'split': ['train' if i < n_train else 'query' if k < 2 else 'gallery' for i, k in rows]})
+    table = pd.DataFrame({'path': [f'images/{i:05d}_{k:03d}.jpg' for i,k in rows], 'identity': [f'f{i:05d}' for i,_ in rows], 'camera': '',
+                          'split': ['train' if i < n_train else 'query' if k < 2 else 'gallery' for i,k in rows]})
     draw = partial(_draw, seed=seed, size=tuple(size), pose=pose, jitter=jitter, first=n_train, look_alikes=look_alikes)
     finish = partial(_write_pairs, folder=folder, each=pairs_each, n_folds=n_folds, seed=seed)
     return write_generated(folder, table, draw, rows, record, finish, workers, progress)

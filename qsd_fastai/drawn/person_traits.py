@@ -1,4 +1,4 @@
-"""What stays with a generated person from picture to picture: build, hair, skin, clothes, bag."""
+"What stays with a generated person from picture to picture: build, hair, skin, clothes, bag"
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ BAG = ('none', 'none', 'backpack', 'shoulder bag', 'handbag')
 
 @dataclass(frozen=True)
 class Traits:
-    "The lasting traits of one identity; colours are RGB, 0..255."
+    "The lasting traits of one identity; colours are RGB, 0..255"
     height: float # Of the body, 1 = average
     width: float # Of the body, 1 = average
     skin: tuple[int, int, int]
@@ -41,8 +41,8 @@ class Traits:
 
 def random_traits(
     rng: np.random.Generator, # Source of all randomness
-) -> Traits: # A new identity
-    "Draw the traits of an identity from the common stock."
+)->Traits: # A new identity
+    "Draw the traits of an identity from the common stock"
     def one(stock): return stock[rng.integers(len(stock))]
     def tint(stock): return tuple(int(c) for c in np.clip(np.array(one(stock)) + rng.normal(0, 5, 3), 8, 245))
     return Traits(height=float(rng.uniform(.9, 1.08)), width=float(rng.uniform(.86, 1.25)), skin=tint(SKIN),
@@ -55,9 +55,9 @@ def look_alike(
     traits: Traits, # Identity to resemble
     rng: np.random.Generator, # Source of all randomness
     n_changes: int = 3, # Traits drawn anew
-) -> Traits: # Another identity
-    "Another identity that differs from a given one in a few traits only; one of them is a colour of its clothes, so that it does differ."
-    fresh, clothes = random_traits(rng), ('upper_colour', 'lower_colour', 'shoes')
+)->Traits: # Another identity
+    "Another identity that differs from a given one in a few traits only; one of them is a colour of its clothes, so that it does differ"
+    fresh,clothes = random_traits(rng), ('upper_colour', 'lower_colour', 'shoes')
     first = clothes[rng.integers(len(clothes))]
     others = [f.name for f in fields(Traits) if f.name not in (first, 'cap')]
     names = [first, *rng.choice(others, n_changes - 1, replace=False)]

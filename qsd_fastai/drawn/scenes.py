@@ -1,4 +1,4 @@
-"""The places that generated cameras look at, painted once per camera, and what each camera does to colour and light."""
+"The places that generated cameras look at, painted once per camera, and what each camera does to colour and light"
 import functools
 
 import numpy as np
@@ -9,17 +9,17 @@ __all__ = ['SCENES', 'scene_camera']
 SCENES = ('corridor', 'street', 'grass', 'shop', 'plaza', 'station')
 
 # Height and width of a painted view; one picture shows a part of it.
-HIGH, WIDE = 300, 900
+HIGH,WIDE = 300, 900
 
 
 @functools.lru_cache(maxsize=64)
 def scene_camera(
     seed: int, # Of the data set
     i: int, # Which camera; its kind of place is `SCENES[i % 6]`
-) -> dict: # The painted `scene`, how far it looks down (`pitch`, radians), the main walking direction, colour, light and noise
-    "What stays the same in all the pictures of one camera."
+)->dict: # The painted `scene`, how far it looks down (`pitch`, radians), the main walking direction, colour, light and noise
+    "What stays the same in all the pictures of one camera"
     rng = np.random.default_rng([seed, 1, i])
-    kind, warm = SCENES[i % len(SCENES)], rng.normal(0, .09)
+    kind,warm = SCENES[i % len(SCENES)], rng.normal(0, .09)
     return {'kind': kind, 'pitch': rng.uniform(.05, .42), 'gain': np.array([1 + warm, 1 + rng.normal(0, .035), 1 - warm]),
             'gamma': rng.uniform(.75, 1.35), 'contrast': rng.uniform(.72, 1.12), 'saturation': rng.uniform(.6, 1.15),
             'noise': rng.uniform(1, 6), 'light': rng.uniform(-1, 1), 'soft': rng.uniform(0, .55), 'heading': rng.uniform(0, 360),
@@ -30,22 +30,22 @@ def _darker(colour, k): return tuple(min(255, int(v*k)) for v in colour)
 
 
 class _Place:
-    "A view in the making: wall above the horizon, floor below it."
+    "A view in the making: wall above the horizon, floor below it"
     def __init__(self, rng):
-        self.rng, self.img = rng, Image.new('RGB', (WIDE, HIGH))
-        self.pen, self.horizon = ImageDraw.Draw(self.img), int(rng.uniform(.22, .36)*HIGH)
-        self.wall, self.floor = self.tone(120, 215), self.tone(85, 175)
+        self.rng,self.img = rng, Image.new('RGB', (WIDE, HIGH))
+        self.pen,self.horizon = ImageDraw.Draw(self.img), int(rng.uniform(.22, .36)*HIGH)
+        self.wall,self.floor = self.tone(120, 215), self.tone(85, 175)
         self.box(0, 0, WIDE, self.horizon, self.wall)
         self.box(0, self.horizon, WIDE, HIGH, self.floor)
 
     def tone(self, lo, hi, spread=8):
-        "A brightness between `lo` and `hi`, slightly coloured."
+        "A brightness between `lo` and `hi`, slightly coloured"
         return tuple(int(v) for v in np.clip(self.rng.uniform(lo, hi) + self.rng.normal(0, spread, 3), 0, 255))
 
     def box(self, x1, y1, x2, y2, fill, **kwargs): self.pen.rectangle((x1, y1, x2, y2), fill=fill, **kwargs)
 
     def rays(self, step, spread, fill, top=None):
-        "Lines on the floor that run towards the viewer."
+        "Lines on the floor that run towards the viewer"
         for k in range(-40, 60):
             x = k*step
             self.pen.line([(x, self.horizon if top is None else top), (WIDE/2 + (x - WIDE/2)*spread, HIGH)], fill=fill)
@@ -81,15 +81,15 @@ class _Place:
     def car(self, x, y, colour):
         body = ((0, 0), (0, -28), (28, -32), (48, -55), (105, -55), (128, -30), (150, -25), (152, 0))
         glass = ((38, -33), (52, -51), (101, -51), (118, -33))
-        for shape, fill in ((body, colour), (glass, _darker(colour, .35))): self.pen.polygon([(x + a, y + b) for a, b in shape], fill=fill)
+        for shape,fill in ((body, colour), (glass, _darker(colour, .35))): self.pen.polygon([(x + a, y + b) for a,b in shape], fill=fill)
         for k in (28, 120): self.pen.ellipse((x + k - 13, y - 13, x + k + 13, y + 13), fill=(24, 24, 24))
 
     def grass(self):
         self.box(0, 0, WIDE, self.horizon, self.tone(170, 225, 6))
-        lawn = tuple(int(self.rng.uniform(lo, hi)) for lo, hi in ((70, 105), (105, 140), (50, 75)))
+        lawn = tuple(int(self.rng.uniform(lo, hi)) for lo,hi in ((70, 105), (105, 140), (50, 75)))
         self.box(0, self.horizon, WIDE, HIGH, lawn)
         for x in self.rng.uniform(-20, WIDE, 26):
-            r, y, shade = self.rng.uniform(25, 65), self.rng.uniform(0, self.horizon), self.rng.uniform(.5, .95)
+            r,y,shade = self.rng.uniform(25, 65), self.rng.uniform(0, self.horizon), self.rng.uniform(.5, .95)
             self.pen.ellipse((x - r, y - r, x + r, self.horizon + 12), fill=_darker(lawn, shade))
             if self.rng.random() < .35: self.box(x - 5, y, x + 5, self.horizon + 40, (72, 56, 42))
         for x in range(-40, WIDE, 420):
@@ -113,7 +113,7 @@ class _Place:
             self.box(x + 24, 0, x + 38, self.horizon + 50, _darker(self.wall, .62))
 
     def station(self):
-        train, base = self.tone(70, 180, 25), self.horizon + 40
+        train,base = self.tone(70, 180, 25), self.horizon + 40
         self.box(0, 0, WIDE, base, train)
         self.box(0, base - 14, WIDE, base, (30, 30, 34))
         for x in range(0, WIDE, 64): self.box(x + 6, 10, x + 52, base//2, self.tone(30, 90, 6))
@@ -123,12 +123,12 @@ class _Place:
 
 
 def _scene(kind, rng):
-    "A wide painted view of one place, horizon in the upper part, ground below."
+    "A wide painted view of one place, horizon in the upper part, ground below"
     place = _Place(rng)
     getattr(place, kind)()
     pixels = np.asarray(place.img.filter(ImageFilter.GaussianBlur(1.2)), dtype=np.float32)
     # Dirt and uneven light: noise of a few sizes over the whole view.
-    for step, strength in ((2, 5), (9, 5), (60, 13)):
+    for step,strength in ((2, 5), (9, 5), (60, 13)):
         cloud = Image.fromarray(rng.normal(size=(HIGH//step + 2, WIDE//step + 2)).astype(np.float32))
         pixels = pixels + strength*np.asarray(cloud.resize((WIDE, HIGH), Image.BICUBIC))[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

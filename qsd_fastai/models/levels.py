@@ -5,9 +5,9 @@ __all__ = ['level_indices']
 
 
 def level_indices(
-    body, # a module with `feature_info`, one entry for each level it can give
-    levels:Sequence[int|str]|None=None, # positions (negative ones from the end) or names of modules, as `feature_info` has them
-): # list of non-negative positions for `forward_intermediates`
+    body, # A module with `feature_info`, one entry for each level it can give
+    levels:Sequence[int|str]|None=None, # Positions (negative ones from the end) or names of modules, as `feature_info` has them
+): # List of non-negative positions for `forward_intermediates`
     "Positions of levels; by default the last three stages, or blocks at 1/2, 3/4 and the end of a body that never gets coarser (ViT)"
     info = list(body.feature_info)
     names = [o['module'] for o in info]

@@ -1,4 +1,4 @@
-"What a body wants its pictures to be like: part of the model, and exported with it."
+"What a body wants its pictures to be like: part of the model, and exported with it"
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,10 +13,10 @@ face_stats = (.5, .5, .5), (.5, .5, .5)
 @dataclass(frozen=True)
 class Preprocess:
     "Pictures are RGB, 0 to 1, then normalised by `mean` and `std`; weights made for BGR are turned when they are loaded"
-    mean:tuple[float, ...] # of red, green, blue, 0 to 1
-    std:tuple[float, ...] # of red, green, blue
-    size:tuple[int, int]|None = None # (height, width) it was made for, pixels; None: any
-    channels:ClassVar[str] = 'rgb' # the same for every body: nobody has to ask
+    mean:tuple[float, ...] # Of red, green, blue, 0 to 1
+    std:tuple[float, ...] # Of red, green, blue
+    size:tuple[int, int]|None = None # `(height, width)` it was made for, pixels; None: any
+    channels:ClassVar[str] = 'rgb' # The same for every body: nobody has to ask
 
     @property
     def stats(self):
@@ -25,8 +25,8 @@ class Preprocess:
 
 
 def preprocess_of(
-    body, # with `preprocess`, or a timm model
-) -> Preprocess|None: # None: the body does not say
+    body, # With `preprocess`, or a timm model
+)->Preprocess|None: # None: the body does not say
     "What a body wants its pictures to be like"
     if (own := getattr(body, 'preprocess', None)) is not None: return own
     cfg = getattr(body, 'pretrained_cfg', None) or {}
@@ -35,10 +35,10 @@ def preprocess_of(
 
 
 def stats_differ(
-    preprocess:Preprocess, # what a body wants
-    mean, # (3,) what the pictures are normalised by, or a tensor with as many values
-    std, # (3,)
-) -> bool:
+    preprocess:Preprocess, # What a body wants
+    mean, # `(3,)` what the pictures are normalised by, or a tensor with as many values
+    std, # `(3,)`
+)->bool:
     "Are pictures normalised otherwise than a body wants? By more than a level in 255"
     pairs = ((preprocess.mean, mean), (preprocess.std, std))
-    return any((torch.as_tensor(a).float() - torch.as_tensor(b).float().cpu().flatten()).abs().max().item() > 1/255 for a, b in pairs)
+    return any((torch.as_tensor(a).float() - torch.as_tensor(b).float().cpu().flatten()).abs().max().item() > 1/255 for a,b in pairs)

@@ -1,4 +1,4 @@
-"A recogniser: body, pool, neck, head, and what comes out of it."
+"A recogniser: body, pool, neck, head, and what comes out of it"
 from collections.abc import Callable, Sequence
 
 from fastai.torch_core import params
@@ -32,19 +32,19 @@ register_pytree_node(Recognition, lambda o: (list(o), None), lambda parts, _: Re
 class Recognizer(nn.Module):
     "Picture to embedding, and in training to logits and levels as well (the BNNeck design of Luo et al., CVPRW 2019)"
     def __init__(self,
-        body:nn.Module|str, # a timm model, one of our bodies, or the name of one for `make_body`
-        n_ids:int, # training identities
-        pool:nn.Module|None=None, # (bs, nf, h, w) to (bs, nf); None: `GeM` where features are rectified maps, else the body's own pooling
-        neck:nn.Module|Callable|None=None, # module, or function of `nf`; None: `BNNeck`, or nothing behind a face body, which has its own
-        head:nn.Module|Callable|None=None, # module, or function of `(nf, n_ids)`; None: `LinearHead`
-        levels:Sequence[int|str]|None=None, # positions or names of the body's stages; None: see `level_indices`
-        **kwargs, # for `make_body` when `body` is a name: `pretrained`, `last_stride`, ...
+        body:nn.Module|str, # A timm model, one of our bodies, or the name of one for `make_body`
+        n_ids:int, # Training identities
+        pool:nn.Module|None=None, # `(bs, nf, h, w)` to (bs, nf); None: `GeM` where features are rectified maps, else the body's own pooling
+        neck:nn.Module|Callable|None=None, # Module, or function of `nf`; None: `BNNeck`, or nothing behind a face body, which has its own
+        head:nn.Module|Callable|None=None, # Module, or function of `(nf, n_ids)`; None: `LinearHead`
+        levels:Sequence[int|str]|None=None, # Positions or names of the body's stages; None: see `level_indices`
+        **kwargs, # For `make_body` when `body` is a name: `pretrained`, `last_stride`, ...
     ):
         super().__init__()
         if n_ids < 1: raise ValueError(f'n_ids={n_ids}: a recogniser is trained on at least one identity.')
         if isinstance(body, str): body = make_body(body, **kwargs)
         elif kwargs: raise ValueError(f'{", ".join(kwargs)}: only for a body given by name. Hand them to make_body yourself.')
-        self.body, self.n_ids, self.level_indices = body, n_ids, level_indices(body, levels)
+        self.body,self.n_ids,self.level_indices = body, n_ids, level_indices(body, levels)
         self.pool = GeM() if pool is None and _has_plain_maps(body) else pool
         if pool is not None and hasattr(body, 'drop_head'): body.drop_head()
         nf = body.num_features if self.pool is not None else getattr(body, 'head_hidden_size', body.num_features)
@@ -58,19 +58,19 @@ class Recognizer(nn.Module):
         return preprocess_of(self.body)
 
     def pooled(self,
-        final, # output of the body: (bs, c, h, w), (bs, h, w, c), (bs, tokens, c), or (bs, nf) already pooled
-    ): # (bs, nf), at least float32
+        final, # Output of the body: (bs, c, h, w), (bs, h, w, c), (bs, tokens, c), or (bs, nf) already pooled
+    ): # `(bs, nf)`, at least float32
         if final.ndim == 2: emb = final
         elif self.pool is None: emb = self.body.forward_head(final, pre_logits=True)
         else: emb = self.pool(_as_maps(final, self.body)).flatten(1)
         return full_precision(emb)
 
     def forward(self,
-        x, # (bs, 3, height, width)
+        x, # `(bs, 3, height, width)`
     ): # training: `Recognition`; evaluation: (bs, nf), the embedding after the neck, not normalised
         # no levels in evaluation: get_preds would keep the maps of a whole gallery
         if not self.training: return self.neck(self.pooled(self.body.forward_features(x)))
-        final, levels = self.body.forward_intermediates(x, indices=self.level_indices)
+        final,levels = self.body.forward_intermediates(x, indices=self.level_indices)
         pooled = self.pooled(final)
         emb = self.neck(pooled)
         return Recognition((self.head(emb), emb, tuple(levels), pooled))
@@ -92,8 +92,8 @@ def _as_maps(x, body):
 
 
 def recognizer_splitter(
-    model, # a `Recognizer`
-): # two lists of parameters
+    model, # A `Recognizer`
+): # Two lists of parameters
     "Parameter groups for fastai's `freeze` and discriminative rates: body, then pool, neck and head; what stays still is in neither"
     still = {id(getattr(m, name)) for m in model.modules() for name in getattr(m, 'still', ())}
     rest = [p for part in (model.pool, model.neck, model.head) if part is not None for p in params(part) if id(p) not in still]

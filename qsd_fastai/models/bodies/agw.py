@@ -15,14 +15,14 @@ __all__ = ['NonLocalResNet', 'agw_resnet50']
 class NonLocalResNet(ResNet):
     "ResNet with non-local blocks after the last blocks of a stage (the body of AGW, Ye et al., TPAMI 2021; its state-dict keys)"
     def __init__(self,
-        layers:Sequence[int]=(3, 4, 6, 3), # blocks of each stage
-        non_local:Sequence[int]=(0, 2, 3, 0), # of those, how many at the end have a non-local block behind them
-        inter_channels:int=1, # channels inside a non-local block
+        layers:Sequence[int]=(3, 4, 6, 3), # Blocks of each stage
+        non_local:Sequence[int]=(0, 2, 3, 0), # Of those, how many at the end have a non-local block behind them
+        inter_channels:int=1, # Channels inside a non-local block
         stem_relu:bool|None=None, # ReLU after the first batch norm? None: yes, until `load_reference` brings AGW's weights
-        last_stride:int=1, # stride of the last stage
+        last_stride:int=1, # Stride of the last stage
     ):
         super().__init__(Bottleneck, layers, num_classes=0)
-        for stage, n in enumerate(non_local, 1):
+        for stage,n in enumerate(non_local, 1):
             nf = self.feature_info[stage]['num_chs']
             if n: self.add_module(f'NL_{stage}', nn.ModuleList(NonLocal(nf, inter_channels) for _ in range(n)))
         self.stem_relu_asked = stem_relu
@@ -37,8 +37,8 @@ class NonLocalResNet(ResNet):
     def stem_relu(self): return isinstance(self.act1, nn.ReLU)
 
     def _stage(self, i, x):
-        blocks, non_local = getattr(self, f'layer{i}'), getattr(self, f'NL_{i}', ())
-        for j, block in enumerate(blocks):
+        blocks,non_local = getattr(self, f'layer{i}'), getattr(self, f'NL_{i}', ())
+        for j,block in enumerate(blocks):
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
             k = j - len(blocks) + len(non_local)
             if k >= 0: x = non_local[k](x)
@@ -47,9 +47,9 @@ class NonLocalResNet(ResNet):
     def forward_features(self, x): return self.forward_intermediates(x, indices=[])[0]
 
     def forward_intermediates(self,
-        x, # (bs, 3, height, width)
-        indices:Sequence[int]|None=None, # which of stem and four stages; None: all
-    ): # final maps, list of maps
+        x, # `(bs, 3, height, width)`
+        indices:Sequence[int]|None=None, # Which of stem and four stages; None: all
+    ): # Final maps, list of maps
         "Final maps and those of the stages asked for, after their non-local blocks"
         wanted = [i % 5 for i in (range(5) if indices is None else indices)]
         x = self.act1(self.bn1(self.conv1(x)))
@@ -63,13 +63,13 @@ class NonLocalResNet(ResNet):
 
 def agw_resnet50(
     pretrained:bool|str|Path=False, # False: from scratch; True: ImageNet weights of a plain ResNet-50; or a file of them
-    **kwargs, # for `NonLocalResNet`
+    **kwargs, # For `NonLocalResNet`
 ):
     "The ResNet-50 of AGW: non-local blocks, last stride 1"
     body = NonLocalResNet(**kwargs)
     if pretrained is not False:
         plain = timm_body('resnet50.tv_in1k', pretrained)
-        missing, unexpected = body.load_state_dict(plain.state_dict(), strict=False)
+        missing,unexpected = body.load_state_dict(plain.state_dict(), strict=False)
         if unexpected or any(not k.startswith('NL_') for k in missing):
             raise ValueError(f'pretrained={pretrained!r} are not the weights of a ResNet-50: {[*unexpected, *missing][:3]} do not fit.')
     return body

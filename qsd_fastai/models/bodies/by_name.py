@@ -14,11 +14,11 @@ own_bodies:dict[str,Callable] = {f.__name__: f for f in (agw_resnet50, iresnet18
 
 
 def make_body(
-    name:str, # a timm model, or one of our own: `agw_resnet50`, `iresnet50`, `mobilefacenet`, ... of `own_bodies`
+    name:str, # A timm model, or one of our own: `agw_resnet50`, `iresnet50`, `mobilefacenet`, ... of `own_bodies`
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file of them (.pth, .safetensors)
-    last_stride:int|None=None, # stride of the last stage of a ResNet; 1 is the habit in person re-identification; None keeps the body's own
-    **kwargs, # for the model itself, for example `img_size=(256, 128)` of a ViT
-): # a module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
+    last_stride:int|None=None, # Stride of the last stage of a ResNet; 1 is the habit in person re-identification; None keeps the body's own
+    **kwargs, # For the model itself, for example `img_size=(256, 128)` of a ViT
+): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
     "A body without a classifier; raises `ValueError` for an unknown name and `ConnectionError` when weights cannot be fetched"
     if name in own_bodies:
         if last_stride is not None: kwargs['last_stride'] = last_stride

@@ -17,15 +17,15 @@ class StillScale(nn.BatchNorm1d):
     still = ('weight',)
 
     def __init__(self,
-        nf:int, # size of the embedding
+        nf:int, # Size of the embedding
         **kwargs, # `eps` and `momentum` of `nn.BatchNorm1d`
     ):
         super().__init__(nf, **kwargs)
         self.weight.requires_grad_(False)
 
     def forward(self,
-        x, # (bs, nf)
-    ): # (bs, nf)
+        x, # `(bs, nf)`
+    ): # `(bs, nf)`
         if self.training: self.num_batches_tracked.add_(1)
         # detached, because fastai's `unfreeze` turns `requires_grad` on for every parameter it is given
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight.detach(), self.bias, self.training, self.momentum, self.eps)
@@ -33,21 +33,21 @@ class StillScale(nn.BatchNorm1d):
 
 class FaceBody(nn.Module):
     "What face bodies share: `stages`, maps that `forward_head` turns into an embedding, and levels for distillation"
-    own_embedding, grad_checkpointing = True, False
+    own_embedding,grad_checkpointing = True, False
 
     def __init__(self,
-        num_features:int, # channels of the final maps
-        embed_dim:int, # size of the embedding
-        preprocess:Preprocess, # what pictures it wants; its `size` is the one the embedding layer is built for
+        num_features:int, # Channels of the final maps
+        embed_dim:int, # Size of the embedding
+        preprocess:Preprocess, # What pictures it wants; its `size` is the one the embedding layer is built for
     ):
         super().__init__()
         if min(preprocess.size) < 16: raise ValueError(f'size={preprocess.size}: a face body halves pictures four times, so 16 pixels is the least.')
-        self.num_features, self.head_hidden_size, self.preprocess = num_features, embed_dim, preprocess
+        self.num_features,self.head_hidden_size,self.preprocess = num_features, embed_dim, preprocess
 
     @property
     def map_size(self):
         "(height, width) of the final maps"
-        return tuple(-(-n // 16) for n in self.preprocess.size)
+        return tuple(-(-n//16) for n in self.preprocess.size)
 
     def stages(self): raise NotImplementedError('A face body gives a list of modules: stem and stages, one for each entry of `feature_info`.')
     def final(self, x): raise NotImplementedError('A face body turns the maps of its last stage into final ones.')
@@ -65,11 +65,11 @@ class FaceBody(nn.Module):
     def forward_features(self, x): return self.forward_intermediates(x, indices=[])[0]
 
     def forward_intermediates(self,
-        x, # (bs, 3, height, width)
-        indices:Sequence[int]|None=None, # which of stem and stages; None: all
-    ): # final maps, list of maps
+        x, # `(bs, 3, height, width)`
+        indices:Sequence[int]|None=None, # Which of stem and stages; None: all
+    ): # Final maps, list of maps
         "Final maps and those of the stages asked for"
-        n, levels = len(self.feature_info), []
+        n,levels = len(self.feature_info), []
         wanted = [i % n for i in (range(n) if indices is None else indices)]
         for stage in self.stages():
             x = self._stage(stage, x)
@@ -77,9 +77,9 @@ class FaceBody(nn.Module):
         return self.final(x), [levels[i] for i in wanted]
 
     def forward_head(self,
-        maps, # (bs, num_features, h, w), of `forward_features`
-        pre_logits:bool=True, # for timm's signature: there are no logits here
-    ): # (bs, embed_dim), at least float32
+        maps, # `(bs, num_features, h, w)`, of `forward_features`
+        pre_logits:bool=True, # For timm's signature: there are no logits here
+    ): # `(bs, embed_dim)`, at least float32
         "The embedding; raises `ValueError` for pictures of another size than the body was built for"
         if tuple(maps.shape[-2:]) != self.map_size:
             raise ValueError(f'This {type(self).__name__} is built for pictures of {self.preprocess.size}, but their maps are '

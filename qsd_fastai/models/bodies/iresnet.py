@@ -15,9 +15,9 @@ class Block(nn.Module):
     "Batch norm first and last, PReLU once, the stride in the second convolution (the unit of ArcFace, Deng et al., CVPR 2019)"
     def __init__(self, nf_in, nf, stride, shortcut):
         super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(nf_in), nn.Conv2d(nf_in, nf, 3, 1, 1, bias=False)
-        self.bn2, self.prelu = nn.BatchNorm2d(nf), nn.PReLU(nf)
-        self.conv2, self.bn3 = nn.Conv2d(nf, nf, 3, stride, 1, bias=False), nn.BatchNorm2d(nf)
+        self.bn1,self.conv1 = nn.BatchNorm2d(nf_in), nn.Conv2d(nf_in, nf, 3, 1, 1, bias=False)
+        self.bn2,self.prelu = nn.BatchNorm2d(nf), nn.PReLU(nf)
+        self.conv2,self.bn3 = nn.Conv2d(nf, nf, 3, stride, 1, bias=False), nn.BatchNorm2d(nf)
         self.downsample = shortcut
 
     def forward(self, x):
@@ -30,25 +30,25 @@ class IResNet(FaceBody):
     embed_layers = 'dropout', 'fc', 'features'
 
     def __init__(self,
-        layers:Sequence[int], # blocks of each of four stages
-        embed_dim:int=512, # size of the embedding
-        size:tuple[int, int]=(112, 112), # (height, width) of pictures
-        dropout:float=0., # before the embedding, 0..1
+        layers:Sequence[int], # Blocks of each of four stages
+        embed_dim:int=512, # Size of the embedding
+        size:tuple[int, int]=(112, 112), # `(height, width)` of pictures
+        dropout:float=0., # Before the embedding, 0..1
         form:str='arcface', # 'arcface'; 'adaface': no convolution in the shortcut of the first stage, and a last batch norm without parameters
     ):
         if form not in ('arcface', 'adaface'): raise ValueError(f"form={form!r} of IResNet: it is 'arcface' or 'adaface'.")
         super().__init__(512, embed_dim, Preprocess(*face_stats, tuple(size)))
-        self.layers, self.form = tuple(layers), form
-        self.conv1, self.bn1, self.prelu = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
-        self.feature_info, nf_in = [{'num_chs': 64, 'reduction': 1, 'module': 'prelu'}], 64
-        for i, (nf, n) in enumerate(zip((64, 128, 256, 512), layers, strict=True), 1):
+        self.layers,self.form = tuple(layers), form
+        self.conv1,self.bn1,self.prelu = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
+        self.feature_info,nf_in = [{'num_chs': 64, 'reduction': 1, 'module': 'prelu'}], 64
+        for i,(nf, n) in enumerate(zip((64, 128, 256, 512), layers, strict=True), 1):
             plain = form == 'adaface' and nf == nf_in
             short = nn.MaxPool2d(1, 2) if plain else nn.Sequential(nn.Conv2d(nf_in, nf, 1, 2, bias=False), nn.BatchNorm2d(nf))
             self.add_module(f'layer{i}', nn.Sequential(Block(nf_in, nf, 2, short), *(Block(nf, nf, 1, None) for _ in range(n - 1))))
             self.feature_info.append({'num_chs': nf, 'reduction': 2**i, 'module': f'layer{i}'})
             nf_in = nf
-        self.bn2, self.dropout = nn.BatchNorm2d(512), nn.Dropout(dropout)
-        self.fc = nn.Linear(512 * self.map_size[0] * self.map_size[1], embed_dim)
+        self.bn2,self.dropout = nn.BatchNorm2d(512), nn.Dropout(dropout)
+        self.fc = nn.Linear(512*self.map_size[0]*self.map_size[1], embed_dim)
         self.features = StillScale(embed_dim) if form == 'arcface' else nn.BatchNorm1d(embed_dim, affine=False)
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=.1)

@@ -9,8 +9,8 @@ __all__ = ['set_last_stride', 'timm_body']
 
 
 def check_name(
-    name:str, # what might be a timm model
-    own=(), # names that are known beside timm's
+    name:str, # What might be a timm model
+    own=(), # Names that are known beside timm's
 ):
     "Raises `ValueError`, with names that are near, where neither timm nor we have such a body"
     if name.startswith(('hf_hub:', 'hf-hub:', 'local-dir:')) or timm.is_model(name): return
@@ -20,11 +20,11 @@ def check_name(
 
 
 def timm_body(
-    name:str, # a timm model
+    name:str, # A timm model
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file of them (.pth, .safetensors)
-    last_stride:int|None=None, # stride of the last stage of a ResNet; None keeps the body's own
-    **kwargs, # for the model itself
-): # a module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
+    last_stride:int|None=None, # Stride of the last stage of a ResNet; None keeps the body's own
+    **kwargs, # For the model itself
+): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
     "A timm model without its classifier; raises `ConnectionError` when weights cannot be fetched"
     if not isinstance(pretrained, bool):
         if not Path(pretrained).is_file():
@@ -44,7 +44,7 @@ def timm_body(
 
 
 def set_last_stride(
-    body, # a timm ResNet, ResNeXt, SE-ResNet or their kin
+    body, # A timm ResNet, ResNeXt, SE-ResNet or their kin
     stride:int, # 1 or 2
 ):
     "Set the stride of the last stage in place, and return the body; weights stay valid"

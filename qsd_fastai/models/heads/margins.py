@@ -24,7 +24,7 @@ def _mean_and_std(x, gathered):
     A process without a value must come here, too: the others wait for it."""
     def whole(t): return t if gathered else summed(t)
 
-    n, total = whole(torch.stack([torch.ones_like(x).sum(), x.sum()]))
+    n,total = whole(torch.stack([torch.ones_like(x).sum(), x.sum()]))
     if n == 0: return None, None  # for all of them: nobody waits below
     mean = total/n
     squared = whole((x - mean).square().sum())
@@ -43,13 +43,13 @@ def _replaced(cosine, rows, cols, target): return cosine.index_put((rows, cols),
 class MarginHead(nn.Module):
     "Cosine of an embedding to each identity; without a margin, the normalised softmax (NormFace)"
     def __init__(self,
-        nf:int, # size of the embedding
-        n_ids:int, # training identities
-        s:float=64., # what cosines are multiplied by before the softmax, > 0
+        nf:int, # Size of the embedding
+        n_ids:int, # Training identities
+        s:float=64., # What cosines are multiplied by before the softmax, > 0
     ):
         super().__init__()
         if not s > 0: raise ValueError(f's={s}: the scale of a margin head is above 0; 64 suits very many identities, 32 few.')
-        self.nf, self.n_ids, self.s = nf, n_ids, float(s)
+        self.nf,self.n_ids,self.s = nf, n_ids, float(s)
         # set where every process sees the batch of all, as within `PartialFC`
         self.gathered = False
         self.weight = nn.Parameter(torch.empty(n_ids, nf).normal_(std=.01))
@@ -57,46 +57,46 @@ class MarginHead(nn.Module):
     def extra_repr(self): return f'nf={self.nf}, n_ids={self.n_ids}, s={self.s:g}'
 
     def forward(self,
-        emb, # (bs, nf)
-    ): # (bs, n_ids) cosines, at least float32
+        emb, # `(bs, nf)`
+    ): # `(bs, n_ids)` cosines, at least float32
         with torch.autocast(emb.device.type, enabled=False):
             return F.linear(F.normalize(full_precision(emb), eps=TINY), F.normalize(full_precision(self.weight), eps=TINY))
 
     def margin(self,
-        cosine, # (bs, n_ids) of `forward`
-        ids, # (bs,) int64; -1 = no class
-        norms, # (bs,) lengths of the embeddings, with their graph
-        target=None, # (bs,) cosines to the own class, where it can be in the columns of another process; NaN: no class
-    ): # (bs, n_ids) logits, scaled
+        cosine, # `(bs, n_ids)` of `forward`
+        ids, # `(bs,)` int64; -1 = no class
+        norms, # `(bs,)` lengths of the embeddings, with their graph
+        target=None, # `(bs,)` cosines to the own class, where it can be in the columns of another process; NaN: no class
+    ): # `(bs, n_ids)` logits, scaled
         "Logits for the cross entropy, with the margin taken from each picture's own class"
         return self.s*cosine
 
     def regularizer(self,
-        norms, # (bs,)
-    ): # a scalar to add to the loss, or None
+        norms, # `(bs,)`
+    ): # A scalar to add to the loss, or None
         "What else the head asks of an embedding; nothing, but for `MagFace`"
         return None
 
     def terms(self,
-        cosine, # (bs, n_ids) of `forward`
-        emb, # (bs, nf) that gave them
-        ids, # (bs,) int64; outside 0..n_ids: an identity without a class
-        smoothing:float=0., # share of the label spread over all identities, 0 to 1
-    ): # dict of scalars
+        cosine, # `(bs, n_ids)` of `forward`
+        emb, # `(bs, nf)` that gave them
+        ids, # `(bs,)` int64; outside 0..n_ids: an identity without a class
+        smoothing:float=0., # Share of the label spread over all identities, 0 to 1
+    ): # Dict of scalars
         "Named terms of the loss: cross-entropy with the margin, a mean over pictures that have a class, and `regularizer`"
         with torch.autocast(cosine.device.type, enabled=False):
-            ids, norms = torch.where((ids >= 0) & (ids < self.n_ids), ids, -1), full_precision(emb).norm(dim=1)
+            ids,norms = torch.where((ids >= 0) & (ids < self.n_ids), ids, -1), full_precision(emb).norm(dim=1)
             value = F.cross_entropy(self.margin(full_precision(cosine), ids, norms), ids, ignore_index=-1, label_smoothing=smoothing, reduction='sum')
-            found, extra = {'identity': value/(ids >= 0).sum().clamp(min=1)}, self.regularizer(norms)
+            found,extra = {'identity': value/(ids >= 0).sum().clamp(min=1)}, self.regularizer(norms)
         return found if extra is None else {**found, 'norm': extra}
 
     @torch.no_grad()
     def imprint(self,
-        emb, # (n, nf) embeddings of training pictures
-        ids, # (n,) their identities as the loader numbers them; those outside `n_ids` are passed over
+        emb, # `(n, nf)` embeddings of training pictures
+        ids, # `(n,)` their identities as the loader numbers them; those outside `n_ids` are passed over
     ):
         "Start every identity at the mean direction of its pictures (weight imprinting, Qi et al., CVPR 2018); one without pictures stays as it is"
-        device, emb = self.weight.device, F.normalize(full_precision(emb))
+        device,emb = self.weight.device, F.normalize(full_precision(emb))
         ids = torch.as_tensor(ids, device=device)
         inside = (ids >= 0) & (ids < self.n_ids)
         total = torch.zeros(self.n_ids, self.nf, device=device).index_add_(0, ids[inside], emb.to(device)[inside])
@@ -122,22 +122,22 @@ class ArcFace(MarginHead):
     the angle, kept `eps` away from 0 and 180 degrees, as AdaFace's code does."""
     def __init__(self,
         nf:int, n_ids:int, s:float=64.,
-        m:float=.5, # margin, radians
-        gradient:str='published', # or 'exact'
-        filter_above:float=0., # cosines to other identities above this are taken for wrong labels and count 0; 0: none
-        eps:float=1e-4, # of 'exact'
+        m:float=.5, # Margin, radians
+        gradient:str='published', # Or 'exact'
+        filter_above:float=0., # Cosines to other identities above this are taken for wrong labels and count 0; 0: none
+        eps:float=1e-4, # Of 'exact'
     ):
         super().__init__(nf, n_ids, s)
         if gradient not in ('published', 'exact'): raise ValueError(f"gradient={gradient!r} is unknown. Use 'published' or 'exact'.")
-        self.m, self.gradient, self.filter_above, self.eps = m, gradient, filter_above, eps
+        self.m,self.gradient,self.filter_above,self.eps = m, gradient, filter_above, eps
 
     def margin(self, cosine, ids, norms, target=None):
         cosine = _filtered(cosine, ids, self.filter_above)
         if self.gradient == 'exact':
             cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
-            rows, cols, target = _at_target(cosine, ids)
+            rows,cols,target = _at_target(cosine, ids)
             return self.s*_replaced(cosine, rows, cols, (target.acos() + self.m).clamp(self.eps, math.pi - self.eps).cos())
-        rows, cols, target = _at_target(cosine.detach(), ids)
+        rows,cols,target = _at_target(cosine.detach(), ids)
         value = _replaced(cosine.detach(), rows, cols, (target.clamp(-1, 1).acos() + self.m).cos())
         return self.s*_StraightThrough.apply(cosine, value)
 
@@ -146,17 +146,17 @@ class CosFace(MarginHead):
     "Additive cosine margin (Wang et al., CVPR 2018)"
     def __init__(self,
         nf:int, n_ids:int, s:float=64.,
-        m:float=.4, # margin, of a cosine
-        filter_above:float=0., # as in `ArcFace`
-        eps:float=0., # cosines are kept so far from -1 and 1; AdaFace's code has 1e-4
+        m:float=.4, # Margin, of a cosine
+        filter_above:float=0., # As in `ArcFace`
+        eps:float=0., # Cosines are kept so far from -1 and 1; AdaFace's code has 1e-4
     ):
         super().__init__(nf, n_ids, s)
-        self.m, self.filter_above, self.eps = m, filter_above, eps
+        self.m,self.filter_above,self.eps = m, filter_above, eps
 
     def margin(self, cosine, ids, norms, target=None):
         cosine = _filtered(cosine, ids, self.filter_above)
         if self.eps: cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
-        rows, cols, target = _at_target(cosine, ids)
+        rows,cols,target = _at_target(cosine, ids)
         return self.s*_replaced(cosine, rows, cols, target - self.m)
 
 
@@ -172,25 +172,25 @@ class AdaFace(MarginHead):
     "Margin that follows the length of the embedding: angular for poor pictures, additive for good ones (Kim et al., CVPR 2022)"
     def __init__(self,
         nf:int, n_ids:int, s:float=64.,
-        m:float=.4, # margin
-        h:float=.333, # how much of a standard deviation of lengths is the whole range
-        t_alpha:float=.01, # weight of a new batch in the running mean and deviation; 1: those of the batch
+        m:float=.4, # Margin
+        h:float=.333, # How much of a standard deviation of lengths is the whole range
+        t_alpha:float=.01, # Weight of a new batch in the running mean and deviation; 1: those of the batch
         eps:float=1e-3,
     ):
         super().__init__(nf, n_ids, s)
-        self.m, self.h, self.t_alpha, self.eps = m, h, t_alpha, eps
+        self.m,self.h,self.t_alpha,self.eps = m, h, t_alpha, eps
         self.register_buffer('batch_mean', torch.full((1,), 20.))
         self.register_buffer('batch_std', torch.full((1,), 100.))
 
     def margin(self, cosine, ids, norms, target=None):
         norms = norms.detach().clamp(.001, 100).to(cosine.dtype)
         if self.training and torch.is_grad_enabled():
-            mean, std = _mean_and_std(norms, self.gathered)
+            mean,std = _mean_and_std(norms, self.gathered)
             if mean is not None: self.batch_mean.lerp_(mean.to(self.batch_mean.dtype), self.t_alpha)
             if std is not None: self.batch_std.lerp_(std.to(self.batch_std.dtype), self.t_alpha)
         place = ((norms - self.batch_mean)/(self.batch_std + self.eps)*self.h).clamp(-1, 1)
         cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
-        rows, cols, target = _at_target(cosine, ids)
+        rows,cols,target = _at_target(cosine, ids)
         place = place[rows]
         target = (target.acos() - self.m*place).clamp(self.eps, math.pi - self.eps).cos() - (self.m + self.m*place)
         return self.s*_replaced(cosine, rows, cols, target)
@@ -200,18 +200,18 @@ class MagFace(MarginHead):
     "Margin that grows with the length of the embedding, and a term that makes it longer for good pictures (Meng et al., CVPR 2021)"
     def __init__(self,
         nf:int, n_ids:int, s:float=64.,
-        norm_range:tuple=(10., 110.), # least and greatest length; others are clipped
-        margin_range:tuple=(.45, .8), # margins there, radians
-        norm_weight:float=35., # of the term for the length
-        easy_margin:bool=True, # no margin where the angle is above 90 degrees?
+        norm_range:tuple=(10., 110.), # Least and greatest length; others are clipped
+        margin_range:tuple=(.45, .8), # Margins there, radians
+        norm_weight:float=35., # Of the term for the length
+        easy_margin:bool=True, # No margin where the angle is above 90 degrees?
     ):
         super().__init__(nf, n_ids, s)
-        self.norm_range, self.margin_range, self.norm_weight, self.easy_margin = norm_range, margin_range, norm_weight, easy_margin
+        self.norm_range,self.margin_range,self.norm_weight,self.easy_margin = norm_range, margin_range, norm_weight, easy_margin
 
     def margin(self, cosine, ids, norms, target=None):
-        (low, top), (least, most) = self.norm_range, self.margin_range
+        (low, top),(least, most) = self.norm_range, self.margin_range
         m = (most - least)/(top - low)*(norms.to(cosine.dtype).clamp(low, top) - low) + least
-        rows, cols, target = _at_target(cosine.clamp(-1, 1), ids)
+        rows,cols,target = _at_target(cosine.clamp(-1, 1), ids)
         m = m[rows]
         # a hair from 1: the square root has no gradient at 0
         moved = target*m.cos() - (1 - target.square()).clamp(min=1e-12).sqrt()*m.sin()
@@ -220,7 +220,7 @@ class MagFace(MarginHead):
         return self.s*_replaced(cosine, rows, cols, moved)
 
     def regularizer(self, norms):
-        low, top = self.norm_range
+        low,top = self.norm_range
         norms = norms.clamp(low, top)
         return self.norm_weight*(norms/top**2 + 1/norms).mean()
 
@@ -229,16 +229,16 @@ class CurricularFace(MarginHead):
     "Hard wrong identities weigh more as training goes on (Huang et al., CVPR 2020)"
     def __init__(self,
         nf:int, n_ids:int, s:float=64.,
-        m:float=.5, # margin, radians
-        momentum:float=.01, # weight of a new batch in the running mean `t` of the cosines to the own class
+        m:float=.5, # Margin, radians
+        momentum:float=.01, # Weight of a new batch in the running mean `t` of the cosines to the own class
     ):
         super().__init__(nf, n_ids, s)
-        self.m, self.momentum = m, momentum
+        self.m,self.momentum = m, momentum
         self.register_buffer('t', torch.zeros(1))
 
     def margin(self, cosine, ids, norms, target=None):
         cosine = cosine.clamp(-1, 1)
-        rows, cols, own = _at_target(cosine, ids)
+        rows,cols,own = _at_target(cosine, ids)
         seen = own.detach() if target is None else target[~target.isnan()].detach().clamp(-1, 1)
         if self.training and torch.is_grad_enabled():
             mean = _mean_and_std(seen, self.gathered)[0]
@@ -258,11 +258,11 @@ class SubCenterArcFace(ArcFace):
     "ArcFace with several directions for each identity, the nearest of which counts: noise finds one of its own (Deng et al., ECCV 2020)"
     def __init__(self,
         nf:int, n_ids:int, s:float=64., m:float=.5,
-        k:int=3, # directions for each identity
-        **kwargs, # for `ArcFace`
+        k:int=3, # Directions for each identity
+        **kwargs, # For `ArcFace`
     ):
         super().__init__(nf, n_ids, s, m, **kwargs)
-        self.k, self.weight = k, nn.Parameter(torch.empty(n_ids*k, nf).normal_(std=.01))
+        self.k,self.weight = k, nn.Parameter(torch.empty(n_ids*k, nf).normal_(std=.01))
 
     def forward(self, emb): return super().forward(emb).unflatten(1, (self.n_ids, self.k)).amax(2)
 

@@ -1,4 +1,4 @@
-"Margins over very many identities: some of the classes in each step, and each process holding its share of them (Partial FC, An et al., CVPR 2022)."
+"Margins over very many identities: some of the classes in each step, and each process holding its share of them (Partial FC, An et al., CVPR 2022)"
 import warnings
 from collections.abc import Callable
 
@@ -25,20 +25,20 @@ class PartialFC(nn.Module):
     the seed and the number of the step over all identities, so it is the same on one process and on many. With several processes each holds
     the rows `n//W*r + min(r, n%W)` and on; `full_state` puts them together again."""
     def __init__(self,
-        nf:int, # size of the embedding
-        n_ids:int, # training identities
-        margin:Callable=ArcFace, # a `MarginHead`, or a function of `(nf, n_ids)` that makes one
-        rate:float=.1, # share of identities in a step, above 0 and up to 1; those of the batch are always in
-        seed:int=0, # of the first centers and of every sample
+        nf:int, # Size of the embedding
+        n_ids:int, # Training identities
+        margin:Callable=ArcFace, # A `MarginHead`, or a function of `(nf, n_ids)` that makes one
+        rate:float=.1, # Share of identities in a step, above 0 and up to 1; those of the batch are always in
+        seed:int=0, # Of the first centers and of every sample
     ):
         super().__init__()
         if not 0 < rate <= 1: raise ValueError(f'rate={rate} of PartialFC: it is above 0 and up to 1, which takes all identities.')
         self.margin = margin(nf, 0)
         if isinstance(self.margin, SubCenterArcFace): raise ValueError('PartialFC has one center an identity, so it takes no SubCenterArcFace.')
-        self.margin.weight, self.margin.gathered = None, True  # of the margin head, the margin alone
-        self.nf, self.n_ids, self.rate, self.seed = nf, n_ids, rate, seed
-        self.rank, self.world = processes()
-        first, last = self.share()
+        self.margin.weight,self.margin.gathered = None, True  # of the margin head, the margin alone
+        self.nf,self.n_ids,self.rate,self.seed = nf, n_ids, rate, seed
+        self.rank,self.world = processes()
+        first,last = self.share()
         self.register_buffer('weight', self._start(first, last))
         self.register_buffer('momentum', torch.zeros_like(self.weight))
         self.register_buffer('step', torch.zeros((), dtype=torch.int64))
@@ -52,25 +52,25 @@ class PartialFC(nn.Module):
 
     def share(self, rank=None, world=None):
         "First and last + 1 of the identities of a process; this one when not given"
-        rank, world = self.rank if rank is None else rank, world or self.world
-        small, rest = divmod(self.n_ids, world)
+        rank,world = self.rank if rank is None else rank, world or self.world
+        small,rest = divmod(self.n_ids, world)
         first = small*rank + min(rank, rest)
         return first, first + small + (rank < rest)
 
     def _start(self, first, last):
         parts = []
-        for block in range(first // BLOCK, -(-last // BLOCK)):
+        for block in range(first//BLOCK, -(-last//BLOCK)):
             made = torch.empty(BLOCK, self.nf).normal_(std=.01, generator=torch.Generator().manual_seed(self.seed*1_000_003 + block))
             parts.append(made[max(first - block*BLOCK, 0):last - block*BLOCK])
         return torch.cat(parts) if parts else torch.empty(0, self.nf)
 
     def sample(self,
-        ids, # (bs,) int64, of this process
+        ids, # `(bs,)` int64, of this process
     ):
         "Choose the identities of the coming step; raises `ValueError` when processes have batches of different sizes"
         ids = gather_rows(ids.detach().as_subclass(torch.Tensor).contiguous())
         ids = ids[(ids >= 0) & (ids < self.n_ids)].unique().cpu()
-        first, last = self.share()
+        first,last = self.share()
         if self.rate == 1: rows = torch.arange(first, last)
         else:
             # always on the CPU: the same draw whatever the device
@@ -84,25 +84,25 @@ class PartialFC(nn.Module):
         self.pending.append((self.rows - first, self.active))
 
     def forward(self,
-        emb, # (bs, nf)
-    ): # (bs, n) cosines to the sampled identities of this process, in the order of `rows`, at least float32
+        emb, # `(bs, nf)`
+    ): # `(bs, n)` cosines to the sampled identities of this process, in the order of `rows`, at least float32
         if self.active is None: raise RuntimeError('PartialFC has no sample of identities. Give the learner the callback PartialUpdate().')
         with torch.autocast(emb.device.type, enabled=False):
             emb = full_precision(emb)
             return F.linear(F.normalize(emb, eps=TINY), F.normalize(self.active.to(emb.dtype), eps=TINY))
 
     def terms(self,
-        cosine, # (bs, n) of `forward`
-        emb, # (bs, nf) that gave them
-        ids, # (bs,) int64; outside 0..n_ids: an identity without a class
-        smoothing:float=0., # none here
-    ): # dict of scalars
+        cosine, # `(bs, n)` of `forward`
+        emb, # `(bs, nf)` that gave them
+        ids, # `(bs,)` int64; outside 0..n_ids: an identity without a class
+        smoothing:float=0., # None here
+    ): # Dict of scalars
         "Cross-entropy over the sample, exact over the processes: each has the loss of the whole batch, and the gradient of its own pictures"
         if smoothing: raise ValueError('PartialFC has no label smoothing: leave smoothing at 0.')
         with torch.autocast(cosine.device.type, enabled=False):
             own = emb = full_precision(emb)
             if self.world > 1:
-                own, ids = gather_rows(own), gather_rows(ids)
+                own,ids = gather_rows(own), gather_rows(ids)
                 cosine = self(own)
             place = torch.searchsorted(self.rows, ids).clamp(max=max(len(self.rows) - 1, 0))
             here = self.rows[place] == ids if len(self.rows) else torch.zeros_like(ids, dtype=torch.bool)
@@ -122,18 +122,18 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def update(self,
-        lr:float, # rate
+        lr:float, # Rate
         momentum:float=.9, # 0..1
-        wd:float=5e-4, # decay of weights, of sampled rows alone
-        scale:float=1., # what gradients were multiplied by, in mixed precision
+        wd:float=5e-4, # Decay of weights, of sampled rows alone
+        scale:float=1., # What gradients were multiplied by, in mixed precision
     )->bool: # False: a gradient was not finite, and nothing moved
         "SGD of the rows that were sampled since the last one"
-        pending, self.pending = [(rows, torch.zeros_like(o) if o.grad is None else o.grad) for rows, o in self.pending], []
+        pending,self.pending = [(rows, torch.zeros_like(o) if o.grad is None else o.grad) for rows,o in self.pending], []
         if not pending: return True
-        rows, grad = pending[0]
+        rows,grad = pending[0]
         if len(pending) > 1:  # accumulated: a row can be in several samples
-            rows, place = torch.cat([r for r, _ in pending]).unique(return_inverse=True)
-            grad = torch.zeros(len(rows), self.nf, dtype=grad.dtype, device=grad.device).index_add_(0, place, torch.cat([g for _, g in pending]))
+            rows,place = torch.cat([r for r,_ in pending]).unique(return_inverse=True)
+            grad = torch.zeros(len(rows), self.nf, dtype=grad.dtype, device=grad.device).index_add_(0, place, torch.cat([g for _,g in pending]))
         grad = grad/scale
         if summed((~grad.isfinite()).any().float()) != 0: return False
         weight = self.weight[rows]
@@ -144,55 +144,55 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def imprint(self,
-        emb, # (n, nf) embeddings of training pictures, the same on every process
-        ids, # (n,) their identities as the loader numbers them; those outside `n_ids` are passed over
+        emb, # `(n, nf)` embeddings of training pictures, the same on every process
+        ids, # `(n,)` their identities as the loader numbers them; those outside `n_ids` are passed over
     ):
         "`MarginHead.imprint` of this process's share; what moved the centers before is forgotten"
-        device, emb, (first, last) = self.weight.device, F.normalize(full_precision(emb)), self.share()
+        device,emb,(first, last) = self.weight.device, F.normalize(full_precision(emb)), self.share()
         ids = torch.as_tensor(ids, device=device)
         inside = (ids >= first) & (ids < last)
         total = torch.zeros(last - first, self.nf, device=device, dtype=emb.dtype).index_add_(0, ids[inside] - first, emb.to(device)[inside])
         seen = total.norm(dim=1) > 0
-        self.weight[seen], self.momentum[seen] = F.normalize(total[seen]).to(self.weight.dtype), 0.
+        self.weight[seen],self.momentum[seen] = F.normalize(total[seen]).to(self.weight.dtype), 0.
         self.forget()
 
     def forget(self):
         "Drop samples without a step: those of a fit that was interrupted"
-        self.pending, self.active, self.rows = [], None, None
+        self.pending,self.active,self.rows = [], None, None
 
     def shard(self):
         "Keep this process's share of centers that were made, or loaded, before there were several processes"
         if processes() == (self.rank, self.world): return
         if self.world != 1: raise RuntimeError(f'These centers are the share of process {self.rank} of {self.world}. Load a full_state instead.')
-        self.rank, self.world = processes()
-        first, last = self.share()
-        self.weight, self.momentum = self.weight[first:last].clone(), self.momentum[first:last].clone()
+        self.rank,self.world = processes()
+        first,last = self.share()
+        self.weight,self.momentum = self.weight[first:last].clone(), self.momentum[first:last].clone()
         self.forget()
 
     def full_state(self)->dict|None: # None on every process but the first
         "Centers, momentum and the rest, put together in the order of identities; every process must call it"
         parts = {name: [] for name in ('weight', 'momentum')}
-        for name, found in parts.items():
+        for name,found in parts.items():
             for rank in range(self.world):
-                first, last = self.share(rank)
+                first,last = self.share(rank)
                 part = getattr(self, name).contiguous() if rank == self.rank else self.weight.new_empty(last - first, self.nf)
                 if self.world > 1: dist.broadcast(part, rank)
                 if self.rank == 0: found.append(part.cpu())
         if self.rank: return None
-        return {**{name: torch.cat(found) for name, found in parts.items()}, 'step': self.step.cpu().clone(),
-                **{f'margin.{k}': v.detach().cpu().clone() for k, v in self.margin.state_dict().items()}}
+        return {**{name: torch.cat(found) for name,found in parts.items()}, 'step': self.step.cpu().clone(),
+                **{f'margin.{k}': v.detach().cpu().clone() for k,v in self.margin.state_dict().items()}}
 
     @torch.no_grad()
     def load_full_state(self,
-        state:dict, # of `full_state`, on however many processes it was made
+        state:dict, # Of `full_state`, on however many processes it was made
     ):
         "Take this process's share; raises `ValueError` for other identities or another size of the embedding"
         if tuple(state['weight'].shape) != (self.n_ids, self.nf):
             raise ValueError(f"The state holds {tuple(state['weight'].shape)} centers, this head {(self.n_ids, self.nf)}: it is of other identities.")
-        first, last = self.share()
+        first,last = self.share()
         for name in ('weight', 'momentum'): getattr(self, name).copy_(state[name][first:last])
         self.step.copy_(state['step'])
-        self.margin.load_state_dict({k.removeprefix('margin.'): v for k, v in state.items() if k.startswith('margin.')})
+        self.margin.load_state_dict({k.removeprefix('margin.'): v for k,v in state.items() if k.startswith('margin.')})
         self.forget()
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -202,7 +202,7 @@ class PartialFC(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        first, last = self.share()
+        first,last = self.share()
         for key in (prefix + 'weight', prefix + 'momentum'):  # of all identities: this process takes its share
             if self.world > 1 and key in state_dict and len(state_dict[key]) == self.n_ids: state_dict[key] = state_dict[key][first:last]
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -213,14 +213,14 @@ class PartialFC(nn.Module):
 
 
 def whole_state_dict(
-    model:nn.Module, # with a `PartialFC` in it, or without
+    model:nn.Module, # With a `PartialFC` in it, or without
 )->dict|None: # None on every process but the first, where centers are shared out
     "`model.state_dict()` as one process would have it, which `load_state_dict` reads on however many; every process must call it"
-    heads = {f'{name}.' if name else '': m for name, m in model.named_modules() if isinstance(m, PartialFC) and m.world > 1}
-    full = {prefix: m.full_state() for prefix, m in heads.items()}
+    heads = {f'{name}.' if name else '': m for name,m in model.named_modules() if isinstance(m, PartialFC) and m.world > 1}
+    full = {prefix: m.full_state() for prefix,m in heads.items()}
     if None in full.values(): return None
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'state_dict holds the centers')
         state = model.state_dict()
-    for prefix, found in full.items(): state.update({prefix + k: v for k, v in found.items()})
+    for prefix,found in full.items(): state.update({prefix + k: v for k,v in found.items()})
     return state

@@ -1,4 +1,4 @@
-"Cross-entropy over classes that are spread over processes, with exact gradients."
+"Cross-entropy over classes that are spread over processes, with exact gradients"
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
@@ -24,16 +24,16 @@ class _ShardedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        p, rows, columns, share = ctx.saved_tensors
+        p,rows,columns,share = ctx.saved_tensors
         p = p*(share*grad)[:, None]
         p[rows, columns[rows]] -= (share*grad)[rows]
         return p, None, None
 
 
 def sharded_cross_entropy(
-    logits, # (n, classes of this process), the same rows on every process
-    columns, # (n,) int64, the row's class among those of this process; -1: it is elsewhere
-    known, # (n,) bool: has the row a class at all? Others are skipped
-): # scalar, the same on every process
+    logits, # `(n, classes of this process)`, the same rows on every process
+    columns, # `(n,)` int64, the row's class among those of this process; -1: it is elsewhere
+    known, # `(n,)` bool: has the row a class at all? Others are skipped
+): # Scalar, the same on every process
     "Mean cross-entropy over the classes of all processes; the gradient of each process's logits is exact"
     return _ShardedCrossEntropy.apply(logits, columns, known)

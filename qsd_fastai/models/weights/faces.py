@@ -1,4 +1,4 @@
-"The names that face projects give their weights, and what pictures these weights were trained on."
+"The names that face projects give their weights, and what pictures these weights were trained on"
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,35 +11,35 @@ __all__ = ['FaceSource', 'face_source']
 @dataclass
 class FaceSource:
     "Weights of a face project under our names"
-    source:str # the project
-    weights:dict # our key to tensor: `body.`, `head.`
-    preprocess:Preprocess|None # what pictures it was trained on; None: the body knows
-    notes:list[str] = field(default_factory=list) # what was changed so that the weights keep their meaning
-    eps:float|None = None # of its batch norms, where it isn't torch's
+    source:str # The project
+    weights:dict # Our key to tensor: `body.`, `head.`
+    preprocess:Preprocess|None # What pictures it was trained on; None: the body knows
+    notes:list[str] = field(default_factory=list) # What was changed so that the weights keep their meaning
+    eps:float|None = None # Of its batch norms, where it isn't torch's
 
 
 def face_source(
-    weights:dict, # a state dict, `module.` taken off
-) -> FaceSource|None: # None: not of a face project that we know
+    weights:dict, # A state dict, `module.` taken off
+)->FaceSource|None: # None: not of a face project that we know
     "Whose weights are these?"
-    return next((make(weights) for tells, make in FORMS if tells(weights)), None)
+    return next((make(weights) for tells,make in FORMS if tells(weights)), None)
 
 
 def _rgb(weights, notes):
     "Turn the first convolution, which expects blue first"
-    key = next((k for k, v in weights.items() if k.startswith('body.') and v.ndim == 4 and v.shape[1] == 3), None)
+    key = next((k for k,v in weights.items() if k.startswith('body.') and v.ndim == 4 and v.shape[1] == 3), None)
     if key is None: return weights
     notes.append(f'{key} was turned from BGR to RGB: pictures are RGB here')
     return {**weights, key: weights[key].flip(1)}
 
 
 def _arcface(weights):
-    return FaceSource('arcface_torch', {k if k.startswith('head.') else f'body.{k}': v for k, v in weights.items()}, Preprocess(*face_stats))
+    return FaceSource('arcface_torch', {k if k.startswith('head.') else f'body.{k}': v for k,v in weights.items()}, Preprocess(*face_stats))
 
 
 def _magface(weights):
-    found, notes = {}, ['these weights expect pictures of 0 to 1: mean 0, std 1']
-    for k, v in weights.items():
+    found,notes = {}, ['these weights expect pictures of 0 to 1: mean 0, std 1']
+    for k,v in weights.items():
         if k.startswith('features.'): found['body.' + k.removeprefix('features.').removeprefix('module.')] = v
         else: found['head.weight' if k == 'fc.weight' else k] = v.T if k == 'fc.weight' else v
     return FaceSource('MagFace', _rgb(found, notes), Preprocess((0., 0., 0.), (1., 1., 1.)), notes, 2e-5)
@@ -52,30 +52,30 @@ ENDS = {'input_layer.0': 'conv1', 'input_layer.1': 'bn1', 'input_layer.2': 'prel
 
 
 def _adaface(weights):
-    notes, found = [], {}
-    bodies = {k.removeprefix('model.'): v for k, v in weights.items() if not k.startswith('head.')}
+    notes,found = [], {}
+    bodies = {k.removeprefix('model.'): v for k,v in weights.items() if not k.startswith('head.')}
     # units are numbered through; each stage begins where the channels grow
-    widths = {int(m[1]): len(v) for k, v in bodies.items() if (m := re.fullmatch(r'body\.(\d+)\.res_layer\.5\.weight', k))}
-    place, counts = {}, {}
+    widths = {int(m[1]): len(v) for k,v in bodies.items() if (m := re.fullmatch(r'body\.(\d+)\.res_layer\.5\.weight', k))}
+    place,counts = {}, {}
     for n in sorted(widths):
         stage = widths[n].bit_length() - 6  # 64 channels: stage 1
         place[n] = f'layer{stage}.{counts.get(stage, 0)}'
         counts[stage] = counts.get(stage, 0) + 1
-    for k, v in bodies.items():
+    for k,v in bodies.items():
         m = re.fullmatch(r'body\.(\d+)\.(\w+_layer\.\d)\.(\w+)', k) or re.fullmatch(r'()(\w+_layer\.\d)\.(\w+)', k)
         name = None if m is None else UNIT.get(m[2]) if m[1] else ENDS.get(m[2])
         ours = k if name is None else f'{place.get(int(m[1]), "unknown")}.{name}.{m[3]}' if m[1] else f'{name}.{m[3]}'
         found[f'body.{ours}'] = v
-    for k, v in weights.items():
+    for k,v in weights.items():
         if k.startswith('head.'): found['head.weight' if k == 'head.kernel' else k] = v.T if k == 'head.kernel' else v
     return FaceSource('AdaFace', _rgb(found, notes), Preprocess(*face_stats), notes)
 
 
-def _mobilefacenet(weights): return FaceSource('MobileFaceNet', {f'body.{k}': v for k, v in weights.items()}, None)
+def _mobilefacenet(weights): return FaceSource('MobileFaceNet', {f'body.{k}': v for k,v in weights.items()}, None)
 
 
 # InsightFace_Pytorch: the first of our blocks behind each of its names
-SINGLE, SEVERAL = {'conv_23': 0, 'conv_34': 5, 'conv_45': 12}, {'conv_3': 1, 'conv_4': 6, 'conv_5': 13}
+SINGLE,SEVERAL = {'conv_23': 0, 'conv_34': 5, 'conv_45': 12}, {'conv_3': 1, 'conv_4': 6, 'conv_5': 13}
 PARTS = {'conv.conv': 'conv.0.0', 'conv.bn': 'conv.0.1', 'conv.prelu': 'conv.0.2', 'conv_dw.conv': 'conv.1.0', 'conv_dw.bn': 'conv.1.1',
          'conv_dw.prelu': 'conv.1.2', 'project.conv': 'conv.2', 'project.bn': 'conv.3'}
 WHOLES = {'conv1.conv': 'conv1.0', 'conv1.bn': 'conv1.1', 'conv1.prelu': 'conv1.2', 'conv2_dw.conv': 'dw_conv.depthwise',
@@ -85,11 +85,11 @@ WHOLES = {'conv1.conv': 'conv1.0', 'conv1.bn': 'conv1.1', 'conv1.prelu': 'conv1.
 
 
 def _insightface_pytorch(weights):
-    found, notes = {}, []
-    for k, v in weights.items():
-        module, _, end = k.rpartition('.')
-        stage, _, part = module.partition('.')
-        index, _, inner = part.removeprefix('model.').partition('.')
+    found,notes = {}, []
+    for k,v in weights.items():
+        module,_,end = k.rpartition('.')
+        stage,_,part = module.partition('.')
+        index,_,inner = part.removeprefix('model.').partition('.')
         if stage in SINGLE: ours = f'features.{SINGLE[stage]}.{PARTS.get(part, part)}'
         elif stage in SEVERAL: ours = f'features.{SEVERAL[stage] + int(index)}.{PARTS.get(inner, inner)}'
         else: ours = WHOLES.get(module, module)

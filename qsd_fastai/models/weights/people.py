@@ -19,11 +19,11 @@ def is_ours(weights): return 'neck.weight' in weights or ('head.weight' in weigh
 
 
 def renamed(weights):
-    source, prefixes = next((name, prefixes) for name, (key, prefixes) in SOURCES.items() if not key or key in weights)
-    if is_ours(weights): source, prefixes = 'qsd_fastai', {}
+    source,prefixes = next((name, prefixes) for name,(key, prefixes) in SOURCES.items() if not key or key in weights)
+    if is_ours(weights): source,prefixes = 'qsd_fastai', {}
     if not prefixes: return source, weights
     found = {}
-    for k, v in weights.items():
+    for k,v in weights.items():
         if k in ('pixel_mean', 'pixel_std'): continue  # FastReID's normalisation, not weights
         old = next((p for p in prefixes if k.startswith(p)), None)
         found[k if old is None else prefixes[old] + k[len(old):]] = v
@@ -31,7 +31,7 @@ def renamed(weights):
 
 
 def keep_meaning(model, source):
-    body, notes = model.body, []
+    body,notes = model.body, []
     if source == 'AGW or QSD' and getattr(body, 'stem_relu', False):
         if body.stem_relu_asked: notes.append('the stem has a ReLU, as asked for, though these weights were trained without')
         else:

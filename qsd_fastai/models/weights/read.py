@@ -19,37 +19,37 @@ HOLDERS = ('state_dict', 'model', 'state_dict_backbone', 'model_state_dict', 'ne
 @dataclass
 class LoadReport:
     "What `load_reference` did with each key"
-    file:str # the file of weights
-    source:str # the project its names are of
-    used:list[str] # keys of the model that were filled
-    missing:list[str] # keys of the model that the file lacks: they keep their values
-    unexpected:list[str] # keys of the file that the model has no place for
-    skipped:list[str] = field(default_factory=list) # keys whose shapes differ: the head of other identities
-    notes:list[str] = field(default_factory=list) # what was changed so that the weights keep their meaning
+    file:str # The file of weights
+    source:str # The project its names are of
+    used:list[str] # Keys of the model that were filled
+    missing:list[str] # Keys of the model that the file lacks: they keep their values
+    unexpected:list[str] # Keys of the file that the model has no place for
+    skipped:list[str] = field(default_factory=list) # Keys whose shapes differ: the head of other identities
+    notes:list[str] = field(default_factory=list) # What was changed so that the weights keep their meaning
 
     def __str__(self):
         parts = {'missing': self.missing, 'unexpected': self.unexpected, 'of another shape': self.skipped}
         lines = [f'{self.file}: weights of {self.source}, {len(self.used)} keys used']
-        return '\n'.join(lines + [f'  {k}: {_some(v)}' for k, v in parts.items() if v] + [f'  {o}' for o in self.notes])
+        return '\n'.join(lines + [f'  {k}: {_some(v)}' for k,v in parts.items() if v] + [f'  {o}' for o in self.notes])
 
 
 def _some(keys, n=6): return ', '.join(keys[:n]) + (f' and {len(keys) - n} more' if len(keys) > n else '')
 
 
 def load_reference(
-    model, # a `Recognizer` with the body of the weights: `agw_resnet50` for AGW and QSD
-    file:str|Path, # a state dict, a checkpoint that holds one, or a module pickled whole; wrapped in DataParallel or not
-    head:bool=True, # load the classifier too, if it has as many identities? It needs the same ones in the same order
-    show:bool=True, # print the report?
-) -> LoadReport:
+    model, # A `Recognizer` with the body of the weights: `agw_resnet50` for AGW and QSD
+    file:str|Path, # A state dict, a checkpoint that holds one, or a module pickled whole; wrapped in DataParallel or not
+    head:bool=True, # Load the classifier too, if it has as many identities? It needs the same ones in the same order
+    show:bool=True, # Print the report?
+)->LoadReport:
     "Load published weights without running code of the file; raises `ValueError` when they are of another architecture"
     weights = _weights(read_checkpoint(file), file)
     face = None if is_ours(weights) else face_source(weights)
-    source, weights = renamed(weights) if face is None else (face.source, face.weights)
-    if not head: weights = {k: v for k, v in weights.items() if not k.startswith('head.')}
+    source,weights = renamed(weights) if face is None else (face.source, face.weights)
+    if not head: weights = {k: v for k,v in weights.items() if not k.startswith('head.')}
     own = model.state_dict()
     counts = [k for k in own if k.endswith('num_batches_tracked')]
-    skipped = [k for k, v in weights.items() if k in own and v.shape != own[k].shape]
+    skipped = [k for k,v in weights.items() if k in own and v.shape != own[k].shape]
     missing = [k for k in own if k not in weights and k not in counts and not k.startswith('center.')]
     unexpected = [k for k in weights if k not in own]
     foreign = [k for k in unexpected if not k.startswith(CLASSIFIERS)]
@@ -66,7 +66,7 @@ def load_reference(
 
 
 def load_body(
-    body, # a module
+    body, # A module
     pretrained:bool|str|Path=False, # False: it stays as it is; or a file of weights
 ):
     "The body, with the weights of a file; raises `ConnectionError` for True: only timm's bodies have weights that can be fetched"
@@ -83,7 +83,7 @@ def _weights(found, file):
         if isinstance(found, dict) and isinstance(found.get(name), (dict, Inert)): found = found[name]
     weights = state_of(found) if isinstance(found, (dict, Inert)) else {}
     if not weights: raise ValueError(f'{file} holds no weights: neither a state dict nor a module.')
-    while all(k.startswith('module.') for k in weights): weights = {k[len('module.'):]: v for k, v in weights.items()}
+    while all(k.startswith('module.') for k in weights): weights = {k[len('module.'):]: v for k,v in weights.items()}
     if isinstance(shard, dict) and 'weight' in shard: weights = {**weights, 'head.weight': shard['weight']}
     return weights
 

@@ -1,4 +1,4 @@
-"Read a PyTorch file, even of a whole pickled module, without running any code that the file names."
+"Read a PyTorch file, even of a whole pickled module, without running any code that the file names"
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -95,7 +95,7 @@ def _read_legacy(f, size):
 
     def storage(dtype, key, location, numel, view=None):
         # numbers come after the object: tensors are made over empty storages that are filled below
-        if numel * dtype.itemsize > size: raise pickle.UnpicklingError('a tensor larger than the file')
+        if numel*dtype.itemsize > size: raise pickle.UnpicklingError('a tensor larger than the file')
         whole = seen.setdefault(key, torch.zeros(numel, dtype=dtype))
         return whole if view is None else whole[view[1]:view[1] + view[2]]
 
@@ -103,13 +103,13 @@ def _read_legacy(f, size):
     for key in RestrictedUnpickler(f).load():
         numel = int.from_bytes(f.read(8), 'little')
         if key not in seen or numel != len(seen[key]): raise pickle.UnpicklingError('its storages do not fit its tensors')
-        seen[key].copy_(_numbers(f.read(numel * seen[key].dtype.itemsize), seen[key].dtype))
+        seen[key].copy_(_numbers(f.read(numel*seen[key].dtype.itemsize), seen[key].dtype))
     return found
 
 
 def read_checkpoint(
     file:str|Path, # .pth, .pt, .tar, .ckpt of any torch, or .safetensors
-): # what was saved, objects of foreign classes as `Inert`
+): # What was saved, objects of foreign classes as `Inert`
     "Read a file of weights without running code of it; raises `FileNotFoundError` or, naming the file, `ValueError`"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such file of weights.')
@@ -124,15 +124,15 @@ def read_checkpoint(
 
 
 def state_of(
-    o, # a mapping of tensors, or the `Inert` of a module
-    prefix:str='', # before every key
-): # dict of tensors
+    o, # A mapping of tensors, or the `Inert` of a module
+    prefix:str='', # Before every key
+): # Dict of tensors
     "State dict of a module that was pickled whole, and any mapping of tensors as it is"
-    if not isinstance(o, Inert): return {f'{prefix}{k}': v for k, v in o.items() if isinstance(v, torch.Tensor)}
+    if not isinstance(o, Inert): return {f'{prefix}{k}': v for k,v in o.items() if isinstance(v, torch.Tensor)}
     parts = o.state if isinstance(o.state, dict) else {}
     passing = parts.get('_non_persistent_buffers_set', ())
-    found = {f'{prefix}{k}': v for k, v in (parts.get('_parameters') or {}).items() if isinstance(v, torch.Tensor)}
-    found |= {f'{prefix}{k}': v for k, v in (parts.get('_buffers') or {}).items() if isinstance(v, torch.Tensor) and k not in passing}
-    for k, child in (parts.get('_modules') or {}).items():
+    found = {f'{prefix}{k}': v for k,v in (parts.get('_parameters') or {}).items() if isinstance(v, torch.Tensor)}
+    found |= {f'{prefix}{k}': v for k,v in (parts.get('_buffers') or {}).items() if isinstance(v, torch.Tensor) and k not in passing}
+    for k,child in (parts.get('_modules') or {}).items():
         if isinstance(child, Inert): found |= state_of(child, f'{prefix}{k}.')
     return found

@@ -1,4 +1,4 @@
-"Arms of an experiment over several seeds: means, spreads, and what each arm gains over another one of the same seed."
+"Arms of an experiment over several seeds: means, spreads, and what each arm gains over another one of the same seed"
 import numpy as np
 import pandas as pd
 

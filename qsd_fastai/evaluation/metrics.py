@@ -1,4 +1,4 @@
-"Retrieval and verification as fastai metrics: embeddings are stored once and judged once, whatever the number of names."
+"Retrieval and verification as fastai metrics: embeddings are stored once and judged once, whatever the number of names"
 import re
 
 import numpy as np

@@ -27,15 +27,15 @@ def in_threads(f, n, *args):
     "`f(*args, lo, hi)` over all of `range(n)`, a part to each of torch's threads"
     n_threads = min(torch.get_num_threads(), n)
     if n_threads <= 1: return f(*args, 0, n)
-    edges = [n * i // n_threads for i in range(n_threads + 1)]
+    edges = [n*i//n_threads for i in range(n_threads + 1)]
     with ThreadPoolExecutor(n_threads) as pool:
-        for done in [pool.submit(f, *args, lo, hi) for lo, hi in pairwise(edges)]: done.result()
+        for done in [pool.submit(f, *args, lo, hi) for lo,hi in pairwise(edges)]: done.result()
 
 
 @compiled()
 def _count_before(row, j, t):
     "How many come before picture `j` of distance `t`: the two loops are the rule for ties"
-    n, before, behind = 0, row[:j], row[j + 1:]
+    n,before,behind = 0, row[:j], row[j + 1:]
     for i in range(len(before)): n += before[i] <= t  # an index from 0 to the length is what the compiler makes vectors of
     for i in range(len(behind)): n += behind[i] < t
     return n
@@ -44,7 +44,7 @@ def _count_before(row, j, t):
 @compiled()
 def _place(row, at, by_distance, j):
     "How many of the matches `at[by_distance]`, which are in order, come before picture `j`"
-    lo, hi, x = 0, len(by_distance), row[j]
+    lo,hi,x = 0, len(by_distance), row[j]
     while lo < hi:
         mid = (lo + hi) >> 1
         k = at[by_distance[mid]]
@@ -56,8 +56,8 @@ def _place(row, at, by_distance, j):
 @compiled()
 def _rank_rows(dist, order, start, stop, q_camera, g_camera, ranks, n_matches, lo, hi):
     for r in range(lo, hi):
-        row, n, n_junk = dist[r], 0, 0
-        at, junk = np.empty(stop[r] - start[r], np.int64), np.empty(stop[r] - start[r], np.int64)
+        row,n,n_junk = dist[r], 0, 0
+        at,junk = np.empty(stop[r] - start[r], np.int64), np.empty(stop[r] - start[r], np.int64)
         for p in range(start[r], stop[r]):
             j = order[p]
             if g_camera[j] == q_camera[r]:
@@ -69,7 +69,7 @@ def _rank_rows(dist, order, start, stop, q_camera, g_camera, ranks, n_matches, l
         n_matches[r] = n
         if n <= FEW:
             for k in range(n):
-                j, t = at[k], row[at[k]]
+                j,t = at[k], row[at[k]]
                 rank = 1 + _count_before(row, j, t)
                 for i in junk[:n_junk]: rank -= row[i] < t or (row[i] == t and i < j)
                 ranks[r, k] = rank
@@ -91,28 +91,28 @@ def count_ranks(dist, index, same, junk):
     Ranks behind a query's number of matches mean nothing."""
     valid = same & ~junk
     limits = dist.gather(1, index).masked_fill(~valid, float('inf'))
-    limits, order = limits.sort(dim=1, stable=True)
-    rows, m = index.gather(1, order), index.shape[1]
+    limits,order = limits.sort(dim=1, stable=True)
+    rows,m = index.gather(1, order), index.shape[1]
     dist = dist.scatter(1, index, torch.finfo(dist.dtype).max)  # from here on only wrong pictures are counted
     behind = torch.searchsorted(limits, dist, right=True)  # how many matches a picture does not come before
     tied = (limits.gather(1, (behind - 1).clamp_(min=0)) == dist).nonzero()
-    behind += torch.arange(len(dist), device=dist.device)[:, None] * (m + 1)
-    before = torch.bincount(behind.view(-1), minlength=len(dist) * (m + 1)).view(len(dist), m + 1)[:, :m].cumsum(1)
-    for r, j in (part.unbind(1) for part in tied.split(max(1, 2**22 // m))):  # a tie goes to the earlier gallery row
+    behind += torch.arange(len(dist), device=dist.device)[:, None]*(m + 1)
+    before = torch.bincount(behind.view(-1), minlength=len(dist)*(m + 1)).view(len(dist), m + 1)[:, :m].cumsum(1)
+    for r,j in (part.unbind(1) for part in tied.split(max(1, 2**22//m))):  # a tie goes to the earlier gallery row
         before.index_add_(0, r, ((limits[r] == dist[r, j][:, None]) & (rows[r] > j[:, None])).long())
     return before + torch.arange(1, m + 1, device=dist.device), valid.sum(1)
 
 
 def match_ranks(
-    dist,  # (c, n_gallery) distances of queries `lo` to `lo + c`, float32 or float64; left as they are
+    dist,  # `(c, n_gallery)` distances of queries `lo` to `lo + c`, float32 or float64; left as they are
     matches,  # `Matches`
-    lo,  # first query
-): # ranks (c, m), 1 = best and ascending, and number of matches (c,): tensors on the device of `dist`
+    lo,  # First query
+): # Ranks (c, m), 1 = best and ascending, and number of matches (c,): tensors on the device of `dist`
     "Ranks of the true matches once junk is out. Ranks behind a query's number of matches mean nothing"
     hi = lo + len(dist)
     if dist.device.type != 'cpu': return count_ranks(dist, *(torch.from_numpy(o).to(dist.device) for o in matches.block(lo, hi)))
-    start, stop = matches.start[lo:hi], matches.stop[lo:hi]
-    ranks, n = np.zeros((len(dist), max(1, (stop - start).max())), dtype=np.int64), np.zeros(len(dist), dtype=np.int64)
+    start,stop = matches.start[lo:hi], matches.stop[lo:hi]
+    ranks,n = np.zeros((len(dist), max(1, (stop - start).max())), dtype=np.int64), np.zeros(len(dist), dtype=np.int64)
     in_threads(_rank_rows, len(dist), dist.contiguous().numpy(), matches.order, start, stop, matches.q_camera[lo:hi], matches.g_camera, ranks, n)
     return torch.from_numpy(ranks), torch.from_numpy(n)
 
@@ -125,15 +125,15 @@ def nearest(dist, column, distance, index, largest, lo, hi):
     Pictures have to come in ascending order: the first of equals stays first."""
     k = distance.shape[1]
     for r in range(lo, hi):
-        row, worst, most = dist[r], distance[r, k - 1], largest[r]
+        row,worst,most = dist[r], distance[r, k - 1], largest[r]
         for j in range(len(row)):
             x = row[j]
             if x > most: most = x
             if x < worst:
                 i = k - 1
                 while i > 0 and distance[r, i - 1] > x:
-                    distance[r, i], index[r, i] = distance[r, i - 1], index[r, i - 1]
+                    distance[r, i],index[r, i] = distance[r, i - 1], index[r, i - 1]
                     i -= 1
-                distance[r, i], index[r, i] = x, column + j
+                distance[r, i],index[r, i] = x, column + j
                 worst = distance[r, k - 1]
         largest[r] = most

@@ -24,16 +24,16 @@ __all__ = ['RejectionResult', 'error_vs_reject', 'retrieval_vs_reject']
 @dataclass
 class RejectionResult:
     "Curves over the share of units rejected"
-    curves: pd.DataFrame  # index `rejected`, 0..1; a column each quality, then `random` and `ideal`; NaN where nothing can be judged
-    areas: pd.DataFrame  # a row a curve: `partial` (0 to `area`) and `whole` (0 to `whole_to`), the mean height of the curve
-    what: str  # what the curves show: 'false non-match rate at FMR 0.001', 'mAP'
+    curves: pd.DataFrame  # Index `rejected`, 0..1; a column each quality, then `random` and `ideal`; NaN where nothing can be judged
+    areas: pd.DataFrame  # A row a curve: `partial` (0 to `area`) and `whole` (0 to `whole_to`), the mean height of the curve
+    what: str  # What the curves show: 'false non-match rate at FMR 0.001', 'mAP'
     better: str  # 'lower' or 'higher'
     unit: str  # 'picture', 'pair' or 'query'
-    rule: str  # more rules in words, 'threshold fixed at the start' say
-    area: float  # share rejected that `partial` goes up to
-    whole_to: float  # share rejected up to which every curve is defined
-    n_units: int  # at the start
-    n_left_out: int  # units of unknown quality (or unanswerable queries), in no curve
+    rule: str  # More rules in words, 'threshold fixed at the start' say
+    area: float  # Share rejected that `partial` goes up to
+    whole_to: float  # Share rejected up to which every curve is defined
+    n_units: int  # At the start
+    n_left_out: int  # Units of unknown quality (or unanswerable queries), in no curve
 
     def __repr__(self):
         units = 'queries' if self.unit == 'query' else f'{self.unit}s'
@@ -42,16 +42,16 @@ class RejectionResult:
 
 
 def _qualities(quality, n, what):
-    quality = {k: check_quality(v, f'quality {k!r}') for k, v in (quality if isinstance(quality, dict) else {'quality': quality}).items()}
+    quality = {k: check_quality(v, f'quality {k!r}') for k,v in (quality if isinstance(quality, dict) else {'quality': quality}).items()}
     if not quality: raise ValueError('quality is empty: give at least one quality to reject by')
-    for name, o in quality.items():
+    for name,o in quality.items():
         if name in ('random', 'ideal'): raise ValueError(f'a quality cannot be called {name!r}, a curve of this name is drawn anyway: rename it')
         if len(o) != n: raise ValueError(f'quality {name!r} has {len(o)} entries for {n} {what}: give one for each')
     return quality
 
 
 def _shares(shares, area):
-    shares = np.arange(96) / 100 if shares is None else plain_vector(shares).astype(float)
+    shares = np.arange(96)/100 if shares is None else plain_vector(shares).astype(float)
     if not ((shares >= 0) & (shares < 1)).all(): raise ValueError('shares must be 0 or more and below 1: something must be left to judge')
     if not 0 < area < 1: raise ValueError(f'area must be above 0 and below 1, got {area}')
     return np.unique(np.r_[0, shares, area])
@@ -71,7 +71,7 @@ def _result(curves, shares, area, **kwargs):
     whole_to = float(shares[(holes.argmax() if holes.any() else len(shares)) - 1])
     def mean_height(end):
         part = curves[shares <= end]
-        return np.trapezoid(part, part.index, axis=0) / end if end > 0 else np.full(curves.shape[1], np.nan)  # NaN where the curve has a hole
+        return np.trapezoid(part, part.index, axis=0)/end if end > 0 else np.full(curves.shape[1], np.nan)  # NaN where the curve has a hole
     areas = pd.DataFrame({'partial': mean_height(area), 'whole': mean_height(whole_to)}, index=pd.Index(curves.columns, name='curve'))
     return RejectionResult(curves, areas, area=area, whole_to=whole_to, **kwargs)
 
@@ -79,13 +79,13 @@ def _result(curves, shares, area, **kwargs):
 class _Pairs:
     "Scores of pairs, and the error of those whose life is longer than a step"
     def __init__(self, scores, same, far, refixed):
-        self.same, self.pos, self.neg, self.far, self.refixed = same, scores[same], scores[~same], far, refixed
+        self.same,self.pos,self.neg,self.far,self.refixed = same, scores[same], scores[~same], far, refixed
         k = false_accepts_allowed(far, len(self.neg))
         if k < 1:
             raise ValueError(f'{len(self.neg)} pairs of two people are too few for a false-match rate of {far:g}: '
                              f'take {np.ceil(1 / far):.0f} or more, or a higher rate')
         self.limit = highest(self.neg, k + 1)[0]  # what scores above it is accepted
-        self._take(4 * (k + 1))
+        self._take(4*(k + 1))
 
     def _take(self, n):
         "The `n` highest scores of false pairs, falling, and where they are: thresholds need no others"
@@ -95,19 +95,19 @@ class _Pairs:
 
     def errors(self, life, n_steps):
         "False non-match rate (n_steps,); `life` of every pair: at how many of the steps it is still there"
-        pos_life, out = life[self.same], np.full(n_steps, np.nan)
+        pos_life,out = life[self.same], np.full(n_steps, np.nan)
         limits = np.full(n_steps, self.limit) if not self.refixed else self._limits(life[~self.same], n_steps)
-        for step, limit in enumerate(limits):
+        for step,limit in enumerate(limits):
             kept = self.pos[pos_life > step]
             if len(kept) and not np.isnan(limit): out[step] = (kept <= limit).mean()
         return out
 
     def _limits(self, life, n_steps):
-        n_kept, limits = len(life) - np.bincount(life, minlength=n_steps).cumsum(), np.full(n_steps, np.nan)
+        n_kept,limits = len(life) - np.bincount(life, minlength=n_steps).cumsum(), np.full(n_steps, np.nan)
         for step in range(n_steps):
             k = false_accepts_allowed(self.far, n_kept[step])
             if k < 1: continue
-            while len(kept := self.where[life[self.where] > step]) <= k: self._take(2 * len(self.where))
+            while len(kept := self.where[life[self.where] > step]) <= k: self._take(2*len(self.where))
             limits[step] = self.neg[kept[k]]
         return limits
 
@@ -123,41 +123,41 @@ def _ideal_pairs(scores, same, limit):
 
 def _ideal_pictures(first, second, n):
     "Quality of pictures that rejects whichever is in most of the erring pairs that remain, the lower row first: greedy, near the least there can be"
-    ends, others = np.concatenate([first, second]), np.concatenate([second, first])
+    ends,others = np.concatenate([first, second]), np.concatenate([second, first])
     pair = np.tile(np.arange(len(first)), 2)
     order = np.argsort(ends, kind='stable')
     start = np.searchsorted(ends[order], np.arange(n + 1))
-    others, pair = others[order].tolist(), pair[order].tolist()
-    degree, done, quality = np.diff(start).tolist(), [False] * len(first), np.full(n, n, dtype=float)
-    heap = [(-d, i) for i, d in enumerate(degree) if d]
+    others,pair = others[order].tolist(), pair[order].tolist()
+    degree,done,quality = np.diff(start).tolist(), [False]*len(first), np.full(n, n, dtype=float)
+    heap = [(-d, i) for i,d in enumerate(degree) if d]
     heapify(heap)
     k = 0
     while heap:
-        d, i = heappop(heap)
+        d,i = heappop(heap)
         if -d != degree[i] or not degree[i]: continue  # counted anew since
-        quality[i], degree[i], k = k, 0, k + 1
+        quality[i],degree[i],k = k, 0, k + 1
         for at in range(start[i], start[i + 1]):
             if done[pair[at]]: continue
-            done[pair[at]], other = True, others[at]
+            done[pair[at]],other = True, others[at]
             degree[other] -= 1
             if degree[other]: heappush(heap, (-degree[other], other))
     return quality
 
 
 def error_vs_reject(
-    scores,  # (n,) similarities of pairs, higher is more alike; of `pair_scores`, say
-    same,  # (n,) 1 where both show one person, 0 where not
-    first,  # (n,) row of the first picture of each pair
-    second,  # (n,) row of the second; `all_pairs` gives both for all pairs of pictures
-    quality,  # (n_imgs,) quality 0..100 of the pictures, NaN unknown; or name -> quality, to compare several
-    unit='picture',  # what is rejected: 'picture', with all its pairs, or 'pair', by the worse quality of its two
-    far=1e-3,  # the false-match rate at which true pairs are judged
+    scores,  # `(n,)` similarities of pairs, higher is more alike; of `pair_scores`, say
+    same,  # `(n,)` 1 where both show one person, 0 where not
+    first,  # `(n,)` row of the first picture of each pair
+    second,  # `(n,)` row of the second; `all_pairs` gives both for all pairs of pictures
+    quality,  # `(n_imgs,)` quality 0..100 of the pictures, NaN unknown; or name -> quality, to compare several
+    unit='picture',  # What is rejected: 'picture', with all its pairs, or 'pair', by the worse quality of its two
+    far=1e-3,  # The false-match rate at which true pairs are judged
     threshold='fixed',  # 'fixed': set once, on all pairs; 'refixed': set anew on the pairs kept, as is usual in publications
-    area=.2,  # share rejected up to which the partial area goes
-    shares=None,  # shares rejected to judge at; None: 0, .01, ..., .95
-    n_random=10,  # shuffles that `random` is the mean of, where it is not known exactly
-    seed=0,  # of the shuffles and of the order of equal qualities
-) -> RejectionResult:
+    area=.2,  # Share rejected up to which the partial area goes
+    shares=None,  # Shares rejected to judge at; None: 0, .01, ..., .95
+    n_random=10,  # Shuffles that `random` is the mean of, where it is not known exactly
+    seed=0,  # Of the shuffles and of the order of equal qualities
+)->RejectionResult:
     """False non-match rate at a false-match rate as the pictures of lowest quality are rejected (error-versus-reject, error-versus-discard).
 
     The threshold is the lowest with a false-match rate of at most `far`, as in `tar_at_far`. A point is NaN where no true pair is left,
@@ -165,38 +165,38 @@ def error_vs_reject(
     start, which is what is to be expected; refixed, the mean over shuffles. `ideal`: for pairs, the true pairs that err at the start's
     threshold go first, lowest score first (nothing can do better while it is fixed), then false pairs, highest first; for pictures,
     whichever is in most of the erring true pairs that remain. ValueError for lengths, NaN scores, rows without quality, and too few pairs."""
-    scores, same = given_scores(scores, same)
-    first, second = plain_vector(first), plain_vector(second)
+    scores,same = given_scores(scores, same)
+    first,second = plain_vector(first), plain_vector(second)
     if not len(first) == len(second) == len(scores):
         raise ValueError(f'{len(scores)} scores, {len(first)} first and {len(second)} second rows: give one of each for a pair')
     if unit not in ('picture', 'pair'): raise ValueError(f"unit is 'picture' or 'pair', not {unit!r}")
     if threshold not in ('fixed', 'refixed'): raise ValueError(f"threshold is 'fixed' or 'refixed', not {threshold!r}")
     if not 0 < far < 1: raise ValueError(f'far must be above 0 and below 1, got {far}')
     n_imgs = len(plain_vector(next(iter(quality.values())) if isinstance(quality, dict) and quality else quality))
-    quality, shares, rng = _qualities(quality, n_imgs, 'pictures'), _shares(shares, area), np.random.default_rng(seed)
-    for name, o in (('first', first), ('second', second)):
+    quality,shares,rng = _qualities(quality, n_imgs, 'pictures'), _shares(shares, area), np.random.default_rng(seed)
+    for name,o in (('first', first), ('second', second)):
         if o.min() < 0 or o.max() >= n_imgs:
             raise ValueError(f'{name} runs from row {o.min()} to {o.max()}, quality has {n_imgs} entries: give one for each picture')
 
     known = ~np.isnan(np.array(list(quality.values()))).any(0)
     judged = known[first] & known[second]
     used = np.zeros((2, n_imgs), dtype=bool)  # pictures in pairs, and in pairs that are judged
-    for row, o in ((0, slice(None)), (1, judged)): used[row, first[o]] = used[row, second[o]] = True
+    for row,o in ((0, slice(None)), (1, judged)): used[row, first[o]] = used[row, second[o]] = True
     n_left_out = int((used[0] & ~used[1]).sum() if unit == 'picture' else (~judged).sum())
     if n_left_out:
         if not judged.any(): raise ValueError('no pair has two pictures of known quality: there is nothing to reject by')
-        scores, same, first, second = (o[judged] for o in (scores, same, first, second))
-        scores, same = given_scores(scores, same)
-    pairs, n_units = _Pairs(scores, same, far, threshold == 'refixed'), int(used[1].sum()) if unit == 'picture' else len(scores)
+        scores,same,first,second = (o[judged] for o in (scores, same, first, second))
+        scores,same = given_scores(scores, same)
+    pairs,n_units = _Pairs(scores, same, far, threshold == 'refixed'), int(used[1].sum()) if unit == 'picture' else len(scores)
     row = np.cumsum(used[1]) - 1  # of a picture among those judged
-    gone = np.floor(shares * n_units + 1e-9).astype(np.int64)
+    gone = np.floor(shares*n_units + 1e-9).astype(np.int64)
 
     def curve(unit_quality):
         life = np.searchsorted(gone, _position(unit_quality, rng), side='right').astype(np.int16 if len(gone) < 2**15 else np.int64)
         return pairs.errors(np.minimum(life[row[first]], life[row[second]]) if unit == 'picture' else life, len(gone))
 
     of_unit = (lambda o: o[used[1]]) if unit == 'picture' else (lambda o: np.minimum(o[first], o[second]))
-    curves = {name: curve(of_unit(o)) for name, o in quality.items()}
+    curves = {name: curve(of_unit(o)) for name,o in quality.items()}
     start = (pairs.pos <= pairs.limit).mean()
     curves['random'] = np.full(len(gone), start) if threshold == 'fixed' else np.mean([curve(np.zeros(n_units)) for _ in range(n_random)], axis=0)
     if unit == 'pair': ideal = _ideal_pairs(scores, same, pairs.limit)
@@ -210,28 +210,28 @@ def error_vs_reject(
 
 def retrieval_vs_reject(
     per_query,  # `RetrievalResult.per_query`
-    quality,  # (n_queries,) quality 0..100 of the query pictures, NaN unknown; or name -> quality, to compare several
+    quality,  # `(n_queries,)` quality 0..100 of the query pictures, NaN unknown; or name -> quality, to compare several
     figure='mAP',  # 'mAP', 'rank1' or 'mINP', over the queries kept
-    area=.2,  # share rejected up to which the partial area goes
-    shares=None,  # shares rejected to judge at; None: 0, .01, ..., .95
-    seed=0,  # of the order of equal qualities
-) -> RejectionResult:
+    area=.2,  # Share rejected up to which the partial area goes
+    shares=None,  # Shares rejected to judge at; None: 0, .01, ..., .95
+    seed=0,  # Of the order of equal qualities
+)->RejectionResult:
     """A figure of the queries kept as the queries of lowest quality are rejected; the gallery stays as it is.
 
     `random` is the figure at the start, which is what rejection by chance is expected to keep; `ideal` rejects the query with the lowest
     value first. Unanswerable queries and those of unknown quality are in no curve. ValueError for lengths, range, and an unknown figure."""
     if figure not in ('mAP', 'rank1', 'mINP'): raise ValueError(f"figure is 'mAP', 'rank1' or 'mINP', not {figure!r}")
-    quality, shares, rng = _qualities(quality, len(per_query), 'queries'), _shares(shares, area), np.random.default_rng(seed)
+    quality,shares,rng = _qualities(quality, len(per_query), 'queries'), _shares(shares, area), np.random.default_rng(seed)
     judged = per_query.answerable.to_numpy() & ~np.isnan(np.array(list(quality.values()))).any(0)
     if not judged.any(): raise ValueError('no answerable query has a known quality: there is nothing to reject by')
     value = {'mAP': per_query.ap, 'rank1': per_query.first_rank == 1, 'mINP': per_query.inp}[figure].to_numpy(dtype=float)[judged]
-    gone = np.floor(shares * len(value) + 1e-9).astype(np.int64)
+    gone = np.floor(shares*len(value) + 1e-9).astype(np.int64)
 
     def curve(unit_quality):
         ordered = value[np.argsort(_position(unit_quality, rng))]
-        return (ordered[::-1].cumsum()[::-1] / np.arange(len(value), 0, -1))[gone]
+        return (ordered[::-1].cumsum()[::-1]/np.arange(len(value), 0, -1))[gone]
 
-    curves = {name: curve(o[judged]) for name, o in quality.items()}
+    curves = {name: curve(o[judged]) for name,o in quality.items()}
     curves |= {'random': np.full(len(gone), value.mean()), 'ideal': curve(value)}
     return _result(curves, shares, area, what=figure, better='higher', unit='query', rule='unanswerable queries left out', n_units=len(value),
                    n_left_out=int((~judged).sum()))

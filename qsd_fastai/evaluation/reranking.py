@@ -21,9 +21,9 @@ def _neighbours(blocks, k, symmetric, kept=None):
     `kept` (c, d), where given, receives the distances of the first `c` queries to the last `d` gallery pictures.
 
     `symmetric`: queries and gallery are the same pictures: each is its own nearest, and on a CPU every product serves both."""
-    n, m = blocks.shape
+    n,m = blocks.shape
     on_cpu = blocks.device.type == 'cpu'
-    step = max(1, (AT_ONCE if on_cpu else 2**28) // m)
+    step = max(1, (AT_ONCE if on_cpu else 2**28)//m)
     def keep(dist, lo):
         if kept is not None and lo < len(kept): kept[lo:lo + len(dist)] = dist[:len(kept) - lo, -kept.shape[1]:]
     if not on_cpu:
@@ -36,9 +36,9 @@ def _neighbours(blocks, k, symmetric, kept=None):
         return [torch.cat(o).cpu().numpy() for o in zip(*parts)]
     buffer = blocks.empty(min(step, n))
     dtype = buffer.numpy().dtype
-    distance, index, largest = np.full((n, k), np.inf, dtype), np.full((n, k), -1), np.full(n, -np.inf, dtype)
+    distance,index,largest = np.full((n, k), np.inf, dtype), np.full((n, k), -1), np.full(n, -np.inf, dtype)
     for lo in range(0, n, step):
-        hi, first = min(lo + step, n), lo if symmetric else 0
+        hi,first = min(lo + step, n), lo if symmetric else 0
         dist = blocks.distances(lo, hi, buffer, absolute=True, first=first)  # with columns before `lo` they were met as rows
         keep(dist, lo)
         if symmetric: dist.diagonal().fill_(-np.inf)
@@ -53,16 +53,16 @@ def _nearest_of_columns(dist, row, distance, index, largest, lo, hi):
     "`nearest` for the columns of `dist`, whose rows are the pictures `row` and following"
     k = distance.shape[1]
     for r in range(len(dist)):
-        part, worst, most = dist[r, lo:hi], distance[lo:hi, k - 1], largest[lo:hi]
+        part,worst,most = dist[r, lo:hi], distance[lo:hi, k - 1], largest[lo:hi]
         for c in range(len(part)):
             x = part[c]
             most[c] = max(most[c], x)
             if x < worst[c]:
-                i, of, at = k - 1, distance[lo + c], index[lo + c]
+                i,of,at = k - 1, distance[lo + c], index[lo + c]
                 while i > 0 and of[i - 1] > x:
-                    of[i], at[i] = of[i - 1], at[i - 1]
+                    of[i],at[i] = of[i - 1], at[i - 1]
                     i -= 1
-                of[i], at[i] = x, row + r
+                of[i],at[i] = x, row + r
 
 
 @compiled()
@@ -82,9 +82,9 @@ def _reciprocal(near, i, k, out):
 def _expanded_sets(near, half, first, sets, sizes, lo, hi):
     "k-reciprocal neighbours of each picture, and those of such neighbours that share more than two thirds of theirs with it; ascending"
     k = near.shape[1]
-    base, other = np.empty(k, np.int64), np.empty(half, np.int64)
+    base,other = np.empty(k, np.int64), np.empty(half, np.int64)
     for r in range(lo, hi):
-        n_base, out = _reciprocal(near, first + r, k, base), sets[r]
+        n_base,out = _reciprocal(near, first + r, k, base), sets[r]
         out[:n_base] = base[:n_base]
         n = n_base
         for candidate in base[:n_base]:
@@ -95,7 +95,7 @@ def _expanded_sets(near, half, first, sets, sizes, lo, hi):
                     if b == j:
                         shared += 1
                         break
-            if 3 * shared > 2 * n_other:
+            if 3*shared > 2*n_other:
                 for j in other[:n_other]:
                     new = True
                     for b in out[:n]:
@@ -111,8 +111,8 @@ def _expanded_sets(near, half, first, sets, sizes, lo, hi):
 
 @compiled(fastmath={'reassoc', 'contract'})
 def _dot(a, b):
-    total = a[0] * b[0]
-    for f in range(1, len(a)): total += a[f] * b[f]
+    total = a[0]*b[0]
+    for f in range(1, len(a)): total += a[f]*b[f]
     return total
 
 
@@ -129,20 +129,20 @@ def _pair_dots(q, g, indptr, indices, out, lo, hi):
 
 def _pair_distances(blocks, indptr, indices):
     "Distances (pairs,) of the sparse pairs, float64"
-    emb, square = blocks.q, blocks.q.square.cpu().numpy()
+    emb,square = blocks.q, blocks.q.square.cpu().numpy()
     rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     if blocks.device.type == 'cpu':
         dots = np.empty(len(indices), np.float64)
-        q, g = (o.to(emb.dtype).contiguous().numpy() for o in emb.parts)
+        q,g = (o.to(emb.dtype).contiguous().numpy() for o in emb.parts)
         in_threads(_pair_dots, len(indptr) - 1, q, g, indptr, indices, dots)
     else:
         parts = []
         for lo in range(0, len(indices), 2**16):
-            a, b = (torch.from_numpy(o[lo:lo + 2**16]).to(blocks.device) for o in (rows, indices))
-            parts.append((emb.take(a) * emb.take(b)).sum(1).double())
+            a,b = (torch.from_numpy(o[lo:lo + 2**16]).to(blocks.device) for o in (rows, indices))
+            parts.append((emb.take(a)*emb.take(b)).sum(1).double())
         dots = torch.cat(parts).cpu().numpy()
-    if emb.normalize: return 1 - dots / np.sqrt(square[rows] * square[indices])
-    return square[rows] + square[indices] - 2 * dots
+    if emb.normalize: return 1 - dots/np.sqrt(square[rows]*square[indices])
+    return square[rows] + square[indices] - 2*dots
 
 
 @compiled()
@@ -150,26 +150,26 @@ def _shared_weight(q_indptr, q_indices, q_data, g_indptr, g_indices, g_data, out
     "`out[r, j]`: sum of the smaller weights of query `first + r` and gallery picture `j` over all pictures; `g_` is stored by columns"
     for r in range(lo, hi):
         for p in range(q_indptr[first + r], q_indptr[first + r + 1]):
-            c, weight = q_indices[p], q_data[p]
+            c,weight = q_indices[p], q_data[p]
             for s in range(g_indptr[c], g_indptr[c + 1]): out[r, g_indices[s]] += min(weight, g_data[s])
 
 
 class ReRanked:
     "Re-ranked distances, made a block of queries at a time; for `evaluate_distances`"
     def __init__(self, blocks, q_weights, g_weights, largest, lambda_, kept=None):
-        self.blocks, self.q_weights, self.g_weights, self.largest, self.lambda_ = blocks, q_weights, g_weights, largest, lambda_
+        self.blocks,self.q_weights,self.g_weights,self.largest,self.lambda_ = blocks, q_weights, g_weights, largest, lambda_
         self.kept = kept  # the original distances, where there are not too many
-        self.shape, self.device = blocks.shape, blocks.device
+        self.shape,self.device = blocks.shape, blocks.device
 
     def distances(self, lo, hi):
         "Queries `lo` to `hi` against the whole gallery: tensor (hi-lo, n_gallery) on the device of the embeddings, 0..1"
-        q, g, dtype = self.q_weights, self.g_weights, self.blocks.q.dtype
+        q,g,dtype = self.q_weights, self.g_weights, self.blocks.q.dtype
         shared = np.zeros((hi - lo, self.shape[1]), dtype=q.dtype)
         in_threads(_shared_weight, hi - lo, q.indptr, q.indices, q.data, g.indptr, g.indices, g.data, shared, lo)
         shared = torch.from_numpy(shared).to(self.device, dtype)
         jaccard = shared.div_(2 - shared).neg_().add_(1)
         if self.lambda_ == 0: return jaccard
-        scale = torch.from_numpy(self.lambda_ / self.largest[lo:hi, None]).to(self.device, dtype)
+        scale = torch.from_numpy(self.lambda_/self.largest[lo:hi, None]).to(self.device, dtype)
         original = self.blocks.distances(lo, hi, absolute=True) if self.kept is None else self.kept[lo:hi]
         return jaccard.mul_(1 - self.lambda_).addcmul_(original, scale)
 
@@ -180,11 +180,11 @@ class ReRanked:
 
 @torch.no_grad()
 def k_reciprocal(
-    q_emb,  # (n_queries, nf) embeddings of the queries, numpy or torch, on any device
-    g_emb,  # (n_gallery, nf) embeddings of the gallery
-    k1=20,  # neighbours that may be reciprocal
-    k2=6,  # neighbours whose weights are averaged; 1 averages none
-    lambda_=.3,  # share of the original distance, 0..1
+    q_emb,  # `(n_queries, nf)` embeddings of the queries, numpy or torch, on any device
+    g_emb,  # `(n_gallery, nf)` embeddings of the gallery
+    k1=20,  # Neighbours that may be reciprocal
+    k2=6,  # Neighbours whose weights are averaged; 1 averages none
+    lambda_=.3,  # Share of the original distance, 0..1
     normalize=True,  # True: cosine similarity; False: Euclidean distance of the embeddings as they are
 )->ReRanked: # `distances(lo, hi)`, `dense()`; give it to `evaluate_distances`
     """k-reciprocal re-ranking (Zhong et al., CVPR 2017): a picture is near when the two have neighbours in common that are mutual.
@@ -196,42 +196,42 @@ def k_reciprocal(
     if k1 < 1 or k2 < 1 or not 0 <= lambda_ <= 1:
         raise ValueError(f'k1={k1}, k2={k2}, lambda_={lambda_}: k1 and k2 count pictures from 1, lambda_ runs from 0 to 1')
     pictures = Embeddings([q_emb, g_emb], ['q_emb', 'g_emb'], normalize)
-    blocks, n_query = DistanceBlocks(pictures, pictures), len(pictures.parts[0])
+    blocks,n_query = DistanceBlocks(pictures, pictures), len(pictures.parts[0])
     n = len(pictures)
-    k, half = min(k1 + 1, n), min(round(k1 / 2) + 1, n)
+    k,half = min(k1 + 1, n), min(round(k1/2) + 1, n)
     between = DistanceBlocks(pictures.only(0), pictures.only(1))
-    kept = between.empty(n_query) if lambda_ and n_query * (n - n_query) <= KEPT else None
-    _, near, largest = _neighbours(blocks, max(k, min(k2, n)), symmetric=True, kept=kept)
+    kept = between.empty(n_query) if lambda_ and n_query*(n - n_query) <= KEPT else None
+    _,near,largest = _neighbours(blocks, max(k, min(k2, n)), symmetric=True, kept=kept)
     largest = np.where(largest > 0, largest, 1).astype(np.float64)  # zero where all pictures are equal
-    sizes, step, found = np.empty(n, dtype=np.int64), 2**14, []
+    sizes,step,found = np.empty(n, dtype=np.int64), 2**14, []
     for lo in range(0, n, step):
-        sets = np.empty((min(step, n - lo), k + k * half), dtype=np.int32)
+        sets = np.empty((min(step, n - lo), k + k*half), dtype=np.int32)
         in_threads(_expanded_sets, len(sets), np.ascontiguousarray(near[:, :k]), half, lo, sets, sizes[lo:lo + step])
         found.append(sets[np.arange(sets.shape[1]) < sizes[lo:lo + step, None]])
-    indices, indptr = np.concatenate(found), np.concatenate([[0], sizes.cumsum()])
-    weights = np.exp(-_pair_distances(blocks, indptr, indices) / np.repeat(largest, sizes))
+    indices,indptr = np.concatenate(found), np.concatenate([[0], sizes.cumsum()])
+    weights = np.exp(-_pair_distances(blocks, indptr, indices)/np.repeat(largest, sizes))
     weights /= np.repeat(np.add.reduceat(weights, indptr[:-1]), sizes)
     rows = sparse.csr_matrix((weights.astype(np.float64 if pictures.dtype == torch.float64 else np.float32), indices, indptr), shape=(n, n))
     if k2 > 1:
         mean = min(k2, n)
-        average = np.full(n * mean, 1 / mean, dtype=rows.dtype)
-        rows = sparse.csr_matrix((average, near[:, :mean].ravel(), np.arange(n + 1) * mean), shape=(n, n)) @ rows
+        average = np.full(n*mean, 1/mean, dtype=rows.dtype)
+        rows = sparse.csr_matrix((average, near[:, :mean].ravel(), np.arange(n + 1)*mean), shape=(n, n))@rows
     return ReRanked(between, rows[:n_query], rows[n_query:].tocsc(), largest[:n_query], lambda_, kept)
 
 
 @torch.no_grad()
 def expand_queries(
-    q_emb,  # (n_queries, nf) embeddings of the queries, numpy or torch, on any device
-    g_emb,  # (n_gallery, nf) embeddings of the gallery
-    k=5,  # nearest gallery pictures that are added to each query
+    q_emb,  # `(n_queries, nf)` embeddings of the queries, numpy or torch, on any device
+    g_emb,  # `(n_gallery, nf)` embeddings of the gallery
+    k=5,  # Nearest gallery pictures that are added to each query
     alpha=0.,  # 0: all alike (Chum et al., ICCV 2007); above 0: weighted by cosine**alpha (Radenovic et al., TPAMI 2018, use 3)
-)->torch.Tensor: # (n_queries, nf) of unit length, for `evaluate_retrieval` in place of `q_emb`
+)->torch.Tensor: # `(n_queries, nf)` of unit length, for `evaluate_retrieval` in place of `q_emb`
     "Average query expansion, by cosine similarity: each query becomes the mean of itself and its `k` nearest gallery pictures. ValueError as there"
     if k < 1 or alpha < 0: raise ValueError(f'k={k}, alpha={alpha}: k counts gallery pictures from 1, alpha is not negative')
     blocks = DistanceBlocks.of(q_emb, g_emb, True)
-    q, g = blocks.q, blocks.g
-    distance, index, _ = (torch.from_numpy(o).to(q.device) for o in _neighbours(blocks, min(k, len(g)), symmetric=False))
+    q,g = blocks.q, blocks.g
+    distance,index,_ = (torch.from_numpy(o).to(q.device) for o in _neighbours(blocks, min(k, len(g)), symmetric=False))
     weight = (1 - distance).clamp_(min=0).pow(alpha) if alpha else torch.ones_like(distance)
     expanded = q.rows(0, len(q))
-    for of, w in zip(index.T, weight.T): expanded += w[:, None] * g.take(of) / g.norm[of, None].to(q.dtype)
+    for of,w in zip(index.T, weight.T): expanded += w[:, None]*g.take(of)/g.norm[of, None].to(q.dtype)
     return torch.nn.functional.normalize(expanded, dim=1)

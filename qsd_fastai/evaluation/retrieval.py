@@ -23,13 +23,13 @@ __all__ = ['RankedGallery', 'RetrievalResult', 'by_quality', 'evaluate_distances
 @dataclass
 class RetrievalResult:
     "What `evaluate_retrieval` found. All rates are 0..1, means over the answerable queries"
-    rank1: float  # share of queries whose first gallery picture is right
+    rank1: float  # Share of queries whose first gallery picture is right
     cmc: np.ndarray  # (min(max_rank, gallery),) share of queries with a right picture among the first 1, 2, ...
-    mAP: float  # mean average precision
-    mINP: float  # mean inverse negative penalty (AGW): matches / rank of the last match, how soon *all* are found
-    n_queries: int  # all queries, the unanswerable ones too
-    n_unanswerable: int  # queries without a true match after taking out junk
-    per_query: pd.DataFrame  # query, answerable, n_matches, first_rank (1 = best), ap, inp; NaN where unanswerable
+    mAP: float  # Mean average precision
+    mINP: float  # Mean inverse negative penalty (AGW): matches / rank of the last match, how soon *all* are found
+    n_queries: int  # All queries, the unanswerable ones too
+    n_unanswerable: int  # Queries without a true match after taking out junk
+    per_query: pd.DataFrame  # Query, answerable, n_matches, first_rank (1 = best), ap, inp; NaN where unanswerable
 
     def __repr__(self):
         note = f', {self.n_unanswerable} unanswerable left out' if self.n_unanswerable else ''
@@ -46,18 +46,18 @@ class RankedGallery(NamedTuple):
 
 def _evaluate(blocks, matches, max_rank, chunk):
     "The figures of all queries, a block of rows at a time"
-    n_query, n_gallery = blocks.shape
-    if chunk is None: chunk = max(1, blocks.at_once // n_gallery)
-    first, ap, inp, n_matches = (np.zeros(n_query) for _ in range(4))
+    n_query,n_gallery = blocks.shape
+    if chunk is None: chunk = max(1, blocks.at_once//n_gallery)
+    first,ap,inp,n_matches = (np.zeros(n_query) for _ in range(4))
     out = blocks.empty(min(chunk, n_query))
     for lo in range(0, n_query, chunk):
         hi = min(lo + chunk, n_query)
-        ranks, n = match_ranks(blocks.distances(lo, hi, out), matches, lo)
-        ranks, n = ranks.cpu().numpy(), n.cpu().numpy()
-        k, last = np.arange(1, ranks.shape[1] + 1), np.take_along_axis(ranks, (n[:, None] - 1).clip(0), axis=1)[:, 0]
+        ranks,n = match_ranks(blocks.distances(lo, hi, out), matches, lo)
+        ranks,n = ranks.cpu().numpy(), n.cpu().numpy()
+        k,last = np.arange(1, ranks.shape[1] + 1), np.take_along_axis(ranks, (n[:, None] - 1).clip(0), axis=1)[:, 0]
         with np.errstate(divide='ignore', invalid='ignore'):  # unanswerable queries are taken out below
-            ap[lo:hi], inp[lo:hi] = np.where(k <= n[:, None], k / ranks, 0).sum(1) / n, n / last
-        first[lo:hi], n_matches[lo:hi] = ranks[:, 0], n
+            ap[lo:hi],inp[lo:hi] = np.where(k <= n[:, None], k/ranks, 0).sum(1)/n, n/last
+        first[lo:hi],n_matches[lo:hi] = ranks[:, 0], n
     answerable = n_matches > 0
     if not answerable.any(): raise no_answer()
     for o in (first, ap, inp): o[~answerable] = np.nan
@@ -69,17 +69,17 @@ def _evaluate(blocks, matches, max_rank, chunk):
 
 @torch.no_grad()
 def evaluate_retrieval(
-    q_emb,  # (n_queries, nf) embeddings of the queries, numpy or torch, on any device; half precision is computed in float32
-    g_emb,  # (n_gallery, nf) embeddings of the gallery; moved to the device of `q_emb`
-    q_ids,  # (n_queries,) identities, of any type
-    g_ids,  # (n_gallery,) identities, written as in `q_ids`
-    q_cameras=None,  # (n_queries,) cameras, of any type; '', -1, None and NaN are unknown and never excluded
-    g_cameras=None,  # (n_gallery,) cameras; None on both sides judges without cameras
-    max_rank=50,  # depth of the CMC curve; a smaller gallery shortens it
+    q_emb,  # `(n_queries, nf)` embeddings of the queries, numpy or torch, on any device; half precision is computed in float32
+    g_emb,  # `(n_gallery, nf)` embeddings of the gallery; moved to the device of `q_emb`
+    q_ids,  # `(n_queries,)` identities, of any type
+    g_ids,  # `(n_gallery,)` identities, written as in `q_ids`
+    q_cameras=None,  # `(n_queries,)` cameras, of any type; '', -1, None and NaN are unknown and never excluded
+    g_cameras=None,  # `(n_gallery,)` cameras; None on both sides judges without cameras
+    max_rank=50,  # Depth of the CMC curve; a smaller gallery shortens it
     normalize=True,  # True: cosine similarity; False: Euclidean distance of the embeddings as they are
-    chunk=None,  # queries at a time; None takes what fits about 100 MB (CPU)
-    exclude_same_camera=True,  # take same identity, same camera out of a query's ranking
-) -> RetrievalResult:
+    chunk=None,  # Queries at a time; None takes what fits about 100 MB (CPU)
+    exclude_same_camera=True,  # Take same identity, same camera out of a query's ranking
+)->RetrievalResult:
     """Rank-1, CMC, mAP and mINP of a search with every query, exact. Equal distances keep gallery order.
 
     ValueError for NaN or zero embeddings (naming the row), lengths that differ, and when no query has a match.
@@ -91,15 +91,15 @@ def evaluate_retrieval(
 
 @torch.no_grad()
 def evaluate_distances(
-    dist,  # (n_queries, n_gallery) distances, lower is more alike, numpy or torch, or what `k_reciprocal` gives (`shape`, `distances(lo, hi)`)
-    q_ids,  # (n_queries,) identities
-    g_ids,  # (n_gallery,) identities
-    q_cameras=None,  # (n_queries,) cameras, as in `evaluate_retrieval`
-    g_cameras=None,  # (n_gallery,) cameras
-    max_rank=50,  # depth of the CMC curve
-    chunk=None,  # queries at a time
-    exclude_same_camera=True,  # take same identity, same camera out of a query's ranking
-) -> RetrievalResult:
+    dist,  # `(n_queries, n_gallery)` distances, lower is more alike, numpy or torch, or what `k_reciprocal` gives (`shape`, `distances(lo, hi)`)
+    q_ids,  # `(n_queries,)` identities
+    g_ids,  # `(n_gallery,)` identities
+    q_cameras=None,  # `(n_queries,)` cameras, as in `evaluate_retrieval`
+    g_cameras=None,  # `(n_gallery,)` cameras
+    max_rank=50,  # Depth of the CMC curve
+    chunk=None,  # Queries at a time
+    exclude_same_camera=True,  # Take same identity, same camera out of a query's ranking
+)->RetrievalResult:
     "`evaluate_retrieval` for distances that are already there. ValueError as there"
     blocks = GivenDistances(dist)
     if not exclude_same_camera: q_cameras = g_cameras = None
@@ -108,37 +108,37 @@ def evaluate_distances(
 
 @torch.no_grad()
 def ranked_gallery(
-    q_emb,  # (n_queries, nf) embeddings of the queries to look at
-    g_emb,  # (n_gallery, nf) embeddings of the gallery
-    q_ids,  # (n_queries,) identities
-    g_ids,  # (n_gallery,) identities
-    q_cameras=None,  # (n_queries,) cameras, as in `evaluate_retrieval`
-    g_cameras=None,  # (n_gallery,) cameras
-    top=10,  # pictures a query
+    q_emb,  # `(n_queries, nf)` embeddings of the queries to look at
+    g_emb,  # `(n_gallery, nf)` embeddings of the gallery
+    q_ids,  # `(n_queries,)` identities
+    g_ids,  # `(n_gallery,)` identities
+    q_cameras=None,  # `(n_queries,)` cameras, as in `evaluate_retrieval`
+    g_cameras=None,  # `(n_gallery,)` cameras
+    top=10,  # Pictures a query
     normalize=True,  # True: cosine; False: Euclidean
     keep_junk=False,  # True leaves same identity, same camera in the list (marked `junk`) instead of taking it out
-    chunk=None,  # queries at a time
-) -> RankedGallery:
+    chunk=None,  # Queries at a time
+)->RankedGallery:
     """The first `top` gallery pictures of every query and which of them are right, in the order that `evaluate_retrieval` judges.
 
     It sorts, so give it the queries to be looked at rather than all. ValueError as there; an unanswerable query is no error here."""
     blocks = DistanceBlocks.of(q_emb, g_emb, normalize)
-    n_query, n_gallery = blocks.shape
+    n_query,n_gallery = blocks.shape
     matches = Matches(q_ids, g_ids, q_cameras, g_cameras, blocks.shape)
-    top, parts = min(top, n_gallery), []
-    if chunk is None: chunk = max(1, 2**22 // n_gallery)
+    top,parts = min(top, n_gallery), []
+    if chunk is None: chunk = max(1, 2**22//n_gallery)
     for lo in range(0, n_query, chunk):
         hi = min(lo + chunk, n_query)
         dist = blocks.distances(lo, hi)
-        index, same, junk = (torch.from_numpy(o) for o in matches.block(lo, hi))
+        index,same,junk = (torch.from_numpy(o) for o in matches.block(lo, hi))
         kind = torch.zeros(hi - lo, n_gallery, dtype=torch.uint8)
         r = torch.arange(hi - lo)[:, None].expand_as(index)
         kind[r[same], index[same]] = 1
         kind[r[junk], index[junk]] = 2
         kind = kind.to(dist.device)
         if not keep_junk: dist = dist.masked_fill(kind == 2, float('inf'))
-        dist, best = dist.sort(dim=1, stable=True)
-        dist, best = dist[:, :top] + blocks.constant(lo, hi), best[:, :top]
+        dist,best = dist.sort(dim=1, stable=True)
+        dist,best = dist[:, :top] + blocks.constant(lo, hi), best[:, :top]
         kind = kind.gather(1, best).masked_fill(dist.isinf(), 0)
         parts.append([o.cpu().numpy() for o in (best.masked_fill(dist.isinf(), -1), dist, kind == 1, kind == 2)])
     return RankedGallery(*(np.concatenate(o) for o in zip(*parts)))
@@ -146,9 +146,9 @@ def ranked_gallery(
 
 def by_quality(
     per_query,  # `RetrievalResult.per_query`
-    quality,  # (n_queries,) quality 0..100 of the query pictures, NaN unknown
-    bins=3,  # groups of equal size; 3 gives worst, middle, best
-) -> pd.DataFrame:
+    quality,  # `(n_queries,)` quality 0..100 of the query pictures, NaN unknown
+    bins=3,  # Groups of equal size; 3 gives worst, middle, best
+)->pd.DataFrame:
     """Rank-1, mAP and mINP of the queries in groups of rising quality, one row each, over the answerable queries.
 
     Equal qualities stay in one group, so groups may differ in size. Queries of unknown quality are in none of them, but in a
@@ -159,8 +159,8 @@ def by_quality(
     judged = per_query.assign(quality=quality, rank1=(per_query.first_rank == 1).astype(float))[per_query.answerable.to_numpy()]
     names = ['worst', 'middle', 'best'] if bins == 3 else [f'{i + 1} of {bins}' for i in range(bins)]
     place = judged.quality.rank(method='average')  # NaN stays NaN
-    group = np.floor((place - .5) / place.count() * bins)
-    rows = {name: judged[group == i] for i, name in enumerate(names)}
+    group = np.floor((place - .5)/place.count()*bins)
+    rows = {name: judged[group == i] for i,name in enumerate(names)}
     if group.isna().any(): rows['unknown'] = judged[group.isna()]
     return pd.DataFrame([{'n_queries': len(o), 'quality_from': o.quality.min(), 'quality_to': o.quality.max(),
                           'rank1': o.rank1.mean(), 'mAP': o.ap.mean(), 'mINP': o.inp.mean()} for o in rows.values()],

@@ -31,58 +31,58 @@ def _at_least(values, thresholds):
 def _counts(pos, neg, corners):
     "Falling thresholds and how many of the ascending `neg` and `pos` reach each, from none to all"
     if corners:
-        few, many = (pos, neg) if len(pos) <= len(neg) else (neg, pos)
+        few,many = (pos, neg) if len(pos) <= len(neg) else (neg, pos)
         few = np.unique(few)
         above = np.searchsorted(many, few, side='right')  # and just before each of the few: the lowest of the many above it
         thresholds = np.unique(np.concatenate([few, many[above[above < len(many)]], many[:1]]))[::-1]
     else: thresholds = np.unique(np.concatenate([pos, neg]))[::-1]
-    far, tar = (np.concatenate([[0], _at_least(o, thresholds)]) for o in (neg, pos))
+    far,tar = (np.concatenate([[0], _at_least(o, thresholds)]) for o in (neg, pos))
     thresholds = np.concatenate([[np.inf], thresholds])
     if corners and len(far) > 2:  # exact in whole numbers: a point between two others on one line says nothing
-        flat = np.diff(far[:-1]) * np.diff(tar[1:]) == np.diff(tar[:-1]) * np.diff(far[1:])
+        flat = np.diff(far[:-1])*np.diff(tar[1:]) == np.diff(tar[:-1])*np.diff(far[1:])
         keep = np.r_[True, ~flat, True]
-        far, tar, thresholds = far[keep], tar[keep], thresholds[keep]
+        far,tar,thresholds = far[keep], tar[keep], thresholds[keep]
     return far, tar, thresholds
 
 
 def roc_points(
-    scores,  # (n,) similarities, higher is more alike
-    same,  # (n,) 1 where both show one person, 0 where not
+    scores,  # `(n,)` similarities, higher is more alike
+    same,  # `(n,)` 1 where both show one person, 0 where not
     corners=True,  # True: only where the curve turns; False: a point for every distinct score, as scikit-learn without dropping
-) -> RocPoints:
+)->RocPoints:
     "The ROC curve, exact; equal scores are one point. ValueError as `given_scores`"
-    scores, same = given_scores(scores, same)
-    pos, neg = np.sort(scores[same]), np.sort(scores[~same])
-    far, tar, threshold = _counts(pos, neg, corners)
-    return RocPoints(far / len(neg), tar / len(pos), threshold)
+    scores,same = given_scores(scores, same)
+    pos,neg = np.sort(scores[same]), np.sort(scores[~same])
+    far,tar,threshold = _counts(pos, neg, corners)
+    return RocPoints(far/len(neg), tar/len(pos), threshold)
 
 
 def area_under_roc(
-    scores,  # (n,) similarities, higher is more alike
-    same,  # (n,) 1 where both show one person, 0 where not
-) -> float:
+    scores,  # `(n,)` similarities, higher is more alike
+    same,  # `(n,)` 1 where both show one person, 0 where not
+)->float:
     "Area under the ROC curve: how often a pair of one person scores above a pair of two, equal scores counting half. ValueError as `given_scores`"
-    scores, same = given_scores(scores, same)
-    pos, neg = np.sort(scores[same]), np.sort(scores[~same])
+    scores,same = given_scores(scores, same)
+    pos,neg = np.sort(scores[same]), np.sort(scores[~same])
     below = np.searchsorted(neg, pos, side='left').sum(dtype=np.int64) + np.searchsorted(neg, pos, side='right').sum(dtype=np.int64)
-    return float(below / (2 * len(pos) * len(neg)))
+    return float(below/(2*len(pos)*len(neg)))
 
 
 def equal_error_rate(
-    scores,  # (n,) similarities, higher is more alike
-    same,  # (n,) 1 where both show one person, 0 where not
-) -> float:
+    scores,  # `(n,)` similarities, higher is more alike
+    same,  # `(n,)` 1 where both show one person, 0 where not
+)->float:
     "The rate where FAR and 1 - TAR are equal, on straight lines between neighbouring points of the ROC curve. ValueError as `given_scores`"
-    far, tar, _ = roc_points(scores, same)
+    far,tar,_ = roc_points(scores, same)
     gap = far + tar - 1  # rises from -1 to 1
     k = int((gap >= 0).argmax())
-    part = -gap[k - 1] / (gap[k] - gap[k - 1])
-    return float(far[k - 1] + part * (far[k] - far[k - 1]))
+    part = -gap[k - 1]/(gap[k] - gap[k - 1])
+    return float(far[k - 1] + part*(far[k] - far[k - 1]))
 
 
 def false_accepts_allowed(far, n):
     "The most pairs of `n` that may be accepted wrongly at a rate `far`; a hair is allowed for, since .001 * 3000 is not 3 in floating point"
-    return int(min(n, np.floor(far * n * (1 + 1e-12))))
+    return int(min(n, np.floor(far*n*(1 + 1e-12))))
 
 
 def operating_point(pos, top, n_neg, far):
@@ -93,8 +93,8 @@ def operating_point(pos, top, n_neg, far):
     if k >= n_neg: return min(pos[0], top[0]), 1., 1., -np.inf
     limit = top[-1 - k]
     at = [np.searchsorted(o, limit, side='right') for o in (pos, top)]
-    above = [o[i] for o, i in zip((pos, top), at) if i < len(o)]
-    return min(above, default=np.inf), 1 - at[0] / len(pos), (len(top) - at[1]) / n_neg, limit
+    above = [o[i] for o,i in zip((pos, top), at) if i < len(o)]
+    return min(above, default=np.inf), 1 - at[0]/len(pos), (len(top) - at[1])/n_neg, limit
 
 
 def highest(values, n):
@@ -103,11 +103,11 @@ def highest(values, n):
 
 
 def tar_at_far(
-    scores,  # (n,) similarities, higher is more alike
-    same,  # (n,) 1 where both show one person, 0 where not
-    far=(1e-2, 1e-3, 1e-4, 1e-5, 1e-6),  # false acceptance rates, each above 0 and at most 1
+    scores,  # `(n,)` similarities, higher is more alike
+    same,  # `(n,)` 1 where both show one person, 0 where not
+    far=(1e-2, 1e-3, 1e-4, 1e-5, 1e-6),  # False acceptance rates, each above 0 and at most 1
     interpolate=False,  # True: `tar` on the straight line between neighbouring ROC points
-) -> pd.DataFrame:  # a row for each `far`: tar, threshold, far_reached, false_accepts
+)->pd.DataFrame:  # A row for each `far`: tar, threshold, far_reached, false_accepts
     """Share of true pairs accepted (`tar`) at false acceptance rates.
 
     The threshold is the lowest with a FAR of at most the one asked for; it is not interpolated, so that the figure belongs to a
@@ -116,20 +116,20 @@ def tar_at_far(
     rests on nothing. Where accepted pairs tie with the first one too many, all of them are refused.
     Columns: `threshold` (accept where score >= it; infinite where nothing may be accepted), `far_reached`, and `false_accepts`, the pairs
     that the figure rests on. ValueError as `given_scores`, and for a rate outside 0..1."""
-    scores, same = given_scores(scores, same)
+    scores,same = given_scores(scores, same)
     rates = np.atleast_1d(np.asarray(far, dtype=float))
     if not ((rates > 0) & (rates <= 1)).all(): raise ValueError(f'far must be above 0 and at most 1, got {far}')
-    pos, neg = np.sort(scores[same]), scores[~same]
-    top, rows = highest(neg, false_accepts_allowed(rates.max(), len(neg)) + 1), []
+    pos,neg = np.sort(scores[same]), scores[~same]
+    top,rows = highest(neg, false_accepts_allowed(rates.max(), len(neg)) + 1), []
     for rate in rates:
         if false_accepts_allowed(rate, len(neg)) < 1:
             rows.append((np.nan, np.nan, np.nan, 0))
             continue
-        threshold, tar, reached, limit = operating_point(pos, top, len(neg), rate)
-        n_accepted = round(reached * len(neg))
+        threshold,tar,reached,limit = operating_point(pos, top, len(neg), rate)
+        n_accepted = round(reached*len(neg))
         if interpolate and rate > reached:
-            tar_after, reached_after = ((o >= limit).mean() for o in (pos, neg))
-            tar += (tar_after - tar) * (rate - reached) / (reached_after - reached)
+            tar_after,reached_after = ((o >= limit).mean() for o in (pos, neg))
+            tar += (tar_after - tar)*(rate - reached)/(reached_after - reached)
         rows.append((tar, threshold, reached, n_accepted))
     return pd.DataFrame(rows, columns=['tar', 'threshold', 'far_reached', 'false_accepts'], index=pd.Index(rates, name='far'))
 

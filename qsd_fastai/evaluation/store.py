@@ -1,4 +1,4 @@
-"The embeddings of a validation, kept once for everybody who judges them, and a judgement that is passed once."
+"The embeddings of a validation, kept once for everybody who judges them, and a judgement that is passed once"
 import json
 import warnings
 import weakref
@@ -50,7 +50,7 @@ class EmbeddingStore:
 
     def reset(self): self.current,self._last = False,None  # fastai does this before predictions too
 
-    def __getstate__(self):  # an exported learner carries no gallery
+    def __getstate__(self):  # An exported learner carries no gallery
         return {**self.__dict__, 'parts': [], 'paths': None, 'current': False, '_last': None}
 
     def accumulate(self, learn):

@@ -49,7 +49,7 @@ def _weights(quality, codes, n_templates):
         row = int(((w < 0) | np.isinf(w)).argmax())
         raise ValueError(f'quality row {row} is {w[row]:g}: a weight is 0 or more, NaN where unknown')
     known = ~np.isnan(w)
-    total, n = (np.bincount(codes[known], o, n_templates) for o in (w[known], None))
+    total,n = (np.bincount(codes[known], o, n_templates) for o in (w[known], None))
     mean = np.divide(total, n, out=np.zeros(n_templates), where=n > 0)
     w = np.where(known, w, mean[codes])
     return np.where(mean[codes] > 0, w, 1.)
@@ -57,14 +57,14 @@ def _weights(quality, codes, n_templates):
 
 @torch.no_grad()
 def pool_templates(
-    emb,  # (n, nf) embeddings of the pictures, numpy or torch, flip already fused; on its device the work is done
-    template,  # (n,) the template of each picture, of any type that sorts
-    media=None,  # (n,) the medium of each picture, its name alike within a template only; None: every picture is a medium of its own
+    emb,  # `(n, nf)` embeddings of the pictures, numpy or torch, flip already fused; on its device the work is done
+    template,  # `(n,)` the template of each picture, of any type that sorts
+    media=None,  # `(n,)` the medium of each picture, its name alike within a template only; None: every picture is a medium of its own
     how='mean',  # 'mean': every picture counts with its direction only; 'norm': with its length too (AdaFace, insightface's N1)
     media_norm=False,  # False: a medium is its mean as it is (published); True: its mean taken to unit length (issue 2211)
-    quality=None,  # (n,) weights on top, >= 0: quality 0..100, or a detector's score (insightface's D1)
-    chunk=2**15,  # pictures at a time
-) -> Templates:
+    quality=None,  # `(n,)` weights on top, >= 0: quality 0..100, or a detector's score (insightface's D1)
+    chunk=2**15,  # Pictures at a time
+)->Templates:
     """One unit embedding a template: the sum over its media of the mean over the medium of weight x embedding.
 
     The mean of a medium divides by its number of pictures, not by their weights, as published: a medium of weak pictures says less
@@ -72,14 +72,14 @@ def pool_templates(
     as the mean of the known ones of its template; a template with nothing known, or nothing above 0, is pooled evenly.
     ValueError for NaN or zero embeddings (naming the row), lengths that differ, and a template whose pictures cancel out."""
     emb = plain_rows(emb)
-    n, device = len(emb), emb.device
-    names, codes = _numbered(template, n, 'template')
+    n,device = len(emb), emb.device
+    names,codes = _numbered(template, n, 'template')
     media_codes = np.arange(n) if media is None else _numbered(media, n, 'media')[1]
-    both, medium = np.unique(codes.astype(np.int64) * (media_codes.max() + 1) + media_codes, return_inverse=True)
-    of_medium, counts = both // (media_codes.max() + 1), np.bincount(medium)
+    both,medium = np.unique(codes.astype(np.int64)*(media_codes.max() + 1) + media_codes, return_inverse=True)
+    of_medium,counts = both//(media_codes.max() + 1), np.bincount(medium)
     if how not in ('mean', 'norm'): raise ValueError(f"how is 'mean' or 'norm', not {how!r}")
-    weight = 1 / counts[medium] if quality is None else _weights(quality, codes, len(names)) / counts[medium]
-    weight, medium = torch.from_numpy(weight).to(emb), torch.from_numpy(medium).to(device)
+    weight = 1/counts[medium] if quality is None else _weights(quality, codes, len(names))/counts[medium]
+    weight,medium = torch.from_numpy(weight).to(emb), torch.from_numpy(medium).to(device)
     pooled = emb.new_zeros(len(both), emb.shape[1])
     for lo in range(0, n, chunk):
         part = emb[lo:lo + chunk]
@@ -87,21 +87,21 @@ def pool_templates(
             norm = part.norm(dim=1, keepdim=True)
             if (norm == 0).any():
                 raise ValueError(f'emb row {lo + int((norm == 0).nonzero()[0, 0])} is all zero and has no direction: leave it out or mend the model')
-            part = part / norm
-        pooled.index_add_(0, medium[lo:lo + chunk], part * weight[lo:lo + chunk, None])
+            part = part/norm
+        pooled.index_add_(0, medium[lo:lo + chunk], part*weight[lo:lo + chunk, None])
     if media_norm: pooled = torch.nn.functional.normalize(pooled, eps=torch.finfo(pooled.dtype).tiny)  # nothing stays nothing
     out = pooled.new_zeros(len(names), emb.shape[1]).index_add_(0, torch.from_numpy(of_medium).to(device), pooled)
     norm = out.norm(dim=1, keepdim=True)
     if (norm == 0).any(): raise ValueError(f'the pictures of template {names[int((norm == 0).nonzero()[0, 0])]} cancel out: look at their embeddings')
-    return Templates(names, out / norm, np.bincount(of_medium), np.bincount(codes))
+    return Templates(names, out/norm, np.bincount(of_medium), np.bincount(codes))
 
 
 def template_scores(
-    templates,  # of `pool_templates`
-    template1,  # (m,) names of the first template of each pair
-    template2,  # (m,) names of the second
+    templates,  # Of `pool_templates`
+    template1,  # `(m,)` names of the first template of each pair
+    template2,  # `(m,)` names of the second
     **kwargs,  # `chunk` of `pair_scores`
-) -> np.ndarray:
+)->np.ndarray:
     "Cosine (m,) of pairs of templates (1:1), for `tar_at_far`; 15.6 million are welcome. ValueError for a template that has no picture"
     return pair_scores(templates.emb, templates.rows(template1), templates.rows(template2), **kwargs)
 
@@ -109,21 +109,21 @@ def template_scores(
 @dataclass
 class IdentificationResult:
     "What `evaluate_identification` found. All rates are 0..1"
-    figures: pd.DataFrame  # a row a gallery, the last `mean`: rank1, ..., n_mated, n_unmated, and `tpir@` each FPIR
-    per_query: pd.DataFrame  # a row a gallery and query: gallery, query, mated, first_rank, score (best mate or, unmated, best of all)
+    figures: pd.DataFrame  # A row a gallery, the last `mean`: rank1, ..., n_mated, n_unmated, and `tpir@` each FPIR
+    per_query: pd.DataFrame  # A row a gallery and query: gallery, query, mated, first_rank, score (best mate or, unmated, best of all)
 
     def __repr__(self): return self.figures.to_string()
 
 
 @torch.no_grad()
 def evaluate_identification(
-    q_emb,  # (n_queries, nf) embeddings of the query templates (probes)
-    q_ids,  # (n_queries,) identities
-    galleries,  # name -> (emb, ids): 'G1' and 'G2' of IJB-B and IJB-C, say; every query searches each of them
-    ranks=(1, 5, 10),  # a mated query is found at rank k where its identity is among the first k
-    fpir=(1e-1, 1e-2, 1e-3),  # false positive identification rates
-    chunk=2**24,  # cosines at a time
-) -> IdentificationResult:
+    q_emb,  # `(n_queries, nf)` embeddings of the query templates (probes)
+    q_ids,  # `(n_queries,)` identities
+    galleries,  # Name -> (emb, ids): 'G1' and 'G2' of IJB-B and IJB-C, say; every query searches each of them
+    ranks=(1, 5, 10),  # A mated query is found at rank k where its identity is among the first k
+    fpir=(1e-1, 1e-2, 1e-3),  # False positive identification rates
+    chunk=2**24,  # Cosines at a time
+)->IdentificationResult:
     """Search 1:N, closed and open: ranks over the queries that have a mate in the gallery, and TPIR at FPIR.
 
     FPIR: share of queries *without* a mate whose best score reaches the threshold. TPIR: share of queries with a mate whose mate's
@@ -131,15 +131,15 @@ def evaluate_identification(
     the one asked for, NaN where there are too few unmated queries for a single one. `mean` is the mean over galleries (NaN where one is).
     ValueError for NaN or zero embeddings, and for a gallery that answers no query."""
     q = unit_rows(q_emb, 'q_emb')
-    q_ids, rows, parts = plain_vector(q_ids), {}, []
-    for name, (g_emb, g_ids) in galleries.items():
-        g, g_ids = unit_rows(g_emb, f'emb of gallery {name}').to(q.device, q.dtype), plain_vector(g_ids)
+    q_ids,rows,parts = plain_vector(q_ids), {}, []
+    for name,(g_emb, g_ids) in galleries.items():
+        g,g_ids = unit_rows(g_emb, f'emb of gallery {name}').to(q.device, q.dtype), plain_vector(g_ids)
         result = evaluate_retrieval(q, g, q_ids, g_ids, max_rank=max(ranks))
         codes = pd.factorize(np.concatenate([q_ids.astype(object), g_ids.astype(object)]))[0]
-        mine, theirs = (torch.from_numpy(o).to(q.device) for o in (codes[:len(q)], codes[len(q):]))
-        mate, best, step = np.empty(len(q)), np.empty(len(q)), max(1, chunk // len(g))
+        mine,theirs = (torch.from_numpy(o).to(q.device) for o in (codes[:len(q)], codes[len(q):]))
+        mate,best,step = np.empty(len(q)), np.empty(len(q)), max(1, chunk//len(g))
         for lo in range(0, len(q), step):
-            scores = q[lo:lo + step] @ g.T
+            scores = q[lo:lo + step]@g.T
             best[lo:lo + step] = scores.amax(1).cpu().numpy()
             scores.masked_fill_(mine[lo:lo + step, None] != theirs, -np.inf)
             mate[lo:lo + step] = scores.amax(1).cpu().numpy()
@@ -148,7 +148,7 @@ def evaluate_identification(
         row = {f'rank{k}': (first_rank[mated] <= k).mean() for k in ranks}
         judged = np.where(mated, np.where(first_rank == 1, mate, -np.inf), best)
         tpir = tar_at_far(judged, mated, fpir)['tar'] if not mated.all() else pd.Series(np.nan, fpir)
-        rows[name] = {**row, **{f'tpir@{rate:g}': o for rate, o in tpir.items()}, 'n_mated': mated.sum(), 'n_unmated': (~mated).sum()}
+        rows[name] = {**row, **{f'tpir@{rate:g}': o for rate,o in tpir.items()}, 'n_mated': mated.sum(), 'n_unmated': (~mated).sum()}
         parts.append(pd.DataFrame({'gallery': name, 'query': np.arange(len(q)), 'mated': mated, 'first_rank': first_rank,
                                    'score': np.where(mated, mate, best)}))
     figures = pd.DataFrame(rows).T

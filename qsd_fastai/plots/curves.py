@@ -1,4 +1,4 @@
-"The curves people look at: ROC, DET, CMC, error against rejection, figures by quality; each of plain data, returning a matplotlib figure."
+"The curves people look at: ROC, DET, CMC, error against rejection, figures by quality; each of plain data, returning a matplotlib figure"
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -34,8 +34,6 @@ def _log(axis):
     axis.set_minor_formatter(NullFormatter())
 
 
-
-
 def _lowest(curves, least):
     "`least`, or the lowest rate above 0 that any curve has; a perfect one has none but 1"
     if least is not None: return least
@@ -45,7 +43,7 @@ def _lowest(curves, least):
 
 def _steps(x, y, lowest):
     "A curve from `lowest` on: what is accepted at no false pair at all has no place on a logarithmic axis and starts there"
-    x, y = np.asarray(x), np.asarray(y)
+    x,y = np.asarray(x), np.asarray(y)
     return np.r_[lowest, x[x > lowest]], np.r_[y[x <= lowest][-1], y[x > lowest]]
 
 

@@ -1,4 +1,4 @@
-"The callback that moves the centers of a `CenterLoss` by their own rate."
+"The callback that moves the centers of a `CenterLoss` by their own rate"
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
@@ -14,7 +14,7 @@ class CenterUpdate(Callback):
     order,run_valid = MixedPrecision.order - 1,False
 
     def __init__(self,
-        lr:float=.5, # rate of the centers: at 1 the pull of one batch equals its share of squared distance, twice
+        lr:float=.5, # Rate of the centers: at 1 the pull of one batch equals its share of squared distance, twice
     ):
         self.lr = lr
 
@@ -33,7 +33,7 @@ class CenterUpdate(Callback):
         get_model(self.learn.model).center = center
 
     def before_step(self):
-        scaler, centers = getattr(self.learn, 'scaler', None), self.loss_func.center.centers
+        scaler,centers = getattr(self.learn, 'scaler', None), self.loss_func.center.centers
         if centers.grad is None: return
         if scaler is not None: scaler.unscale_(self.center_opt)
         centers.grad.div_(self.loss_func.weights['center'])

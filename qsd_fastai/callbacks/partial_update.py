@@ -1,4 +1,4 @@
-"The callback that draws the identities of each step of a `PartialFC`, and moves its centers."
+"The callback that draws the identities of each step of a `PartialFC`, and moves its centers"
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import get_model
@@ -14,10 +14,10 @@ class PartialUpdate(Callback):
     order,run_valid = MixedPrecision.order - 1,False
 
     def __init__(self,
-        lr:float=None, # rate of the centers; that of the head's parameter group, with its schedule, when not given
+        lr:float=None, # Rate of the centers; that of the head's parameter group, with its schedule, when not given
         momentum:float=.9, # 0..1
-        wd:float=5e-4, # decay of weights
-    ): self.lr, self.momentum, self.wd = lr, momentum, wd
+        wd:float=5e-4, # Decay of weights
+    ): self.lr,self.momentum,self.wd = lr, momentum, wd
 
     @property
     def head(self): return get_model(self.learn.model).head
@@ -27,7 +27,7 @@ class PartialUpdate(Callback):
             raise ValueError('PartialUpdate moves the centers of a PartialFC: recognition_learner(head=PartialFC).')
 
     def before_fit(self):
-        model, head = get_model(self.learn.model), self.head
+        model,head = get_model(self.learn.model), self.head
         head.shard()
         # a run that was interrupted between backward and step leaves a sample behind
         head.forget()

@@ -1,4 +1,4 @@
-"The Weights & Biases callback: one run that holds all one wants to look at afterwards."
+"The Weights & Biases callback: one run that holds all one wants to look at afterwards"
 import tempfile
 from pathlib import Path
 

@@ -13,7 +13,7 @@ def run_folder(
     out=None,    # The folder to use instead
     args:dict=None, # What the run is made with; kept in `run.json`, and compared when it is resumed
     resume:bool=False, # Go on with the run in `out`, or with the newest of this name
-): # the folder, and a short name of the run that no other has
+): # The folder, and a short name of the run that no other has
     "The folder of a run. A folder that holds a run is never written over: it is resumed, with the same arguments, or left alone"
     if resume and out is None:
         found = sorted(Path('runs').glob(f'{name}-*/run.json'))

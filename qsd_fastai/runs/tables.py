@@ -74,7 +74,7 @@ def table_picture(
 
 
 def figure_image(
-    fig, # matplotlib figure
+    fig, # Matplotlib figure
 )->wandb.Image:
     "A figure as a picture for W&B"
     fig.set_dpi(110)

@@ -1,4 +1,4 @@
-"A Weights & Biases run from its start to its end: online with a key, offline without, and never left open."
+"A Weights & Biases run from its start to its end: online with a key, offline without, and never left open"
 import atexit
 import netrc
 import os

@@ -1,4 +1,4 @@
-"Quality self-distillation (QSD; Ou et al., IEEE TMM 2024): the better picture of an identity teaches the worse one, at several levels."
+"Quality self-distillation (QSD; Ou et al., IEEE TMM 2024): the better picture of an identity teaches the worse one, at several levels"
 import warnings
 
 import torch
@@ -95,7 +95,7 @@ class QSDLoss(nn.Module):
         pairs:tuple,          # Candidate pairs, two index tensors
         names:list=None,      # Of the terms; `level1`, `level2`, ... when not given
         level_weights=None,   # In place of those given at creation, when a schedule changes them
-    ): # scalar; `terms` keeps each level's part of it, weighted
+    ): # Scalar; `terms` keeps each level's part of it, weighted
         weights = self.level_weights if level_weights is None else level_weights
         names = [f'level{i+1}' for i in range(len(levels))] if names is None else names
         if not levels or len(levels) != len(weights):

@@ -19,7 +19,7 @@ from .data.sources import open_picture, upright
 
 __all__ = ['Embedder', 'EmbedderSpec']
 
-KEY, SUFFIXES = 'qsd_fastai.preprocessing', ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+KEY,SUFFIXES = 'qsd_fastai.preprocessing', ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EmbedderSpec:
             raise ValueError(f'{file} does not say how its pictures are prepared (no {KEY}). Export it with recipes/export.py.')
         unknown = set(found) - set(cls.__dataclass_fields__)
         if unknown: raise ValueError(f'{file} was exported by a newer version: {", ".join(sorted(unknown))} is unknown. Update qsd_fastai.')
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k,v in found.items()})
 
 
 class Embedder:
@@ -86,7 +86,7 @@ class Embedder:
 
     def prepare(self,
         picture, # File, address in a record file, PIL image, or uint8 array `(h, w, 3)` in RGB
-    )->np.ndarray: # uint8 `(height, width, 3)`
+    )->np.ndarray: # Uint8 `(height, width, 3)`
         "A picture as the graph takes it; OSError naming the file where it cannot be read"
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:

@@ -1,4 +1,4 @@
-"A trained learner to one file that runs without it, checked against it, with a card that says what it is."
+"A trained learner to one file that runs without it, checked against it, with a card that says what it is"
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of']
 class DeployedModel(nn.Module):
     "Decoded pixels to embedding: normalisation inside, so that whoever runs it can get neither scale nor channel order wrong"
     def __init__(self,
-        model, # gives `(bs, nf)` in evaluation
+        model, # Gives `(bs, nf)` in evaluation
         how,   # `EmbedderSpec`
     ):
         super().__init__()
@@ -29,8 +29,8 @@ class DeployedModel(nn.Module):
         self.register_buffer('std', torch.tensor(how.std).view(1, 3, 1, 1))
 
     def forward(self,
-        pictures, # uint8 `(n, height, width, 3)`, RGB
-    ): # float32 `(n, nf)`
+        pictures, # Uint8 `(n, height, width, 3)`, RGB
+    ): # Float32 `(n, nf)`
         x = (pictures.permute(0, 3, 1, 2).float()/255 - self.mean)/self.std
         emb = self.model(x)
         if self.flip: emb = emb + self.model(x.flip(3))
@@ -115,8 +115,8 @@ def model_card(
               f'- {how.layout}, channels {how.channels}', f'- height {how.height}, width {how.width}; resized by {how.resize}',
               '- normalised inside the model: give it pixels as they were decoded', '', '## Use', '', '```python',
               'from qsd_fastai.embedder import Embedder', f"names, emb = Embedder('{name}').embed('pictures/')", '```', '', '## Trained on', '']
-    lines += [f'- {k}: {json.dumps(v, ensure_ascii=False)}' for k, v in (record or {'data': 'not recorded'}).items()]
-    if config: lines += ['', '## Options of the run', '', *(f'- {k}: {v}' for k, v in config.items() if v not in ('', None))]
+    lines += [f'- {k}: {json.dumps(v, ensure_ascii=False)}' for k,v in (record or {'data': 'not recorded'}).items()]
+    if config: lines += ['', '## Options of the run', '', *(f'- {k}: {v}' for k,v in config.items() if v not in ('', None))]
     at = f' of {config["far"]:g}' if config and 'far' in config else ''
     lines += ['', '## Protocol', '', '- rank, mAP: search by cosine, without pictures of the same identity and camera where cameras are known',
               '- accuracy: pairs by the squared distance of unit embeddings, the threshold that is best on the other folds, on a grid of .01',

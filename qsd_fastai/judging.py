@@ -8,8 +8,8 @@ __all__ = ['track_judgement']
 
 def track_judgement(
     found,  # `figures`, and what they were made by: `protocol`, `data`, `model`
-    plots,  # name -> matplotlib figure
-    tables, # name -> function of picture files and their paths that makes a W&B table
+    plots,  # Name -> matplotlib figure
+    tables, # Name -> function of picture files and their paths that makes a W&B table
     table,  # Of pictures
     **kwargs, # For `start_run`: `name`, `group`, `dir`
 ):

@@ -1,4 +1,4 @@
-"A plain fastai `Learner` for recognition, embeddings from it, and the named terms of its losses."
+"A plain fastai `Learner` for recognition, embeddings from it, and the named terms of its losses"
 import math
 import warnings
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"Losses of recognition: identity, triplets, and the sum of them that a fastai learner calls."
+"Losses of recognition: identity, triplets, and the sum of them that a fastai learner calls"
 from collections.abc import Callable
 
 import torch
@@ -12,45 +12,45 @@ __all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'RecognitionLoss', 'Tripl
 
 
 def pairwise_distance(
-    x, # (n, nf)
-    y, # (m, nf)
-): # (n, m) Euclidean distances, at least 1e-6; their gradient is zero there
+    x, # `(n, nf)`
+    y, # `(m, nf)`
+): # `(n, m)` Euclidean distances, at least 1e-6; their gradient is zero there
     "Euclidean distance of every row of `x` to every row of `y`"
-    squared = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
+    squared = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2*x@y.T
     return squared.clamp(min=1e-12).sqrt()
 
 
 class IdentityLoss(nn.Module):
     "Cross-entropy over training identities with label smoothing (Szegedy et al., CVPR 2016), skipping held-out ones"
     def __init__(self,
-        smoothing:float=.1, # share of probability spread over all identities, 0..1
+        smoothing:float=.1, # Share of probability spread over all identities, 0..1
     ):
         super().__init__()
         self.smoothing = smoothing
 
     def forward(self,
-        logits, # (bs, n_ids)
-        ids, # (bs,) int64; at or above n_ids: an identity without a class
-    ): # scalar
+        logits, # `(bs, n_ids)`
+        ids, # `(bs,)` int64; at or above n_ids: an identity without a class
+    ): # Scalar
         with torch.autocast(logits.device.type, enabled=False):
             known = (ids >= 0) & (ids < logits.shape[1])
             loss = F.cross_entropy(full_precision(logits), torch.where(known, ids, -100), label_smoothing=self.smoothing, reduction='sum')
-            return loss / known.sum().clamp(min=1)
+            return loss/known.sum().clamp(min=1)
 
 
 class TripletLoss(nn.Module):
     "Triplet loss with the hardest positive and negative of a batch (Hermans, Beyer, Leibe, 2017)"
     def __init__(self,
-        margin:float|None=.3, # distance wanted between negatives and positives; None: the soft margin, log(1 + exp(.))
-        normalize:bool=False, # distances of unit vectors?
+        margin:float|None=.3, # Distance wanted between negatives and positives; None: the soft margin, log(1 + exp(.))
+        normalize:bool=False, # Distances of unit vectors?
     ):
         super().__init__()
-        self.margin, self.normalize = margin, normalize
+        self.margin,self.normalize = margin, normalize
 
     def forward(self,
-        emb, # (bs, nf)
-        ids, # (bs,) int64
-    ): # scalar; a picture without a positive or negative is no anchor, and no anchor at all gives zero
+        emb, # `(bs, nf)`
+        ids, # `(bs,)` int64
+    ): # Scalar; a picture without a positive or negative is no anchor, and no anchor at all gives zero
         with torch.autocast(emb.device.type, enabled=False):
             emb = full_precision(emb)
             if self.normalize: emb = F.normalize(emb)
@@ -64,30 +64,30 @@ class TripletLoss(nn.Module):
 
 
 def anchor_mean(
-    positive, # (bs,) distance to positives
-    negative, # (bs,) distance to negatives
-    anchor, # (bs,) bool: has the picture both?
-    penalty, # function of `positive - negative`
-): # scalar
+    positive, # `(bs,)` distance to positives
+    negative, # `(bs,)` distance to negatives
+    anchor, # `(bs,)` bool: has the picture both?
+    penalty, # Function of `positive - negative`
+): # Scalar
     "Mean penalty over anchors without leaving the device: a zero with a graph when there is none"
     gap = positive.masked_fill(~anchor, 0.) - negative.masked_fill(~anchor, 0.)
-    return (penalty(gap) * anchor).sum() / anchor.sum().clamp(min=1)
+    return (penalty(gap)*anchor).sum()/anchor.sum().clamp(min=1)
 
 
 class WeightedRegularizedTriplet(nn.Module):
     "AGW's triplet loss without a margin: each positive and negative counts by a softmax of its distance (Ye et al., TPAMI 2021)"
     def __init__(self,
         form:str='stable', # 'reference' is as published: its negatives fade away beyond distances of 15
-        normalize:bool=False, # distances of unit vectors?
+        normalize:bool=False, # Distances of unit vectors?
     ):
         super().__init__()
         if form not in ('stable', 'reference'): raise ValueError(f"form={form!r}: it is 'stable' or 'reference'.")
-        self.form, self.normalize = form, normalize
+        self.form,self.normalize = form, normalize
 
     def forward(self,
-        emb, # (bs, nf)
-        ids, # (bs,) int64
-    ): # scalar; a picture without another positive or without a negative is no anchor, and no anchor at all gives zero
+        emb, # `(bs, nf)`
+        ids, # `(bs,)` int64
+    ): # Scalar; a picture without another positive or without a negative is no anchor, and no anchor at all gives zero
         with torch.autocast(emb.device.type, enabled=False):
             emb = full_precision(emb)
             if self.normalize: emb = F.normalize(emb)
@@ -97,33 +97,33 @@ class WeightedRegularizedTriplet(nn.Module):
             same = ids[:, None] == ids[None]
             anchor = (same & ~diagonal).any(1) & (~same).any(1)
             weigh = masked_softmax if self.form == 'stable' else published_softmax
-            positive, negative = (distance * weigh(distance, same)).sum(1), (distance * weigh(-distance, ~same)).sum(1)
+            positive,negative = (distance*weigh(distance, same)).sum(1), (distance*weigh(-distance, ~same)).sum(1)
             return anchor_mean(positive, negative, anchor, F.softplus)
 
 
 def masked_softmax(
-    x, # (n, m)
-    mask, # (n, m) bool
-): # (n, m), zero outside the mask, also where a row has nothing in it
+    x, # `(n, m)`
+    mask, # `(n, m)` bool
+): # `(n, m)`, zero outside the mask, also where a row has nothing in it
     "Softmax over the entries of each row that are in the mask"
     empty = ~mask.any(1, keepdim=True)
-    return x.masked_fill(~(mask | empty), float('-inf')).softmax(1) * mask
+    return x.masked_fill(~(mask | empty), float('-inf')).softmax(1)*mask
 
 
 def published_softmax(
-    x, # (n, m)
-    mask, # (n, m) bool
-): # (n, m)
+    x, # `(n, m)`
+    mask, # `(n, m)` bool
+): # `(n, m)`
     "The same as AGW published it: shifted by a maximum that counts masked entries as zero, with 1e-6 in the denominator"
-    e = (x - (x * mask).amax(1, keepdim=True)).exp() * mask
-    return e / (e.sum(1, keepdim=True) + 1e-6)
+    e = (x - (x*mask).amax(1, keepdim=True)).exp()*mask
+    return e/(e.sum(1, keepdim=True) + 1e-6)
 
 
 class CenterLoss(nn.Module):
     "Mean squared distance to the center of one's identity (Wen et al., ECCV 2016); `CenterUpdate` moves the centers"
     def __init__(self,
-        n_ids:int, # training identities
-        nf:int, # size of the embedding
+        n_ids:int, # Training identities
+        nf:int, # Size of the embedding
         start:str='means', # 'means': the mean of an identity in the first batch that holds it; 'random': standard normal, as AGW
     ):
         super().__init__()
@@ -132,9 +132,9 @@ class CenterLoss(nn.Module):
         self.register_buffer('started', torch.full((n_ids,), start == 'random'))
 
     def forward(self,
-        emb, # (bs, nf)
-        ids, # (bs,) int64; at or above n_ids: an identity without a center, skipped
-    ): # scalar, divided by the pictures that have a center
+        emb, # `(bs, nf)`
+        ids, # `(bs,)` int64; at or above n_ids: an identity without a center, skipped
+    ): # Scalar, divided by the pictures that have a center
         with torch.autocast(emb.device.type, enabled=False):
             emb = full_precision(emb)
             known = (ids >= 0) & (ids < len(self.centers))
@@ -142,16 +142,16 @@ class CenterLoss(nn.Module):
             row = torch.where(known, ids, 0)
             self._start(emb.detach(), torch.where(known, ids, -1))
             squared = (emb - self.centers[row]).square().sum(1).clamp(1e-12, 1e12)
-            return (squared * known).sum() / known.sum().clamp(min=1)
+            return (squared*known).sum()/known.sum().clamp(min=1)
 
     @torch.no_grad()
     def _start(self, emb, ids):
         if not self.training or bool(self.started.all()): return
         # every process must start a center at the same place
-        emb, ids = gather(emb), gather(ids)
+        emb,ids = gather(emb), gather(ids)
         for i in ids.unique().tolist():
             if i >= 0 and not self.started[i]:
-                self.centers[i], self.started[i] = emb[ids == i].mean(0).to(self.centers.dtype), True
+                self.centers[i],self.started[i] = emb[ids == i].mean(0).to(self.centers.dtype), True
 
 
 class RecognitionLoss(nn.Module):
@@ -165,32 +165,32 @@ class RecognitionLoss(nn.Module):
         center_weight:float=5e-4, # AGW's weight
     ):
         super().__init__()
-        self.identity, self.triplet, self.center = identity or IdentityLoss(), triplet or TripletLoss(), center
+        self.identity,self.triplet,self.center = identity or IdentityLoss(), triplet or TripletLoss(), center
         self.weights = {'identity': identity_weight, 'triplet': triplet_weight, 'center': 0. if center is None else center_weight}
-        self.terms, self.reduction = {}, 'mean'
+        self.terms,self.reduction = {}, 'mean'
 
     def forward(self,
         pred, # training: `Recognition`; evaluation: (bs, nf) embeddings
-        ids, # (bs,) int64
-        *targets, # quality and whatever else a batch holds: not looked at
-    ): # scalar; in evaluation the triplet term alone: identities that were held out have no class
+        ids, # `(bs,)` int64
+        *targets, # Quality and whatever else a batch holds: not looked at
+    ): # Scalar; in evaluation the triplet term alone: identities that were held out have no class
         ids = ids.as_subclass(torch.Tensor)
         if isinstance(pred, torch.Tensor):
             value = self.triplet(pred, ids)
             return value.expand(len(pred)) if self.reduction == 'none' else value
         parts = {'identity': lambda: self.identity(pred.logits, ids), 'triplet': lambda: self.triplet(pred.pooled, ids),
                  'center': lambda: self.center(pred.pooled, ids)}
-        terms = {name: part() for name, part in parts.items() if self.weights[name]}
-        self.terms = {name: value.detach() for name, value in terms.items()}
-        return sum(self.weights[name] * value for name, value in terms.items())
+        terms = {name: part() for name,part in parts.items() if self.weights[name]}
+        self.terms = {name: value.detach() for name,value in terms.items()}
+        return sum(self.weights[name]*value for name,value in terms.items())
 
     def activation(self, pred):
         "Predictions are used as they come"
         return pred
 
     def decodes(self,
-        pred, # (bs, nf)
-    ): # identity -1, quality NaN, scene (-1, -1, -1) for each picture: an embedding names nobody, retrieval does
+        pred, # `(bs, nf)`
+    ): # Identity -1, quality NaN, scene (-1, -1, -1) for each picture: an embedding names nobody, retrieval does
         "One value for each target, as fastai's `predict` wants"
         n = len(pred)
         return pred.new_full((n,), -1, dtype=torch.int64), pred.new_full((n,), float('nan')), pred.new_full((n, 3), -1, dtype=torch.int64)
@@ -201,22 +201,22 @@ class MarginLoss(RecognitionLoss):
 
     Identities that were held out have no class; a batch of them alone costs 0. Other terms of `RecognitionLoss` are off unless they get a weight."""
     def __init__(self,
-        head, # a `MarginHead` or `PartialFC`, the one of the model
-        smoothing:float=0., # share of the label spread over all identities, 0 to 1
+        head, # A `MarginHead` or `PartialFC`, the one of the model
+        smoothing:float=0., # Share of the label spread over all identities, 0 to 1
         triplet_weight:float=0., # 0 leaves the term out
-        **kwargs, # for `RecognitionLoss`: `triplet`, `center`, their weights
+        **kwargs, # For `RecognitionLoss`: `triplet`, `center`, their weights
     ):
         # in evaluation the triplet term is all there is, and these embeddings are compared by angle
         super().__init__(triplet_weight=triplet_weight, **{'triplet': TripletLoss(normalize=True), **kwargs})
-        self.smoothing, self.of_model = smoothing, (head,)  # in a tuple: its weights are the model's, not the loss's
+        self.smoothing,self.of_model = smoothing, (head,)  # in a tuple: its weights are the model's, not the loss's
 
     @property
     def head(self): return self.of_model[0]
 
     def forward(self,
         pred, # training: `Recognition` with cosines as logits; evaluation: (bs, nf) embeddings
-        ids, # (bs,) int64
-        *targets, # quality and whatever else a batch holds: not looked at
+        ids, # `(bs,)` int64
+        *targets, # Quality and whatever else a batch holds: not looked at
     ):
         if isinstance(pred, torch.Tensor): return super().forward(pred, ids)
         ids = ids.as_subclass(torch.Tensor)

@@ -18,36 +18,36 @@ __all__ = ['norm_quality', 'similarity_quality', 'wasserstein']
 
 def _w1(values, weights):
     "Integral over x of |F(x) - G(x)|, last dimension; `weights` hold 1/n for samples of F, -1/m for G, 0 for what does not count"
-    values, order = values.sort(dim=-1)
+    values,order = values.sort(dim=-1)
     gap = weights.gather(-1, order).cumsum(-1)[..., :-1].abs_()
     return gap.mul_(values.diff(dim=-1)).sum(-1)
 
 
 def wasserstein(
-    pos,  # (..., n) similarities to pictures of the same identity, numpy or torch, NaN = padding
-    neg,  # (..., m) similarities to pictures of other identities, NaN = padding; n and m may differ
+    pos,  # `(..., n)` similarities to pictures of the same identity, numpy or torch, NaN = padding
+    neg,  # `(..., m)` similarities to pictures of other identities, NaN = padding; n and m may differ
 ):
     "1-dimensional Wasserstein distance (...) of every row of `pos` and `neg`, of the same kind as given; NaN where a side is empty"
     if not isinstance(pos, torch.Tensor): return wasserstein(torch.as_tensor(np.asarray(pos)), torch.as_tensor(np.asarray(neg))).numpy()
-    n, m = ((~o.isnan()).sum(-1, keepdim=True).to(o.dtype) for o in (pos, neg))
-    out = pos.nansum(-1) / n[..., 0] - neg.nansum(-1) / m[..., 0]
+    n,m = ((~o.isnan()).sum(-1, keepdim=True).to(o.dtype) for o in (pos, neg))
+    out = pos.nansum(-1)/n[..., 0] - neg.nansum(-1)/m[..., 0]
     # where the worst positive is above the best negative, as mostly for a trained model, this is it already
     crosses = pos.nan_to_num(float('inf')).amin(-1) < neg.nan_to_num(-float('inf')).amax(-1)
-    pos, neg, n, m = (o.expand(*crosses.shape, -1)[crosses] for o in (pos, neg, n, m))
+    pos,neg,n,m = (o.expand(*crosses.shape, -1)[crosses] for o in (pos, neg, n, m))
     values = torch.cat([pos, neg], -1)
-    weights = torch.cat([(1 / n).expand_as(pos), (-1 / m).expand_as(neg)], -1).masked_fill_(values.isnan(), 0)
+    weights = torch.cat([(1/n).expand_as(pos), (-1/m).expand_as(neg)], -1).masked_fill_(values.isnan(), 0)
     out[crosses] = _w1(values.nan_to_num_(0.), weights)  # padding weighs nothing, so any finite value will do
     return out
 
 
 def _similarities(emb, rows, picks):
     "Cosines (c, m) of the unit embeddings `rows` (c,) to `picks` (c, m) of `emb`; NaN where a pick is -1"
-    none, index, (c, m) = picks < 0, picks.int().clamp(min=0), picks.shape
+    none,index,(c, m) = picks < 0, picks.int().clamp(min=0), picks.shape
     if emb.device.type == 'cpu' and m <= len(emb):  # dot products where they lie: gathering the picks first costs four times as much
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Sparse CSR')
-            ends = torch.arange(c + 1, dtype=torch.int32) * m
-            wanted = torch.sparse_csr_tensor(ends, index.reshape(-1), emb.new_zeros(c * m), (c, len(emb)), check_invariants=False)
+            ends = torch.arange(c + 1, dtype=torch.int32)*m
+            wanted = torch.sparse_csr_tensor(ends, index.reshape(-1), emb.new_zeros(c*m), (c, len(emb)), check_invariants=False)
             sims = torch.sparse.sampled_addmm(wanted, emb[rows], emb.T, beta=0.).values().view(c, m)
     else: sims = torch.einsum('cd,cmd->cm', emb[rows], emb[index])
     return sims.masked_fill(none, float('nan'))
@@ -55,7 +55,7 @@ def _similarities(emb, rows, picks):
 
 def _picked_distances(emb, rows, pick_pos, pick_neg, signed=False):
     "Distances (c, rounds) of the unit embeddings `rows` for given picks (c, 1 or rounds, n_pos), (c, rounds, n_neg); -1 = none"
-    pos, neg = (_similarities(emb, rows, o.flatten(1)).view(o.shape) for o in (pick_pos, pick_neg))
+    pos,neg = (_similarities(emb, rows, o.flatten(1)).view(o.shape) for o in (pick_pos, pick_neg))
     return pos.nanmean(-1) - neg.nanmean(-1) if signed else wasserstein(pos, neg)
 
 
@@ -63,11 +63,11 @@ def _draw(random, population):
     """Distinct numbers below `population` (c,) for every row of the large random integers `random` (c, rounds, k); -1 where they run out.
 
     Floyd's algorithm: each subset is equally likely, k steps whatever the population, nothing is ever drawn again, so it cannot hang."""
-    k, population = random.shape[-1], population[:, None, None]
+    k,population = random.shape[-1], population[:, None, None]
     last = (population - k).clamp(min=0) + torch.arange(k, device=random.device)
-    picks, last, population = (o.expand_as(random).flatten(0, 1).int() for o in (random % (last + 1), last, population))
+    picks,last,population = (o.expand_as(random).flatten(0, 1).int() for o in (random % (last + 1), last, population))
     again = (picks.sort(dim=1)[0].diff(dim=1) == 0).any(1).nonzero()[:, 0]  # without a repetition among the draws the steps change nothing
-    some, ends = picks[again].T.contiguous(), last[again].T
+    some,ends = picks[again].T.contiguous(), last[again].T
     for i in range(1, k): some[i] = torch.where((some[:i] == some[i]).any(0), ends[i], some[i])
     picks[again] = some.T
     return picks.masked_fill_(last >= population, -1).view(random.shape)
@@ -77,20 +77,20 @@ def _sampled(emb, start, stop, known, n_pos, n_neg, rounds, seed, signed):
     "Distances (n, rounds) by drawing; `emb` lies identity by identity, that of picture i in rows start[i]:stop[i]"
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a GPU gets the same draws
     out = emb.new_full((len(emb), rounds), float('nan'), dtype=torch.float64)
-    n_own, n_other = stop - start - 1, len(emb) - (stop - start)
+    n_own,n_other = stop - start - 1, len(emb) - (stop - start)
     for takes_all in (True, False):  # identities with no more pictures than are drawn have the same positives in every round
         todo = (known & ((n_own <= n_pos) == takes_all)).nonzero()[:, 0]
         for rows in todo.split(512 if emb.device.type == 'cpu' else 2048):
             # picture by picture, so that the draws do not depend on the size of a block
-            width = rounds * (n_neg if takes_all else n_neg + n_pos)
+            width = rounds*(n_neg if takes_all else n_neg + n_pos)
             random = torch.randint(2**62, (len(rows), width), generator=generator).to(emb.device)
-            first, last = start[rows, None, None].int(), stop[rows, None, None].int()
-            neg = _draw(random[:, :rounds * n_neg].view(-1, rounds, n_neg), n_other[rows])
-            neg = neg + (last - first) * (neg >= first)  # counted among the others: step over the own identity
+            first,last = start[rows, None, None].int(), stop[rows, None, None].int()
+            neg = _draw(random[:, :rounds*n_neg].view(-1, rounds, n_neg), n_other[rows])
+            neg = neg + (last - first)*(neg >= first)  # counted among the others: step over the own identity
             if takes_all:
                 pos = torch.arange(n_pos, device=emb.device).expand(len(rows), 1, n_pos)
                 pos = pos.masked_fill(pos >= n_own[rows, None, None], -1)
-            else: pos = _draw(random[:, rounds * n_neg:].view(-1, rounds, n_pos), n_own[rows])
+            else: pos = _draw(random[:, rounds*n_neg:].view(-1, rounds, n_pos), n_own[rows])
             pos = torch.where(pos < 0, -1, first + pos + (first + pos >= rows[:, None, None]))  # step over the picture itself
             out[rows] = _picked_distances(emb, rows, pos, neg, signed).double()
     return out
@@ -100,57 +100,57 @@ def _exact(emb, start, stop, known, signed):
     """Distances (n, 1) over all pairs, the limit of larger and larger draws: the difference of the two means wherever the positives
     lie above the negatives quantile by quantile, the sorted Wasserstein distance otherwise."""
     out = emb.new_full((len(emb), 1), float('nan'), dtype=torch.float64)
-    todo, n, inf = known.nonzero()[:, 0], len(emb), float('inf')
-    for rows in todo.split(max(1, 2**(22 if emb.device.type == 'cpu' else 26) // n)):
-        sims, first, last = emb[rows] @ emb.T, start[rows, None], stop[rows, None]
+    todo,n,inf = known.nonzero()[:, 0], len(emb), float('inf')
+    for rows in todo.split(max(1, 2**(22 if emb.device.type == 'cpu' else 26)//n)):
+        sims,first,last = emb[rows]@emb.T, start[rows, None], stop[rows, None]
         place = first + torch.arange(int((last - first).max()), device=emb.device)
         is_pos = (place < last) & (place != rows[:, None])
         index = torch.where(place < last, place, first)
-        own, m_pos, m_neg = sims.gather(1, index), is_pos.sum(1), n - (last - first)[:, 0]
+        own,m_pos,m_neg = sims.gather(1, index), is_pos.sum(1), n - (last - first)[:, 0]
         sum_own = own.masked_fill(place >= last, 0).double().sum(1)
         sum_pos = own.masked_fill(~is_pos, 0).double().sum(1)
-        out[rows, 0] = sum_pos / m_pos - (sims.sum(1, dtype=torch.float64) - sum_own) / m_neg
+        out[rows, 0] = sum_pos/m_pos - (sims.sum(1, dtype=torch.float64) - sum_own)/m_neg
         if signed: continue
-        neg, pos = sims.scatter(1, index, -inf), own.masked_fill(~is_pos, inf).sort(dim=1)[0]
+        neg,pos = sims.scatter(1, index, -inf), own.masked_fill(~is_pos, inf).sort(dim=1)[0]
         check = (neg.amax(1) > pos[:, 0]).nonzero()[:, 0]  # elsewhere even the worst positive is above the best negative
         if not len(check): continue
-        pos, m, m_pos, m_neg = pos[check], pos.shape[1], m_pos[check, None], m_neg[check, None]
-        place = torch.searchsorted(pos, neg[check]) + torch.arange(len(check), device=emb.device)[:, None] * (m + 1)
-        below = torch.bincount(place.view(-1), minlength=len(check) * (m + 1)).view(-1, m + 1)[:, :m].cumsum(1)
+        pos,m,m_pos,m_neg = pos[check], pos.shape[1], m_pos[check, None], m_neg[check, None]
+        place = torch.searchsorted(pos, neg[check]) + torch.arange(len(check), device=emb.device)[:, None]*(m + 1)
+        below = torch.bincount(place.view(-1), minlength=len(check)*(m + 1)).view(-1, m + 1)[:, :m].cumsum(1)
         below -= (last - first)[check]  # the own identity was put at -inf
         k = torch.arange(1, m + 1, device=emb.device)
         # where the share of negatives up to the k-th positive is under k / m_pos, the negative quantile is the higher one
-        crosses = check[((below * m_pos < k * m_neg) & (k <= m_pos)).any(1)]
-        for i in crosses.split(max(1, 2**20 // n)):
-            m_pos, m_neg = is_pos[i].sum(1, keepdim=True), n - (last - first)[i]
-            weights = (-1 / m_neg.double()).expand(-1, n).clone()
-            weights.scatter_(1, index[i], 0.).scatter_add_(1, index[i], is_pos[i] / m_pos.double())
+        crosses = check[((below*m_pos < k*m_neg) & (k <= m_pos)).any(1)]
+        for i in crosses.split(max(1, 2**20//n)):
+            m_pos,m_neg = is_pos[i].sum(1, keepdim=True), n - (last - first)[i]
+            weights = (-1/m_neg.double()).expand(-1, n).clone()
+            weights.scatter_(1, index[i], 0.).scatter_add_(1, index[i], is_pos[i]/m_pos.double())
             out[rows[i], 0] = _w1(sims[i].double(), weights)
     return out
 
 
 def _to_hundred(distances, scaling, percentiles):
     "Distances (n, rounds) to 0..100 over the whole set, round by round, then the mean of the rounds (n,)"
-    lo, hi = np.percentile(distances, (0, 100) if scaling == 'minmax' else percentiles, axis=0)
+    lo,hi = np.percentile(distances, (0, 100) if scaling == 'minmax' else percentiles, axis=0)
     if (hi <= lo).any():
         raise ValueError('all pictures lie alike, none is better than another: are the embeddings constant, or the pictures but a handful?')
-    return (100 * ((distances - lo) / (hi - lo)).clip(0, 1)).mean(1)
+    return (100*((distances - lo)/(hi - lo)).clip(0, 1)).mean(1)
 
 
 @torch.no_grad()
 def similarity_quality(
-    emb,  # (n, nf) embeddings, numpy or torch, on any device; taken to unit length here; half precision is computed in float32
-    ids,  # (n,) identities, of any type
+    emb,  # `(n, nf)` embeddings, numpy or torch, on any device; taken to unit length here; half precision is computed in float32
+    ids,  # `(n,)` identities, of any type
     mode='sampled',  # 'sampled': the published draws, linear in n; 'exact': all pairs, no chance, quadratic in n
-    n_pos=24,  # other pictures of the identity drawn in a round, without repetition; all of them where there are fewer
-    n_neg=24,  # pictures of other identities drawn in a round, without repetition; all of them where there are fewer
-    rounds=12,  # independent rounds averaged
-    seed=0,  # of the draws; the same on CPU and GPU
+    n_pos=24,  # Other pictures of the identity drawn in a round, without repetition; all of them where there are fewer
+    n_neg=24,  # Pictures of other identities drawn in a round, without repetition; all of them where there are fewer
+    rounds=12,  # Independent rounds averaged
+    seed=0,  # Of the draws; the same on CPU and GPU
     signed=False,  # True: mean positive - mean negative similarity, so that a picture under a wrong name comes out low, not high
     scaling='minmax',  # 'minmax' (published): the extremes of the set become 0 and 100; 'robust': its `percentiles` do, the rest is clipped
-    percentiles=(1, 99),  # of 'robust', 0..100
-    min_imgs=2,  # identities with fewer pictures get no label; 2 or more
-) -> np.ndarray:
+    percentiles=(1, 99),  # Of 'robust', 0..100
+    min_imgs=2,  # Identities with fewer pictures get no label; 2 or more
+)->np.ndarray:
     """Quality labels (n,) float32, 0..100 and higher is better, from similarity distributions as in SDD-FIQA (CVPR 2021, arXiv 2103.05977).
 
     NaN, never a made-up middle, for pictures of identities with fewer than `min_imgs`; they still count as negatives of others.
@@ -164,13 +164,13 @@ def similarity_quality(
     if emb.ndim != 2: raise ValueError(f'emb must be (pictures, features), got {tuple(emb.shape)}')
     if len(ids) != len(emb): raise ValueError(f'{len(ids)} ids for {len(emb)} embeddings: give one for each')
     finite_rows(emb)
-    codes, names = pd.factorize(ids.astype(object))
+    codes,names = pd.factorize(ids.astype(object))
     if (codes < 0).any(): raise ValueError(f'ids row {int((codes < 0).argmax())} is empty: every picture needs an identity')
     if len(names) < 2: raise ValueError('emb holds one identity only: quality compares with pictures of others, so give two or more')
 
-    counts, order = np.bincount(codes), np.argsort(codes, kind='stable')
+    counts,order = np.bincount(codes), np.argsort(codes, kind='stable')
     stop = np.cumsum(counts)[codes[order]]
-    start, stop, place = (torch.from_numpy(o).to(emb.device) for o in (stop - counts[codes[order]], stop, order))
+    start,stop,place = (torch.from_numpy(o).to(emb.device) for o in (stop - counts[codes[order]], stop, order))
     known = stop - start >= min_imgs
     if not known.any():
         raise ValueError(f'no identity has {min_imgs} pictures, the largest has {counts.max()}: lower min_imgs or check the ids')
@@ -182,14 +182,14 @@ def similarity_quality(
     with torch.autocast(emb.device.type, enabled=False):
         if mode == 'sampled': distances = _sampled(emb, start, stop, known, n_pos, n_neg, rounds, seed, signed)
         else: distances = _exact(emb, start, stop, known, signed)
-    known, quality = known.cpu().numpy(), np.full(len(ids), np.nan, dtype=np.float32)
+    known,quality = known.cpu().numpy(), np.full(len(ids), np.nan, dtype=np.float32)
     quality[order[known]] = _to_hundred(distances.cpu().numpy()[known], scaling, percentiles)
     return quality
 
 
 def norm_quality(
-    emb,  # (n, nf) embeddings *before* they are taken to unit length, numpy or torch
-    percentiles=(1, 99),  # norms that become 0 and 100; what lies outside is clipped
+    emb,  # `(n, nf)` embeddings *before* they are taken to unit length, numpy or torch
+    percentiles=(1, 99),  # Norms that become 0 and 100; what lies outside is clipped
 ):
     """Quality (n,) float32, 0..100 and higher is better, from the length of the embedding, to compare other qualities with.
 
@@ -199,6 +199,6 @@ def norm_quality(
     if emb.ndim != 2 or not len(emb): raise ValueError(f'emb must be (pictures, features) with at least one picture, got {tuple(emb.shape)}')
     norm = (emb if emb.dtype == torch.float64 else emb.float()).norm(dim=1).double().cpu().numpy()
     finite_rows(norm)
-    if np.ptp(norm) <= 1e-5 * norm.max():
+    if np.ptp(norm) <= 1e-5*norm.max():
         raise ValueError('all embeddings are of one length, so it says nothing: take them before they are normalised')
     return _to_hundred(norm[:, None], 'robust', percentiles).astype(np.float32)

@@ -1,4 +1,4 @@
-"Golden vectors, the weights that those of the AGW network were made with, and a tiny set of people."
+"Golden vectors, the weights that those of the AGW network were made with, and a tiny set of people"
 import math
 from pathlib import Path
 
@@ -24,13 +24,13 @@ def _fill(i, key, shape):
     # one frozen random stream for each key, scaled so that activations stay moderate through 50 layers
     noise = np.random.RandomState(1000 + i).standard_normal(shape)
     if key == 'global_pool.p': return np.full(1, 3.)
-    if key.endswith('running_mean'): return .1 * noise
-    if key.endswith('running_var'): return 1 + .1 * np.abs(noise)
-    if len(shape) == 4: return noise / math.sqrt(np.prod(shape[1:]))
-    if len(shape) == 2: return .02 * noise
-    value = 1 + .1 * noise if key.endswith('weight') else .1 * noise
+    if key.endswith('running_mean'): return .1*noise
+    if key.endswith('running_var'): return 1 + .1*np.abs(noise)
+    if len(shape) == 4: return noise/math.sqrt(np.prod(shape[1:]))
+    if len(shape) == 2: return .02*noise
+    value = 1 + .1*noise if key.endswith('weight') else .1*noise
     last = 'base.layer4' in key and ('.bn3.' in key or '.downsample.1.' in key)
-    return .1 * value if last else value
+    return .1*value if last else value
 
 
 @pytest.fixture(scope='session')
@@ -39,7 +39,7 @@ def agw_weights(golden):
     d = golden('agw_resnet50_nl_forward')
     shapes = [tuple(int(n) for n in str(s).strip('()[]').replace(',', ' ').replace('x', ' ').split()) for s in d['state_shapes']]
     return {str(k): torch.tensor(0) if k.endswith('num_batches_tracked') else torch.from_numpy(_fill(i, str(k), shape))
-            for i, (k, shape) in enumerate(zip(d['state_keys'], shapes))}
+            for i,(k, shape) in enumerate(zip(d['state_keys'], shapes))}
 
 
 @pytest.fixture(scope='session')
@@ -64,10 +64,10 @@ def one_thread():
 def make_table(tmp_path_factory):
     "A function of the number of training pictures of each identity: a table of noise, with two held-out identities unless told otherwise"
     def make(counts, n_held=2, size=(16, 8)):
-        root, rng, rows = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0), []
-        people = [(f'p{i:02}', ['train']*n) for i, n in enumerate(counts)] + [(f'h{i}', ['query', 'gallery', 'gallery']) for i in range(n_held)]
-        for identity, splits in people:
-            for k, split in enumerate(splits):
+        root,rng,rows = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0), []
+        people = [(f'p{i:02}', ['train']*n) for i,n in enumerate(counts)] + [(f'h{i}', ['query', 'gallery', 'gallery']) for i in range(n_held)]
+        for identity,splits in people:
+            for k,split in enumerate(splits):
                 rows.append((f'{identity}_{k}.png', identity, f'c{k % 3}', split, 10.*len(rows) % 100 if len(rows) % 7 else np.nan))
                 Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(root/rows[-1][0])
         table = pd.DataFrame(rows, columns=['path', 'identity', 'camera', 'split', 'quality'])

@@ -1,4 +1,4 @@
-"Distillation: pairs, values and gradients against the golden files and a plain double loop, and the callback in a fastai learner."
+"Distillation: pairs, values and gradients against the golden files and a plain double loop, and the callback in a fastai learner"
 import copy
 from pathlib import Path
 
@@ -38,14 +38,14 @@ def golden_case(file, dtype):
 @pytest.mark.parametrize('dtype, tol, tol_grad', [(torch.float64, 1e-9, 1e-6), (torch.float32, 2e-6, 2e-5)], ids=['float64', 'float32'])
 @pytest.mark.parametrize('file', sorted(GOLDEN.glob('qsd_*.npz')), ids=lambda o: o.stem)
 def test_golden(file, dtype, tol, tol_grad):
-    d, loss, levels, quality, pairs = golden_case(file, dtype)
+    d,loss,levels,quality,pairs = golden_case(file, dtype)
     value = loss(levels, quality, pairs)
     value.backward()
     assert value.isfinite() and all(o.grad.isfinite().all() for o in levels)
     if d['status'] == 0:
         np.testing.assert_allclose(value.item(), d['loss'], rtol=tol)
         np.testing.assert_allclose([float(o) for o in loss.terms.values()], d['parts'], rtol=tol)
-        for i, level in enumerate(levels):
+        for i,level in enumerate(levels):
             wanted = np.concatenate([d[f'g1_{i}'], d[f'g2_{i}']])
             assert np.abs(level.grad.numpy() - wanted).max() <= tol_grad*np.abs(wanted).max()
     else: assert (value == 0) == (file.stem in ('qsd_all_masked', 'qsd_all_equal'))
@@ -54,26 +54,26 @@ def test_golden(file, dtype, tol, tol_grad):
 # --- against plain loops
 
 def naive_select(q, pairs, tau=.3):
-    gaps = [abs(q[a] - q[b]) for a, b in pairs]
+    gaps = [abs(q[a] - q[b]) for a,b in pairs]
     known = [o for o in gaps if o == o]
     m = sum(known)/len(known) if known else 0
-    kept = [(a, b) for (a, b), o in zip(pairs, gaps) if o == o and o > 0 and tau*m <= o <= 100 - tau*(100 - m)]
-    return [(a, b) if q[a] > q[b] else (b, a) for a, b in kept]
+    kept = [(a, b) for (a, b),o in zip(pairs, gaps) if o == o and o > 0 and tau*m <= o <= 100 - tau*(100 - m)]
+    return [(a, b) if q[a] > q[b] else (b, a) for a,b in kept]
 
 
 def naive_loss(levels, q, pairs, weights, amplify='reference', map_norm='none', distance='l2', tau=.3):
     "Values only, a number at a time"
-    kept, parts = naive_select(q, pairs, tau), []
-    for level, weight in zip(levels, weights):
+    kept,parts = naive_select(q, pairs, tau), []
+    for level,weight in zip(levels, weights):
         level = level.double().numpy()
         if level.ndim == 2:
-            costs = [1 - (level[t]*level[s]).sum()/np.sqrt((level[t]**2).sum()*(level[s]**2).sum()) for t, s in kept]
+            costs = [1 - (level[t]*level[s]).sum()/np.sqrt((level[t]**2).sum()*(level[s]**2).sum()) for t,s in kept]
             parts.append(weight*float(np.mean(costs)))
             continue
         energy = [(o**2).mean(0 if level.ndim == 4 else 1) for o in level]
         if map_norm == 'l2': energy = [o/np.sqrt((o**2).sum()) for o in energy]
-        gap = np.mean([np.mean(np.abs(energy[s] - energy[t])**(2 if distance == 'l2' else 1)) for t, s in kept])
-        spread = max(energy[s].max() for _, s in kept) - min(energy[s].min() for _, s in kept)
+        gap = np.mean([np.mean(np.abs(energy[s] - energy[t])**(2 if distance == 'l2' else 1)) for t,s in kept])
+        spread = max(energy[s].max() for _,s in kept) - min(energy[s].min() for _,s in kept)
         parts.append(weight*float(gap if amplify == 'none' else 2/spread*gap))
     return parts
 
@@ -88,13 +88,13 @@ def random_batch(seed, bs=16, n_ids=4, dtype=torch.float64, unknown=.2):
 
 @pytest.mark.parametrize('seed', range(20))
 def test_pairs_naive(seed):
-    _, ids, quality = random_batch(seed, bs=24, n_ids=5)
+    _,ids,quality = random_batch(seed, bs=24, n_ids=5)
     if seed % 2: quality = (quality/20).round()*20  # many equal ones, and many zeros
     pairs = identity_pairs(ids)
     wanted = [(a, b) for a in range(24) for b in range(a + 1, 24) if ids[a] == ids[b]]
     assert list(zip(*[o.tolist() for o in pairs])) == wanted
     for tau in (0., .3, 1.):
-        teacher, student = select_pairs(quality, pairs, tau)
+        teacher,student = select_pairs(quality, pairs, tau)
         assert list(zip(teacher.tolist(), student.tolist())) == naive_select(quality.tolist(), wanted, tau)
         assert (quality[teacher] > quality[student]).all()
 
@@ -103,8 +103,8 @@ def test_pairs_naive(seed):
     ('reference', 'none', 'l2'), ('detached', 'none', 'l2'), ('none', 'none', 'l2'), ('reference', 'l2', 'l2'), ('none', 'l2', 'l1')])
 @pytest.mark.parametrize('device', DEVICES)
 def test_value_naive(amplify, map_norm, distance, device):
-    levels, ids, quality = random_batch(3)  # maps, tokens and two levels of vectors
-    pairs, weights = identity_pairs(ids), (1., 2., .5, .1)
+    levels,ids,quality = random_batch(3)  # maps, tokens and two levels of vectors
+    pairs,weights = identity_pairs(ids), (1., 2., .5, .1)
     loss = QSDLoss(weights, amplify=amplify, map_norm=map_norm, distance=distance)
     value = loss([o.to(device) for o in levels], quality.to(device), [o.to(device) for o in pairs], names=['a', 'b', 'c', 'd'])
     wanted = naive_loss(levels, quality.tolist(), list(zip(*[o.tolist() for o in pairs])), weights, amplify, map_norm, distance)
@@ -116,19 +116,19 @@ def test_value_naive(amplify, map_norm, distance, device):
 
 @pytest.mark.parametrize('amplify', ['reference', 'detached', 'none'])
 def test_gradients_reach_students_only(amplify):
-    levels, ids, quality = random_batch(4, bs=8, n_ids=2)
-    teacher, student = select_pairs(quality, identity_pairs(ids))
+    levels,ids,quality = random_batch(4, bs=8, n_ids=2)
+    teacher,student = select_pairs(quality, identity_pairs(ids))
     students = set(student.tolist())
     assert set(teacher.tolist()) - students
     def value(levels, frozen):
         "A teacher is what it was, whatever is done to the pictures now"
         cost = QSDLoss((1.,)*4, amplify=amplify)
-        return cost([torch.cat([a, b.detach()]) for a, b in zip(levels, frozen)], quality.repeat(2), (student, teacher + len(quality)))
+        return cost([torch.cat([a, b.detach()]) for a,b in zip(levels, frozen)], quality.repeat(2), (student, teacher + len(quality)))
     same = [o.clone().requires_grad_() for o in levels]
     QSDLoss((1.,)*4, amplify=amplify, tau=.3)(same, quality, identity_pairs(ids)).backward()
     split = [o.clone().requires_grad_() for o in levels]
     value(split, levels).backward()
-    for a, b in zip(same, split):
+    for a,b in zip(same, split):
         torch.testing.assert_close(a.grad, b.grad)
         for i in range(len(ids)): assert bool(a.grad[i].any()) == (i in students)
     if amplify != 'detached':
@@ -146,51 +146,51 @@ def graded(loss, levels, quality, pairs):
 
 
 def partner_batch(seed=0, n=6):
-    levels, _, _ = random_batch(seed, bs=2*n)
+    levels,_,_ = random_batch(seed, bs=2*n)
     return levels, partner_pairs(n)
 
 
 def test_defect_1_quality_0_is_a_quality_and_nothing_is_changed():
-    levels, pairs = partner_batch()
-    zero, some = torch.zeros(6), torch.tensor([60., 70., 50., 40., 55., 65.])
+    levels,pairs = partner_batch()
+    zero,some = torch.zeros(6), torch.tensor([60., 70., 50., 40., 55., 65.])
     loss = QSDLoss((1.,)*4)
-    value, _ = graded(loss, levels, torch.cat([zero, some]), pairs)
+    value,_ = graded(loss, levels, torch.cat([zero, some]), pairs)
     assert value > 0 and loss.n_pairs == 6
-    swapped, _ = graded(loss, [torch.cat([o[6:], o[:6]]) for o in levels], torch.cat([some, zero]), pairs)
+    swapped,_ = graded(loss, [torch.cat([o[6:], o[:6]]) for o in levels], torch.cat([some, zero]), pairs)
     torch.testing.assert_close(value, swapped, rtol=1e-12, atol=0)
     quality = torch.tensor([0., 50., 50., 2., nan, 99.]*2).roll(1)
     before = copy.deepcopy((levels, quality, pairs))
     loss(levels, quality, pairs)
-    for a, b in zip((*levels, quality, *pairs), (*before[0], before[1], *before[2])): assert torch.equal(a.nan_to_num(-1.), b.nan_to_num(-1.))
+    for a,b in zip((*levels, quality, *pairs), (*before[0], before[1], *before[2])): assert torch.equal(a.nan_to_num(-1.), b.nan_to_num(-1.))
 
 
 @pytest.mark.parametrize('quality', [[50.]*12, [nan]*12, [0.]*12, [50., nan]*6, [0.]*6 + [100.]*5 + [0.]], ids=str)
 def test_defect_2_no_pair_is_a_zero_with_a_graph(quality):
-    levels, pairs = partner_batch()
+    levels,pairs = partner_batch()
     loss = QSDLoss((1.,)*4)
     if quality[-2] == 100.: quality = [0.]*6 + [100.] + [0.]*5  # one extreme difference among equal ones
-    value, grads = graded(loss, levels, torch.tensor(quality), pairs)
+    value,grads = graded(loss, levels, torch.tensor(quality), pairs)
     assert value == 0 and value.dtype == torch.float64 and loss.n_pairs == 0 and all(v == 0 for v in loss.terms.values())
     assert all(not o.any() for o in grads)
-    value, grads = graded(loss, levels, torch.tensor(quality), identity_pairs(torch.arange(12)))  # nobody twice
+    value,grads = graded(loss, levels, torch.tensor(quality), identity_pairs(torch.arange(12)))  # nobody twice
     assert value == 0 and loss.n_candidates == 0 and all(not o.any() for o in grads)
 
 
 @pytest.mark.parametrize('amplify, map_norm', [(a, m) for a in ('reference', 'detached', 'none') for m in ('none', 'l2')])
 def test_defect_3_constant_maps_and_a_detached_factor(amplify, map_norm):
-    levels, pairs = partner_batch()
+    levels,pairs = partner_batch()
     quality = torch.tensor([0.]*6 + [60., 70., 50., 40., 55., 65.])
     for constant in (0., 3.):
         dead = [levels[0].clone(), *levels[1:]]
         dead[0][:6] = constant  # the students
         loss = QSDLoss((1.,)*4, amplify=amplify, map_norm=map_norm)
-        value, grads = graded(loss, dead, quality, pairs)
+        value,grads = graded(loss, dead, quality, pairs)
         assert value.isfinite() and all(o.isfinite().all() for o in grads)
         if amplify != 'none': assert loss.terms['level1'] == 0 and not grads[0].any()
         assert loss.terms['level2'] > 0 and grads[1].any()
     # the published gradient also flows through max and min, the detached one is that of a fixed factor
     loss = QSDLoss((1.,)*4, amplify=amplify, map_norm=map_norm)
-    _, (grad, *_) = graded(loss, levels, quality, pairs)
+    _,(grad, *_) = graded(loss, levels, quality, pairs)
     energy = energy_map(levels[0].requires_grad_())
     if map_norm == 'l2': energy = F.normalize(energy.flatten(1), dim=1).view_as(energy)
     factor = 1 if amplify == 'none' else float(2/(energy[:6].max() - energy[:6].min()).detach())
@@ -199,22 +199,22 @@ def test_defect_3_constant_maps_and_a_detached_factor(amplify, map_norm):
 
 
 def test_defect_4_scale_of_activations():
-    levels, pairs = partner_batch()
+    levels,pairs = partner_batch()
     quality = torch.tensor([0.]*6 + [60., 70., 50., 40., 55., 65.])
-    for loss, power in ((QSDLoss((1.,)), 2), (QSDLoss((1.,), map_norm='l2'), 0)):
-        one, three = (graded(loss, [k*levels[0]], quality, pairs)[0] for k in (1, 3))
+    for loss,power in ((QSDLoss((1.,)), 2), (QSDLoss((1.,), map_norm='l2'), 0)):
+        one,three = (graded(loss, [k*levels[0]], quality, pairs)[0] for k in (1, 3))
         torch.testing.assert_close(three, 3**power*one)
 
 
 def test_defect_5_one_pair():
-    levels, pairs = partner_batch(n=1)
-    value, grads = graded(QSDLoss((1.,)*4), levels, torch.tensor([80., 20.]), pairs)
+    levels,pairs = partner_batch(n=1)
+    value,grads = graded(QSDLoss((1.,)*4), levels, torch.tensor([80., 20.]), pairs)
     np.testing.assert_allclose(value.item(), sum(naive_loss(levels, [80., 20.], [(0, 1)], (1,)*4)))
     for o in grads: assert not o[0].any() and o[1].any()
 
 
 def test_defect_6_a_float_scalar_and_named_terms():
-    levels, pairs = partner_batch()
+    levels,pairs = partner_batch()
     for quality in (torch.full((12,), 50.), torch.arange(12)*9):  # integers will do
         loss = QSDLoss((1., 1., 1., .1))
         value = loss([o.float() for o in levels], quality, pairs)
@@ -225,7 +225,7 @@ def test_defect_6_a_float_scalar_and_named_terms():
 
 
 def test_defect_7_unknown_pairs_do_not_lower_the_mean():
-    quality, pairs = torch.tensor([50., 50., 50., 50., 90., 60., nan, nan]), partner_pairs(4)
+    quality,pairs = torch.tensor([50., 50., 50., 50., 90., 60., nan, nan]), partner_pairs(4)
     # the mean of 40 and 10 is 25, so 10 is kept; counting the unknown as equal it is 12.5
     q = torch.tensor([50., 50., 50., 50., 90., 57., nan, nan])
     assert len(select_pairs(quality, pairs)[0]) == 2
@@ -235,31 +235,31 @@ def test_defect_7_unknown_pairs_do_not_lower_the_mean():
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_defect_8_half_precision_is_computed_in_float32(dtype, device):
-    levels, ids, quality = random_batch(5, unknown=0.)
+    levels,ids,quality = random_batch(5, unknown=0.)
     levels = [o.to(dtype).to(device) for o in levels]
     levels[0] = levels[0]*6e4  # their squares overflow float16
-    quality, pairs, loss = quality.to(device), identity_pairs(ids.to(device)), QSDLoss((1e-6, 1., 1., .1))
-    wanted, _ = graded(loss, [o.double() for o in levels], quality, pairs)
+    quality,pairs,loss = quality.to(device), identity_pairs(ids.to(device)), QSDLoss((1e-6, 1., 1., .1))
+    wanted,_ = graded(loss, [o.double() for o in levels], quality, pairs)
     for autocast in (True, False):
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast): value, grads = graded(loss, levels, quality, pairs)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast): value,grads = graded(loss, levels, quality, pairs)
         assert value.dtype == torch.float32 and value.isfinite()
         torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=0)
         assert all(o.dtype == dtype and o.isfinite().all() for o in grads)
     assert energy_map(levels[0]).dtype == torch.float32 and energy_map(levels[0].double()).dtype == torch.float64
     # quality in half precision as well
-    teacher, student = select_pairs(quality.to(dtype), pairs)
+    teacher,student = select_pairs(quality.to(dtype), pairs)
     again = select_pairs(quality.to(dtype).double(), pairs)
     assert torch.equal(teacher, again[0]) and torch.equal(student, again[1])
 
 
 def test_defect_9_mean_and_range_are_those_of_the_batch_at_hand():
-    levels, pairs = partner_batch(n=4)
+    levels,pairs = partner_batch(n=4)
     quality = torch.tensor([10., 10., 10., 10., 20., 20.5, 70., 75.])
     assert select_pairs(quality, pairs)[1].tolist() == [2, 3]  # the mean is 36.4
     first = [torch.tensor([0, 1]), torch.tensor([4, 5])]
     assert select_pairs(quality, first)[1].tolist() == [0, 1]  # of these alone it is 10.25
     loss = QSDLoss((1.,), tau=0.)
-    whole, halves = loss(levels[:1], quality, pairs), [loss(levels[:1], quality, [o[i:i+2] for o in pairs]) for i in (0, 2)]
+    whole,halves = loss(levels[:1], quality, pairs), [loss(levels[:1], quality, [o[i:i+2] for o in pairs]) for i in (0, 2)]
     assert not torch.isclose(whole, sum(halves)/2)
 
 
@@ -271,7 +271,7 @@ def test_defect_10_options_that_do_not_exist(wrong):
 
 
 def test_levels_that_do_not_fit():
-    levels, pairs = partner_batch()
+    levels,pairs = partner_batch()
     quality = torch.rand(12)
     with pytest.raises(ValueError, match=r'4 levels \(level1, level2, level3, level4\) but 5'): QSDLoss()(levels, quality, pairs)
     with pytest.raises(ValueError, match='0 levels'): QSDLoss(())([], quality, pairs)
@@ -285,8 +285,8 @@ class Net(nn.Module):
     "Two levels, batch norm, dropout where wanted"
     def __init__(self, n_ids=4, p=0.):
         super().__init__()
-        self.one, self.two = (nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in ((3, 4), (4, 6)))
-        self.drop, self.neck, self.head = nn.Dropout(p), nn.BatchNorm1d(6), nn.Linear(6, n_ids, bias=False)
+        self.one,self.two = (nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a,b in ((3, 4), (4, 6)))
+        self.drop,self.neck,self.head = nn.Dropout(p), nn.BatchNorm1d(6), nn.Linear(6, n_ids, bias=False)
 
     def forward(self, x):
         one = self.one(x)
@@ -298,7 +298,7 @@ class Net(nn.Module):
 
 def batches(n=3, bs=8, seed=0, partners=False, labelled=True):
     "`n` batches of two pictures an identity; with partners, twice as many pictures"
-    rng, found = torch.Generator().manual_seed(seed), []
+    rng,found = torch.Generator().manual_seed(seed), []
     for _ in range(n):
         ids = torch.arange(4).repeat_interleave(bs//4)
         k = 2*bs if partners else bs
@@ -326,7 +326,7 @@ def fit(learn, n=1, lr=.1, cbs=()):
 
 
 def same_state(a, b, exact=True):
-    a, b = a.model.state_dict(), b.model.state_dict()
+    a,b = a.model.state_dict(), b.model.state_dict()
     assert list(a) == list(b)
     for k in a: assert torch.equal(a[k], b[k]) if exact else torch.allclose(a[k], b[k], rtol=1e-4, atol=1e-6), k
 
@@ -335,13 +335,13 @@ class MixedPrecisionOnCpu(MixedPrecision):
     "fastai's, on the device that tests run on"
     def before_fit(self):
         self.scales = []
-        self.autocast, self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16), torch.amp.GradScaler('cpu', init_scale=2.**10)
+        self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16), torch.amp.GradScaler('cpu', init_scale=2.**10)
 
 
 class Look(Callback):
     "What a batch leaves behind, and its gradients before the step"
     order = 55  # after the Recorder
-    def __init__(self): self.grads, self.preds, self.losses, self.counts = [], [], [], []
+    def __init__(self): self.grads,self.preds,self.losses,self.counts = [], [], [], []
     def before_backward(self): self.losses.append(self.learn.loss_grad.item())
     def before_step(self): self.grads.append([p.grad.clone() for p in self.learn.model.parameters()])
     def after_batch(self):
@@ -352,17 +352,17 @@ class Look(Callback):
 def by_hand(mode, train, n_epoch=1, lr=.1, weights=(1., 1., 1., .1), accumulate=1, clip=None):
     "The same training without fastai"
     torch.manual_seed(1)
-    model, loss_func, qsd = Net(), RecognitionLoss(), QSDLoss(weights)
+    model,loss_func,qsd = Net(), RecognitionLoss(), QSDLoss(weights)
     opt = torch.optim.SGD(model.parameters(), lr)
     torch.manual_seed(2)
-    for k, (x, ids, quality, _) in enumerate(train*n_epoch, 1):
+    for k,(x, ids, quality, _) in enumerate(train*n_epoch, 1):
         n = len(x)//2
         if mode == 'batch': out = (both := model(x))
         elif mode == 'joint':
             both = model(x)
             out = Recognition((both.logits[:n], both.emb[:n], tuple(o[:n] for o in both.levels), both.pooled[:n]))
         else:
-            out, other = model(x[:n]), model(x[n:])
+            out,other = model(x[:n]), model(x[n:])
             both = Recognition((torch.cat([out.logits, other.logits]), torch.cat([out.emb, other.emb]),
                                 [torch.cat(o) for o in zip(out.levels, other.levels)], None))
         pairs = identity_pairs(ids) if mode == 'batch' else partner_pairs(n)
@@ -385,21 +385,21 @@ def test_steps_by_hand(mode):
     look = Look()
     learn = fit(learner(train, [QualityDistillation(**MODES[mode]), look]), 2)
     hand = by_hand(mode, train, 2)
-    for (k, a), b in zip(learn.model.state_dict().items(), hand.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=k)
+    for (k, a),b in zip(learn.model.state_dict().items(), hand.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=k)
     assert learn.model.neck.num_batches_tracked == (12 if mode == 'separate' else 6)
     assert look.counts == [(8, 8)]*6
 
 
 def test_defect_12_joint_is_not_separate():
     train = batches(partners=True)
-    separate, joint = (fit(learner(train, [QualityDistillation(**MODES[o])])) for o in ('separate', 'joint'))
+    separate,joint = (fit(learner(train, [QualityDistillation(**MODES[o])])) for o in ('separate', 'joint'))
     assert not torch.allclose(separate.model.neck.running_mean, joint.model.neck.running_mean, rtol=1e-2)
 
 
 @pytest.mark.parametrize('mode', ['separate', 'joint'])
 def test_defect_13_identity_losses_see_anchors_only(mode):
     train = batches(1, partners=True)
-    other = [(*(torch.cat([o[:8], o[8:].flip(0) if i != 1 else o[8:]]) for i, o in enumerate(train[0])),)]
+    other = [(*(torch.cat([o[:8], o[8:].flip(0) if i != 1 else o[8:]]) for i,o in enumerate(train[0])),)]
     terms = []
     for b in (train, other):
         learn = fit(learner(b, [QualityDistillation(**MODES[mode]), LossTerms()]))
@@ -429,20 +429,20 @@ def test_accumulation_and_clipping(mode):
     # counted in anchors, of which a batch has 8
     learn = fit(learner(train, [QualityDistillation(**MODES[mode]), GradientAccumulation(16), GradientClip(.05)]))
     hand = by_hand(mode, train, accumulate=2, clip=.05)
-    for a, b in zip(learn.model.parameters(), hand.parameters()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    for a,b in zip(learn.model.parameters(), hand.parameters()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('mode', MODES)
 def test_mixed_precision(mode):
     train = batches(partners=mode != 'batch')
-    full, half = Look(), Look()
+    full,half = Look(), Look()
     fit(learner(train, [QualityDistillation(**MODES[mode]), full]), lr=0.)
     cb = QualityDistillation(**MODES[mode])
     fit(learner(train, [cb, half, MixedPrecisionOnCpu()]), lr=0.)
     assert all(v.dtype == torch.float32 and v.isfinite() for v in cb.terms.values())
     assert half.preds[0].logits.dtype == torch.float32 and isinstance(half.preds[0], Recognition)
-    for a, b in zip(full.grads, half.grads):
-        a, b = (torch.cat([o.flatten() for o in g]) for g in (a, b))
+    for a,b in zip(full.grads, half.grads):
+        a,b = (torch.cat([o.flatten() for o in g]) for g in (a, b))
         assert F.cosine_similarity(a, b, dim=0) > .99 and .95 < b.norm()/a.norm() < 1.05
 
 
@@ -452,12 +452,12 @@ def test_a_batch_whose_scaled_gradients_overflow_is_skipped():
     learn = learner(train, [QualityDistillation(**MODES['separate']), MixedPrecisionOnCpu()])
     before = copy.deepcopy(list(learn.model.parameters()))
     fit(learn)
-    assert all(torch.equal(a, b) for a, b in zip(before, learn.model.parameters()))
+    assert all(torch.equal(a, b) for a,b in zip(before, learn.model.parameters()))
 
 
 @pytest.mark.parametrize('mode', MODES)
 def test_validation_metrics_and_predictions(mode):
-    train, valid = batches(partners=mode != 'batch'), batches(2, seed=9)
+    train,valid = batches(partners=mode != 'batch'), batches(2, seed=9)
     seen = []
     def size(pred, ids, *_): seen.append((len(pred if isinstance(pred, torch.Tensor) else pred.logits), len(ids))); return torch.tensor(1.)
     cb = QualityDistillation(**MODES[mode])
@@ -474,17 +474,17 @@ def test_validation_metrics_and_predictions(mode):
 
 
 def test_schedules():
-    cb, values = QualityDistillation(SchedCos(0., 2.), level_weights=(1, SchedLin(0., 4.), lambda pct: .5, 0)), []
+    cb,values = QualityDistillation(SchedCos(0., 2.), level_weights=(1, SchedLin(0., 4.), lambda pct: .5, 0)), []
     class Keep(Callback):
         def after_batch(self): values.append((self.learn.pct_train, dict(cb.terms), self.learn.loss.item(), dict(self.learn.loss_func.terms)))
     train = batches(1)*4
     fit(learner(train, [cb, Keep()]), lr=0.)
     plain = QualityDistillation(level_weights=(1, 1, 1, 1))
     fit(learner(train, [plain]), lr=0.)
-    for k, (pct, terms, loss, others) in enumerate(values):
+    for k,(pct, terms, loss, others) in enumerate(values):
         assert pct == pytest.approx((k + 1)/4)
         now = k/4  # as the batch began
-        for name, factor in (('level1', 1), ('level2', 4*now), ('emb', .5), ('logits', 0)):
+        for name,factor in (('level1', 1), ('level2', 4*now), ('emb', .5), ('logits', 0)):
             torch.testing.assert_close(terms[f'qsd_{name}'], factor*plain.terms[f'qsd_{name}'], rtol=1e-4, atol=1e-7)
         assert loss == pytest.approx(sum(map(float, others.values())) + (1 - np.cos(np.pi*now))*float(terms['qsd']), rel=1e-5)
 
@@ -498,7 +498,7 @@ def test_terms_are_logged_and_default_weights_fit_any_number_of_levels():
 
 
 def test_nothing_of_it_is_in_the_model():
-    learn, base = fit(learner(batches(), [QualityDistillation(SchedCos(0., 1.))])), fit(learner(batches()))
+    learn,base = fit(learner(batches(), [QualityDistillation(SchedCos(0., 1.))])), fit(learner(batches()))
     assert list(learn.model.state_dict()) == list(base.model.state_dict())
     base.model.load_state_dict(learn.model.state_dict())
     x = torch.randn(2, 3, 8, 8)
@@ -513,7 +513,7 @@ def test_distributed(tmp_path):
     try:
         for weight in (1, 0):
             learn = learner(train, [QualityDistillation(weight, **MODES['separate'])])
-            learn.model, passes = nn.parallel.DistributedDataParallel(learn.model), []
+            learn.model,passes = nn.parallel.DistributedDataParallel(learn.model), []
             learn.model.register_forward_hook(lambda *_, passes=passes: passes.append(1))
             fit(learn)
             assert len(passes) == len(train)
@@ -525,7 +525,7 @@ def test_distributed(tmp_path):
 # --- errors that name the remedy
 
 def test_errors():
-    for wrong, match in (({'pairs': 'all'}, "'batch', 'partner'"), ({'forward': 'twice'}, "'separate', 'joint'"), ({'weight': -1}, 'weight=-1'),
+    for wrong,match in (({'pairs': 'all'}, "'batch', 'partner'"), ({'forward': 'twice'}, "'separate', 'joint'"), ({'weight': -1}, 'weight=-1'),
                          ({'weight': nan}, 'weight=nan')):
         with pytest.raises(ValueError, match=match): QualityDistillation(**wrong)
     train = batches()

@@ -1,4 +1,4 @@
-"A learner to ONNX and torch.export and back: the same embeddings, prepared as the file says, without fastai."
+"A learner to ONNX and torch.export and back: the same embeddings, prepared as the file says, without fastai"
 import subprocess
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"Each loss against golden vectors, against plain loops in float64, and where there is nothing to compare."
+"Each loss against golden vectors, against plain loops in float64, and where there is nothing to compare"
 import math
 from pathlib import Path
 
@@ -17,7 +17,7 @@ TRIPLETS = [TripletLoss(), TripletLoss(margin=None), WeightedRegularizedTriplet(
 def golden(name): return np.load(GOLDEN/f'{name}.npz', allow_pickle=False)
 
 
-def rel(a, b): return (np.abs(np.asarray(a) - b).max() / max(np.abs(b).max(), 1e-30)).item()
+def rel(a, b): return (np.abs(np.asarray(a) - b).max()/max(np.abs(b).max(), 1e-30)).item()
 
 
 def run(loss, d, case, dtype):
@@ -32,7 +32,7 @@ def run(loss, d, case, dtype):
 @pytest.mark.parametrize('case', range(2))
 def test_identity_golden(case, dtype, tol, tol_grad):
     d = golden('agw_xent_smooth')
-    value, grad = run(IdentityLoss(smoothing=float(d['epsilon'])), d, case, dtype)
+    value,grad = run(IdentityLoss(smoothing=float(d['epsilon'])), d, case, dtype)
     assert rel(value, d[f'loss{case}']) < tol and rel(grad, d[f'gx{case}']) < tol_grad
 
 
@@ -41,8 +41,8 @@ def test_identity_golden(case, dtype, tol, tol_grad):
 @pytest.mark.parametrize('case', range(4))
 def test_triplet_golden(case, margin, name, dtype, tol, tol_grad):
     d = golden(name)
-    value, grad = run(TripletLoss(margin, normalize=bool(d[f'normalize{case}'])), d, case, dtype)
-    assert abs(value - d[f'loss{case}']) <= tol * max(1., abs(d[f'loss{case}'])) and rel(grad, d[f'gx{case}']) < tol_grad
+    value,grad = run(TripletLoss(margin, normalize=bool(d[f'normalize{case}'])), d, case, dtype)
+    assert abs(value - d[f'loss{case}']) <= tol*max(1., abs(d[f'loss{case}'])) and rel(grad, d[f'gx{case}']) < tol_grad
 
 
 @pytest.mark.parametrize('dtype, tol', [(torch.float64, 1e-8), (torch.float32, 1e-4)])
@@ -50,9 +50,9 @@ def test_triplet_golden(case, margin, name, dtype, tol, tol_grad):
 def test_weighted_triplet_golden(case, dtype, tol):
     d = golden('agw_wrt')
     normalize = bool(d[f'normalize{case}'])
-    value, grad = run(WeightedRegularizedTriplet('reference', normalize), d, case, dtype)
-    assert rel(value, d[f'loss{case}']) < tol and rel(grad, d[f'gx{case}']) < max(tol, 1e-6) * 10
-    stable, _ = run(WeightedRegularizedTriplet('stable', normalize), d, case, dtype)
+    value,grad = run(WeightedRegularizedTriplet('reference', normalize), d, case, dtype)
+    assert rel(value, d[f'loss{case}']) < tol and rel(grad, d[f'gx{case}']) < max(tol, 1e-6)*10
+    stable,_ = run(WeightedRegularizedTriplet('stable', normalize), d, case, dtype)
     if case == 3: assert stable < 5 < value  # distances around 43: the published negatives have vanished
     else: assert rel(stable, d[f'loss{case}']) < .02  # 1e-6 in the published denominator
 
@@ -66,12 +66,12 @@ def test_center_golden(case, dtype, tol):
     x = torch.tensor(d[f'x{case}'], dtype=dtype, requires_grad=True)
     value = loss(x, torch.from_numpy(d[f'y{case}']))
     assert rel(value.item(), d[f'loss{case}']) < tol
-    (.0005 * value).backward()
+    (.0005*value).backward()
     assert rel(x.grad.numpy(), d[f'gx_w0005_{case}']) < 1e-5 and rel(loss.centers.grad.numpy(), d[f'gc_w0005_{case}']) < 1e-5
 
 
 def naive_triplet(x, ids, weighted, margin):
-    x, n = x.double().tolist(), len(ids)
+    x,n = x.double().tolist(), len(ids)
     distance = [[math.dist(a, b) for b in x] for a in x]
     found = []
     for i in range(n):
@@ -79,17 +79,17 @@ def naive_triplet(x, ids, weighted, margin):
         q = [distance[i][j] for j in range(n) if ids[j] != ids[i]]
         if len(p) - weighted < 1 or not q: continue
         if weighted:
-            wp, wq = [math.exp(v - max(p)) for v in p], [math.exp(min(q) - v) for v in q]
-            gap = sum(a*b for a, b in zip(wp, p))/sum(wp) - sum(a*b for a, b in zip(wq, q))/sum(wq)
+            wp,wq = [math.exp(v - max(p)) for v in p], [math.exp(min(q) - v) for v in q]
+            gap = sum(a*b for a,b in zip(wp, p))/sum(wp) - sum(a*b for a,b in zip(wq, q))/sum(wq)
         else: gap = max(p) - min(q)
         found.append(math.log1p(math.exp(gap)) if margin is None else max(gap + margin, 0))
-    return sum(found) / max(len(found), 1)
+    return sum(found)/max(len(found), 1)
 
 
 @pytest.mark.parametrize('scale', [.1, 1., 12.])
 def test_triplets_naive(scale):
     torch.manual_seed(0)
-    x, ids = torch.randn(11, 7, dtype=torch.float64) * scale, torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 7])  # 2 and 7 have one picture
+    x,ids = torch.randn(11, 7, dtype=torch.float64)*scale, torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 7])  # 2 and 7 have one picture
     assert math.isclose(TripletLoss(.3)(x, ids), naive_triplet(x, ids.tolist(), False, .3), rel_tol=1e-9)
     assert math.isclose(TripletLoss(None)(x, ids), naive_triplet(x, ids.tolist(), False, None), rel_tol=1e-9)
     assert math.isclose(WeightedRegularizedTriplet()(x, ids), naive_triplet(x, ids.tolist(), True, None), rel_tol=1e-6)
@@ -116,37 +116,37 @@ def test_identical_pictures_have_finite_gradients(loss):
 @pytest.mark.parametrize('loss', [*TRIPLETS, IdentityLoss(), CenterLoss(4, 64, 'random')])
 def test_float32_inside_autocast(loss, dtype):
     torch.manual_seed(0)
-    x, ids = torch.randn(8, 64).to(dtype), torch.arange(8) // 2
+    x,ids = torch.randn(8, 64).to(dtype), torch.arange(8)//2
     expected = loss(x.float(), ids)
     with torch.autocast('cpu', dtype=torch.bfloat16): value = loss(x, ids)
     assert value.dtype == torch.float32 and value == expected
 
 
 def test_large_half_precision_distances_do_not_overflow():
-    x, ids = (torch.randn(8, 64) * 300).half(), torch.arange(8) // 2  # squares beyond 65504
+    x,ids = (torch.randn(8, 64)*300).half(), torch.arange(8)//2  # squares beyond 65504
     for loss in TRIPLETS[:3]: assert loss(x, ids).isfinite()
 
 
 def test_identities_without_a_class_are_skipped():
     torch.manual_seed(0)
-    logits, ids = torch.randn(5, 3, requires_grad=True), torch.tensor([0, 3, 2, 99, -1])
+    logits,ids = torch.randn(5, 3, requires_grad=True), torch.tensor([0, 3, 2, 99, -1])
     value = IdentityLoss()(logits, ids)
     assert value.item() == pytest.approx(F.cross_entropy(logits[[0, 2]], ids[[0, 2]], label_smoothing=.1).item())
     value.backward()
     assert logits.grad[[1, 3, 4]].abs().sum() == 0
     assert IdentityLoss()(logits, torch.full((5,), 7)) == 0
-    center, x = CenterLoss(3, 3, 'random'), torch.randn(5, 3)
+    center,x = CenterLoss(3, 3, 'random'), torch.randn(5, 3)
     assert center(x, ids).item() == pytest.approx(center(x[[0, 2]], ids[[0, 2]]).item())
     assert center(x, torch.full((5,), 7)) == 0
 
 
 def test_centers_start_at_means():
     torch.manual_seed(0)
-    loss, x, ids = CenterLoss(4, 3), torch.randn(6, 3), torch.tensor([0, 0, 2, 2, 2, 9])
+    loss,x,ids = CenterLoss(4, 3), torch.randn(6, 3), torch.tensor([0, 0, 2, 2, 2, 9])
     value = loss(x, ids)
     assert torch.allclose(loss.centers[0], x[:2].mean(0)) and torch.allclose(loss.centers[2], x[2:5].mean(0))
     assert loss.started.tolist() == [True, False, True, False]
-    expected = ((x[:2] - x[:2].mean(0)).square().sum() + (x[2:5] - x[2:5].mean(0)).square().sum()) / 5
+    expected = ((x[:2] - x[:2].mean(0)).square().sum() + (x[2:5] - x[2:5].mean(0)).square().sum())/5
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     before = loss.centers.detach().clone()
     loss(x + 1, torch.tensor([0, 0, 2, 2, 1, 1]))
@@ -164,25 +164,25 @@ def test_bad_options():
 def prediction(bs=6, nf=4, n_ids=3):
     torch.manual_seed(0)
     pooled = torch.randn(bs, nf, requires_grad=True)
-    return Recognition((torch.randn(bs, n_ids, requires_grad=True), pooled * 2, (), pooled))
+    return Recognition((torch.randn(bs, n_ids, requires_grad=True), pooled*2, (), pooled))
 
 
 def test_the_sum_and_its_terms():
-    pred, ids = prediction(), torch.tensor([0, 0, 1, 1, 2, 2])
+    pred,ids = prediction(), torch.tensor([0, 0, 1, 1, 2, 2])
     center = CenterLoss(3, 4, 'random')
     loss = RecognitionLoss(triplet=WeightedRegularizedTriplet(), triplet_weight=.5, center=center, center_weight=5e-4)
     value = loss(pred, ids, torch.full((6,), float('nan')), torch.zeros(6, 3))
     terms = {'identity': IdentityLoss()(pred.logits, ids), 'triplet': WeightedRegularizedTriplet()(pred.pooled, ids),
              'center': center(pred.pooled, ids)}
     assert loss.terms.keys() == terms.keys() and all(loss.terms[k] == terms[k] and not loss.terms[k].requires_grad for k in terms)
-    assert value.item() == pytest.approx((terms['identity'] + .5 * terms['triplet'] + 5e-4 * terms['center']).item())
+    assert value.item() == pytest.approx((terms['identity'] + .5*terms['triplet'] + 5e-4*terms['center']).item())
 
 
 def test_label_smoothing_by_hand():
     d = golden('agw_xent_smooth')
-    x, y, c = d['x0'].astype(np.float64), d['y0'], d['x0'].shape[1]
+    x,y,c = d['x0'].astype(np.float64), d['y0'], d['x0'].shape[1]
     log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
-    naive = -np.mean([sum((.9 * (j == y[i]) + .1 / c) * log_p[i, j] for j in range(c)) for i in range(len(y))])
+    naive = -np.mean([sum((.9*(j == y[i]) + .1/c)*log_p[i, j] for j in range(c)) for i in range(len(y))])
     assert IdentityLoss(.1)(torch.from_numpy(x), torch.from_numpy(y)).item() == pytest.approx(naive, rel=1e-12)
 
 
@@ -193,7 +193,7 @@ def test_terms_of_weight_zero_are_left_out():
 
 
 def test_evaluation_judges_by_the_triplet_term():
-    loss, emb = RecognitionLoss(), torch.randn(4, 8)
+    loss,emb = RecognitionLoss(), torch.randn(4, 8)
     ids = torch.tensor([7, 7, 8, 8])
     assert loss(emb, ids).item() == TripletLoss()(emb, ids).item() > 0
     loss.reduction = 'none'

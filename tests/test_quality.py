@@ -19,23 +19,23 @@ def people():
     rng = np.random.default_rng(0)
     ids = rng.permutation(np.repeat(np.arange(14), [1, 2, 3, 5, 8, 12, 16, 20, 24, 25, 26, 38, 60, 60]))
     noise = rng.uniform(.3, 3, len(ids))
-    emb = rng.normal(size=(14, 32))[ids] + noise[:, None] * rng.normal(size=(len(ids), 32))
+    emb = rng.normal(size=(14, 32))[ids] + noise[:, None]*rng.normal(size=(len(ids), 32))
     return emb.astype(np.float32), ids, noise
 
 
 def naive_exact(emb, ids, signed=False):
     "Distance of every picture over all pairs, in float64, one after another"
     emb = emb.astype(np.float64)
-    sims = (emb / np.linalg.norm(emb, axis=1, keepdims=True)) @ (emb / np.linalg.norm(emb, axis=1, keepdims=True)).T
+    sims = (emb/np.linalg.norm(emb, axis=1, keepdims=True))@(emb/np.linalg.norm(emb, axis=1, keepdims=True)).T
     out = np.full(len(ids), np.nan)
     for i in range(len(ids)):
         same = ids == ids[i]
-        pos, neg = sims[i][same & (np.arange(len(ids)) != i)], sims[i][~same]
+        pos,neg = sims[i][same & (np.arange(len(ids)) != i)], sims[i][~same]
         if len(pos): out[i] = pos.mean() - neg.mean() if signed else wasserstein_distance(pos, neg)
     return out
 
 
-def to_hundred(w): return 100 * (w - np.nanmin(w)) / (np.nanmax(w) - np.nanmin(w))
+def to_hundred(w): return 100*(w - np.nanmin(w))/(np.nanmax(w) - np.nanmin(w))
 
 
 def test_wasserstein_golden():
@@ -47,11 +47,11 @@ def test_wasserstein_golden():
 def test_wasserstein_scipy():
     "Unequal sizes, ties, crossing and separated rows"
     rng = np.random.default_rng(1)
-    pos, neg = rng.normal(size=(60, 9)).round(1), rng.normal(size=(60, 24)).round(1)
+    pos,neg = rng.normal(size=(60, 9)).round(1), rng.normal(size=(60, 24)).round(1)
     pos[:20] += 6
     pos[20:30] -= 6
-    for row in range(60): pos[row, 1 + row % 9:], neg[row, 1 + row % 24:] = np.nan, np.nan
-    want = [wasserstein_distance(p[~np.isnan(p)], n[~np.isnan(n)]) for p, n in zip(pos, neg)]
+    for row in range(60): pos[row, 1 + row % 9:],neg[row, 1 + row % 24:] = np.nan, np.nan
+    want = [wasserstein_distance(p[~np.isnan(p)], n[~np.isnan(n)]) for p,n in zip(pos, neg)]
     np.testing.assert_allclose(wasserstein(pos, neg), want, atol=1e-12)
     np.testing.assert_allclose(wasserstein(torch.tensor(pos, dtype=torch.float32), torch.tensor(neg, dtype=torch.float32)), want, atol=2e-6)
     assert np.isnan(wasserstein(np.full((1, 3), np.nan), neg[:1])).all()
@@ -61,7 +61,7 @@ def test_pipeline_golden():
     "The picks of the published code give its labels"
     g = np.load(GOLDEN/'sdd_pipeline.npz')
     emb = torch.nn.functional.normalize(torch.from_numpy(g['embeddings']), dim=1)
-    pos, neg = (torch.from_numpy(g[o].astype(np.int64)).movedim(0, 1) for o in ('pick_pos', 'pick_neg'))
+    pos,neg = (torch.from_numpy(g[o].astype(np.int64)).movedim(0, 1) for o in ('pick_pos', 'pick_neg'))
     w = quality._picked_distances(emb, torch.arange(len(emb)), pos, neg).numpy()
     np.testing.assert_allclose(w.T, g['wasserstein'], atol=1e-6, rtol=0)
     np.testing.assert_allclose(quality._to_hundred(w.astype(np.float64), 'minmax', None), g['pseudo_labels'], atol=1e-3, rtol=0)
@@ -83,7 +83,7 @@ def test_draws_are_uniform():
     "Each of the 10 pairs out of 5 equally often, and each number of a larger range"
     random = torch.randint(2**62, (20000, 1, 2), generator=torch.Generator().manual_seed(0))
     pairs = quality._draw(random, torch.full((20000,), 5))[:, 0].sort(dim=1)[0]
-    assert np.bincount((pairs[:, 0] * 5 + pairs[:, 1]).numpy()).max() < 2200
+    assert np.bincount((pairs[:, 0]*5 + pairs[:, 1]).numpy()).max() < 2200
     assert np.unique(pairs.numpy(), axis=0, return_counts=True)[1].min() > 1800
     random = torch.randint(2**62, (2000, 5, 24), generator=torch.Generator().manual_seed(1))
     counts = torch.bincount(quality._draw(random, torch.full((2000,), 60)).flatten(), minlength=60)
@@ -92,14 +92,14 @@ def test_draws_are_uniform():
 
 def test_sampled_picks_keep_the_rules(people, monkeypatch):
     "Positives: others of the identity; negatives: other identities; none twice; 24 or all there are"
-    emb, ids, _ = people
-    seen, order = [], np.argsort(pd.factorize(ids)[0], kind='stable')
+    emb,ids,_ = people
+    seen,order = [], np.argsort(pd.factorize(ids)[0], kind='stable')
     real = quality._picked_distances
     monkeypatch.setattr(quality, '_picked_distances', lambda emb, *args: seen.append(args[:3]) or real(emb, *args))
     similarity_quality(emb, ids)
-    by_row, rows_seen = ids[order], []
-    for rows, pos, neg in seen:
-        for row, p, n in zip(rows.tolist(), pos.tolist(), neg.tolist()):
+    by_row,rows_seen = ids[order], []
+    for rows,pos,neg in seen:
+        for row,p,n in zip(rows.tolist(), pos.tolist(), neg.tolist()):
             rows_seen.append(row)
             assert len(n) == 12 and len(p) in (1, 12)
             for picks in p:
@@ -112,8 +112,8 @@ def test_sampled_picks_keep_the_rules(people, monkeypatch):
 
 
 def test_sampled_against_exact_and_truth(people):
-    emb, ids, noise = people
-    sampled, exact = similarity_quality(emb, ids), similarity_quality(emb, ids, mode='exact')
+    emb,ids,noise = people
+    sampled,exact = similarity_quality(emb, ids), similarity_quality(emb, ids, mode='exact')
     assert sampled.dtype == np.float32 and sampled.shape == ids.shape
     alone = np.bincount(ids)[ids] == 1
     assert (np.isnan(sampled) == alone).all() and (np.isnan(exact) == alone).all() and alone.sum() == 1
@@ -129,8 +129,8 @@ def test_exact_scipy(noise, signed):
     "Separated, touching and crossing distributions; identities of very different size; a picture under a wrong name"
     rng = np.random.default_rng(2)
     ids = rng.permutation(np.repeat(['a', 'b', 'c', 'd', 'e'], [1, 2, 10, 40, 7]))
-    emb = rng.normal(size=(5, 12))[np.unique(ids, return_inverse=True)[1]] + noise * rng.normal(size=(len(ids), 12))
-    i, j = np.flatnonzero(ids == 'c')[0], np.flatnonzero(ids == 'd')[0]
+    emb = rng.normal(size=(5, 12))[np.unique(ids, return_inverse=True)[1]] + noise*rng.normal(size=(len(ids), 12))
+    i,j = np.flatnonzero(ids == 'c')[0], np.flatnonzero(ids == 'd')[0]
     emb[i] = emb[j]
     want = to_hundred(naive_exact(emb, ids, signed))
     np.testing.assert_allclose(similarity_quality(emb, ids, mode='exact', signed=signed), want, atol=1e-4)
@@ -140,7 +140,7 @@ def test_exact_scipy(noise, signed):
 
 def test_exact_blocks(people, monkeypatch):
     "Blocks of one picture and the sorted form everywhere give the same"
-    emb, ids, _ = people
+    emb,ids,_ = people
     want = to_hundred(naive_exact(emb, ids))
     np.testing.assert_allclose(similarity_quality(emb, ids, mode='exact'), want, atol=1e-3)
     real = torch.Tensor.split
@@ -152,13 +152,13 @@ def test_exact_blocks(people, monkeypatch):
 
 
 def test_seeded(people):
-    emb, ids, _ = people
-    a, b, c = (similarity_quality(emb, ids, seed=s, rounds=2) for s in (0, 0, 1))
+    emb,ids,_ = people
+    a,b,c = (similarity_quality(emb, ids, seed=s, rounds=2) for s in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert np.nanmax(abs(a - c)) > .1
     t = similarity_quality(torch.from_numpy(emb).requires_grad_(), torch.from_numpy(ids), rounds=2)
     np.testing.assert_array_equal(a, t)
-    np.testing.assert_allclose(similarity_quality(emb * 7, [str(o) for o in ids], rounds=2), a, atol=1e-3)  # length and names do not matter
+    np.testing.assert_allclose(similarity_quality(emb*7, [str(o) for o in ids], rounds=2), a, atol=1e-3)  # length and names do not matter
     np.testing.assert_allclose(similarity_quality(emb.astype(np.float64), ids, rounds=2), a, atol=1e-3)
 
 
@@ -166,32 +166,32 @@ def test_gathered_similarities_are_the_same(people):
     "The form for a GPU against the sparse one"
     emb = torch.nn.functional.normalize(torch.from_numpy(people[0]), dim=1)
     picks = torch.randint(-1, len(emb), (5, 40), generator=torch.Generator().manual_seed(0))
-    want = (emb[:5] @ emb.T).gather(1, picks.clamp(min=0)).masked_fill(picks < 0, float('nan'))
+    want = (emb[:5]@emb.T).gather(1, picks.clamp(min=0)).masked_fill(picks < 0, float('nan'))
     np.testing.assert_allclose(quality._similarities(emb, torch.arange(5), picks), want, atol=1e-6)
-    more = torch.cat([picks] * 10, 1)  # more picks than pictures: gathered
-    np.testing.assert_allclose(quality._similarities(emb, torch.arange(5), more), torch.cat([want] * 10, 1), atol=1e-6)
+    more = torch.cat([picks]*10, 1)  # more picks than pictures: gathered
+    np.testing.assert_allclose(quality._similarities(emb, torch.arange(5), more), torch.cat([want]*10, 1), atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('mode', ['sampled', 'exact'])
 def test_gpu_gives_the_same(people, mode):
-    emb, ids, _ = people
+    emb,ids,_ = people
     there = similarity_quality(torch.from_numpy(emb).cuda(), ids, mode=mode)
     np.testing.assert_allclose(there, similarity_quality(emb, ids, mode=mode), atol=1e-2)
 
 
 def test_robust_scaling(people):
     "One outlier sets the scale of minmax, not that of robust"
-    emb, ids, _ = people
+    emb,ids,_ = people
     keep = np.isin(ids, np.flatnonzero(np.bincount(ids) > 10))
-    emb, ids = emb[keep].copy(), ids[keep]
+    emb,ids = emb[keep].copy(), ids[keep]
     for mode in ('sampled', 'exact'):
         robust = similarity_quality(emb, ids, mode=mode, scaling='robust', percentiles=(5, 95))
         assert robust.min() >= 0 and robust.max() <= 100
         assert (similarity_quality(emb, ids, mode=mode) == 0).sum() <= 1
     w = naive_exact(emb, ids)
-    lo, hi = np.percentile(w, (5, 95))
-    np.testing.assert_allclose(robust, 100 * ((w - lo) / (hi - lo)).clip(0, 1), atol=1e-3)
+    lo,hi = np.percentile(w, (5, 95))
+    np.testing.assert_allclose(robust, 100*((w - lo)/(hi - lo)).clip(0, 1), atol=1e-3)
     assert (robust == 0).sum() > 5
 
 
@@ -204,7 +204,7 @@ def test_few_others_never_hangs():
 
 
 def test_bad_input(people):
-    emb, ids, _ = people
+    emb,ids,_ = people
     bad = emb.copy()
     bad[7, 3] = np.nan
     zero = emb.copy()
@@ -215,5 +215,5 @@ def test_bad_input(people):
              ((emb, ids), {'scaling': 'none'}, 'scaling is'), ((emb, ids), {'min_imgs': 1}, 'min_imgs'),
              ((emb, ids), {'rounds': 0}, 'rounds'), ((np.ones((300, 4)), ids), {'mode': 'exact'}, 'lie alike'),
              ((emb, [None, *ids[1:]]), {}, 'ids row 0')]
-    for args, kwargs, message in cases:
+    for args,kwargs,message in cases:
         with pytest.raises(ValueError, match=message): similarity_quality(*args, **kwargs)

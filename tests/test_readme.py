@@ -1,4 +1,4 @@
-"What the README prints runs as printed."
+"What the README prints runs as printed"
 import re
 from configparser import ConfigParser
 from pathlib import Path

@@ -1,4 +1,4 @@
-"The published schedule against its golden values and inside a fastai learner."
+"The published schedule against its golden values and inside a fastai learner"
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,13 @@ def test_golden(tag):
     d = np.load(Path(__file__).parent/'golden'/'lr_warmup_multistep.npz')
     kwargs = {'steps': d[f'{tag}_steps'].tolist(), 'gamma': float(d[f'{tag}_gamma']), 'warmup': int(d[f'{tag}_warmup_iters']),
               'factor': float(d[f'{tag}_warmup_factor']), 'method': str(d[f'{tag}_warmup_method'])}
-    base, expected = float(d[f'{tag}_base']), d[f'{tag}_lr']
-    ours = [base * multistep_factor(e, **kwargs) for e in range(len(expected))]
+    base,expected = float(d[f'{tag}_base']), d[f'{tag}_lr']
+    ours = [base*multistep_factor(e, **kwargs) for e in range(len(expected))]
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
     # the trainer steps at the start of an epoch: the first one of n runs at 0 <= pct < 1/n with the value after one step
     n = len(expected) - 1
     f = warmup_multistep(base, n, **kwargs)
-    for where in (0., .5, .999): np.testing.assert_allclose([f((e + where) / n) for e in range(n)], expected[1:], rtol=1e-12)
+    for where in (0., .5, .999): np.testing.assert_allclose([f((e + where)/n) for e in range(n)], expected[1:], rtol=1e-12)
     assert f(1.) == pytest.approx(expected[-1])
 
 
@@ -33,7 +33,7 @@ def test_in_a_learner():
     learn = Learner(DataLoaders(dl, dl), nn.Linear(2, 1), loss_func=nn.MSELoss())
     schedule = ParamScheduler({'lr': warmup_multistep(np.array([.1]), 7, steps=(3, 5), warmup=2, factor=.5)})
     with learn.no_bar(), learn.no_logging(): learn.fit(7, cbs=schedule)
-    expected = [.1 * multistep_factor(e, (3, 5), warmup=2, factor=.5) for e in range(1, 8) for _ in range(3)]
+    expected = [.1*multistep_factor(e, (3, 5), warmup=2, factor=.5) for e in range(1, 8) for _ in range(3)]
     np.testing.assert_allclose(schedule.hps['lr'], expected)
 
 

@@ -1,4 +1,4 @@
-"One step of the whole published training: network, losses, distillation, Adam and centers inside a fastai learner, against the golden step."
+"One step of the whole published training: network, losses, distillation, Adam and centers inside a fastai learner, against the golden step"
 import numpy as np
 import pytest
 import torch
@@ -20,19 +20,19 @@ class Look(Callback):
     "What the golden file holds, seen when it was seen there"
     order = 8  # before `CenterUpdate` (9) uses up the centers' gradient
 
-    def before_batch(self): self.before = {k: p.detach().clone() for k, p in self.learn.model.named_parameters()}
+    def before_batch(self): self.before = {k: p.detach().clone() for k,p in self.learn.model.named_parameters()}
 
-    def before_step(self): self.grads = {k: p.grad.clone() for k, p in self.learn.model.named_parameters() if p.grad is not None}
+    def before_step(self): self.grads = {k: p.grad.clone() for k,p in self.learn.model.named_parameters() if p.grad is not None}
 
     def after_batch(self):
-        self.deltas = {k: p.detach() - self.before[k] for k, p in self.learn.model.named_parameters()}
-        self.out, self.total = self.learn.pred, self.learn.loss.item()
+        self.deltas = {k: p.detach() - self.before[k] for k,p in self.learn.model.named_parameters()}
+        self.out,self.total = self.learn.pred, self.learn.loss.item()
         self.learn.loss = self.learn.loss.float()  # fastai's Recorder averages float32 only
 
 
 def our_name(key):
     "The name in our model of a published parameter"
-    for theirs, ours in (('base.', 'body.'), ('global_pool.', 'pool.'), ('bottleneck.', 'neck.'), ('classifier.', 'head.')):
+    for theirs,ours in (('base.', 'body.'), ('global_pool.', 'pool.'), ('bottleneck.', 'neck.'), ('classifier.', 'head.')):
         if key.startswith(theirs): return ours + key[len(theirs):]
 
 
@@ -53,18 +53,18 @@ def test_published_step(golden, agw_weights, tmp_path, opt_func, dtype, tol_loss
     x = torch.cat([noise(5001, 8, 3, 64, 32), noise(5002, 8, 3, 64, 32)])
     dls = DataLoaders([(x, torch.from_numpy(np.tile(d['y'], 2)), torch.from_numpy(np.concatenate([d['q1'], d['q2']])))], [])
     dls.n_inp = 1
-    look, qsd = Look(), QualityDistillation(pairs='partner', forward='separate', level_weights=(1, 1, 1, 1, .1))
+    look,qsd = Look(), QualityDistillation(pairs='partner', forward='separate', level_weights=(1, 1, 1, 1, .1))
     learn = Learner(dls, model, loss_func=RecognitionLoss(triplet=WeightedRegularizedTriplet(form='reference'), center=center),
                     opt_func=opt_func, cbs=[qsd, CenterUpdate(), look], wd=5e-4, wd_bn_bias=True, moms=None,
-                    path=tmp_path, splitter=lambda m: [[p for k, p in m.named_parameters() if not k.startswith('center')]])
+                    path=tmp_path, splitter=lambda m: [[p for k,p in m.named_parameters() if not k.startswith('center')]])
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 3.5e-6)
 
     def agrees(ours, name, tol):
-        ours, wanted = np.asarray(ours), d[name]
+        ours,wanted = np.asarray(ours), d[name]
         assert ours.shape == wanted.shape and np.abs(ours - wanted).max() <= tol*np.abs(wanted).max(), name
 
     terms = learn.loss_func.terms
-    for ours, name in ((terms['identity'], 'loss_xent'), (terms['triplet'], 'loss_wrt'), (terms['center'], 'loss_center'),
+    for ours,name in ((terms['identity'], 'loss_xent'), (terms['triplet'], 'loss_wrt'), (terms['center'], 'loss_center'),
                        (qsd.terms['qsd'], 'loss_qsd'), (look.total, 'loss_total'),
                        ([qsd.terms[f'qsd_{k}'] for k in ('level1', 'level2', 'level3', 'emb', 'logits')], 'qsd_parts'),
                        (look.out.logits.detach(), 'score'), (look.out.pooled.detach(), 'global_feat'),

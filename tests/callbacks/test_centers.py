@@ -1,4 +1,4 @@
-"Centers move as published, whatever precision, accumulation or clipping the learner works with."
+"Centers move as published, whatever precision, accumulation or clipping the learner works with"
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ class Scale(nn.Module):
         self.body = nn.Parameter(torch.ones(1))
 
     def forward(self, x):
-        emb = x * self.body
+        emb = x*self.body
         return Recognition((emb, emb, (), emb)) if self.training else emb
 
 
@@ -33,7 +33,7 @@ class MixedPrecisionOnCpu(MixedPrecision):
     "fastai's, on the device that tests run on"
     def before_fit(self):
         self.scales = []
-        self.autocast, self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16), torch.amp.GradScaler('cpu', init_scale=2.**10)
+        self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16), torch.amp.GradScaler('cpu', init_scale=2.**10)
 
 
 def learner(tmp_path, bs=16, cbs=(), start='random', center_weight=5e-4):
@@ -51,7 +51,7 @@ def learner(tmp_path, bs=16, cbs=(), start='random', center_weight=5e-4):
     ((), 16), ((GradientClip(1e-3),), 16), ((GradientAccumulation(16),), 4), ((MixedPrecisionOnCpu(),), 16),
     ((MixedPrecisionOnCpu(), GradientAccumulation(16), GradientClip(1e-3)), 4)])
 def test_one_step_golden(tmp_path, cbs, bs):
-    learn, d = learner(tmp_path, bs, cbs)
+    learn,d = learner(tmp_path, bs, cbs)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, lr=1.)
     np.testing.assert_allclose(learn.loss_func.center.centers.detach(), d['centers_after0'], rtol=1e-5, atol=1e-6)
     assert learn.loss_func.center.centers.grad is None
@@ -61,15 +61,15 @@ def test_one_step_golden(tmp_path, cbs, bs):
 
 
 def test_a_step_that_overflows_moves_nothing(tmp_path):
-    learn, d = learner(tmp_path, cbs=[MixedPrecisionOnCpu()])
-    learn.dls.loaders = [[(torch.full((16, 32), float('inf')), torch.zeros(16, dtype=torch.int64))]] * 2
+    learn,d = learner(tmp_path, cbs=[MixedPrecisionOnCpu()])
+    learn.dls.loaders = [[(torch.full((16, 32), float('inf')), torch.zeros(16, dtype=torch.int64))]]*2
     learn.dls.n_inp = 1
     with learn.no_bar(), learn.no_logging(): learn.fit(1, lr=1.)
     np.testing.assert_array_equal(learn.loss_func.center.centers.detach(), d['centers0'])
 
 
 def test_centers_are_of_the_model_but_of_no_parameter_group(tmp_path):
-    learn, _ = learner(tmp_path)
+    learn,_ = learner(tmp_path)
     assert learn.model.center is learn.loss_func.center
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, lr=0.)
@@ -85,17 +85,17 @@ def test_centers_are_of_the_model_but_of_no_parameter_group(tmp_path):
 
 
 def test_given_to_fit_and_started_from_means(tmp_path):
-    learn, d = learner(tmp_path, start='means')
+    learn,d = learner(tmp_path, start='means')
     learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, CenterUpdate)))
     del learn.model.center
     with learn.no_bar(), learn.no_logging(): learn.fit(1, lr=0., cbs=CenterUpdate())
-    x, y = torch.from_numpy(d['x0']), torch.from_numpy(d['y0'])
+    x,y = torch.from_numpy(d['x0']), torch.from_numpy(d['y0'])
     for i in y.unique():  # a center at the mean of its pictures feels no pull
         torch.testing.assert_close(learn.model.center.centers[i].detach(), x[y == i].mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_in_a_process_group(tmp_path):
-    x, ids = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+    x,ids = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
     try:
         loss = CenterLoss(2, 3)

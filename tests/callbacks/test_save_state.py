@@ -381,7 +381,7 @@ def test_centers_of_two_processes_are_resumed_by_two_and_by_one(labelled_people,
     first,second = (torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(2))
     state = torch.load(tmp_path/'run.state', weights_only=True)
     n_ids = labelled_people.loc[labelled_people['split'] == 'train', 'identity'].nunique()
-    assert [first['rows'], second['rows']] == [n_ids // 2]*2 and state['model']['head.weight'].shape[0] == n_ids
+    assert [first['rows'], second['rows']] == [n_ids//2]*2 and state['model']['head.weight'].shape[0] == n_ids
     assert second['loaded'] is None and second['logged'] == [] and len(first['logged']) == 1
     assert torch.equal(first['logged'][0]['head.weight'], first['after']['head.weight'])
     for k,v in first['after'].items(): assert torch.equal(v, state['model'][k]), k

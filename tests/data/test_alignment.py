@@ -1,4 +1,4 @@
-"The usual template: exact on made-up faces, near on real ones; landmarks in every form they come in."
+"The usual template: exact on made-up faces, near on real ones; landmarks in every form they come in"
 import builtins
 from pathlib import Path
 
@@ -13,23 +13,26 @@ FACES = [p/'shared'/'data'/'london_faces'/'images' for p in Path(__file__).paren
 
 def moved(points, angle, scale, shift):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return points @ (scale*turn).T + shift
+    return points@(scale*turn).T + shift
+
 
 def naive(points, goal):
     "Least squares over the four numbers of a similarity transform, in float64"
-    rows, want = [], []
-    for (x, y), (u, v) in zip(points, goal):
+    rows,want = [], []
+    for (x, y),(u, v) in zip(points, goal):
         rows += [(x, -y, 1, 0), (y, x, 0, 1)]
         want += [u, v]
-    a, b, s, t = np.linalg.lstsq(np.array(rows), np.array(want), rcond=None)[0]
+    a,b,s,t = np.linalg.lstsq(np.array(rows), np.array(want), rcond=None)[0]
     return np.array([[a, -b, s], [b, a, t]])
+
 
 @pytest.mark.parametrize('size', [112, 160, 64])
 @pytest.mark.parametrize('angle, scale, shift', [(0, 1, (0, 0)), (.7, 3.2, (40, -9)), (-3, .2, (5, 300))])
 def test_a_moved_template_comes_back(size, angle, scale, shift):
     points = moved(FACE_TEMPLATE, angle, scale, shift)
     matrix = align_matrix(points, size)
-    assert np.allclose(np.c_[points, np.ones(5)] @ matrix.T, FACE_TEMPLATE*size/112, atol=1e-8)
+    assert np.allclose(np.c_[points, np.ones(5)]@matrix.T, FACE_TEMPLATE*size/112, atol=1e-8)
+
 
 def test_matrix_against_least_squares():
     "Umeyama's scale minimises the same sum where all points are noisy"
@@ -38,23 +41,25 @@ def test_matrix_against_least_squares():
         points = moved(FACE_TEMPLATE, rng.uniform(-3, 3), rng.uniform(.3, 4), rng.uniform(-90, 90, 2)) + rng.normal(0, 2, (5, 2))
         assert np.allclose(align_matrix(points), naive(points, FACE_TEMPLATE), atol=1e-6)
 
+
 @pytest.mark.parametrize('scale', [.5, 1, 1.9, 3.7, 9])
 def test_what_is_drawn_at_the_points_lands_on_the_template(scale):
     "Discs of five colours, of a picture of any size, one reduced first among them"
-    angle, size = .3, 112
+    angle,size = .3, 112
     points = moved(FACE_TEMPLATE, angle, scale, (30*scale, 20*scale))
     side = int(180*scale)
-    y, x = np.mgrid[:side, :side]
+    y,x = np.mgrid[:side, :side]
     image = np.zeros((side, side, 3), np.uint8)
     colours = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)])
-    for p, c in zip(points, colours): image[(x - p[0])**2 + (y - p[1])**2 < (4*scale)**2] = c
+    for p,c in zip(points, colours): image[(x - p[0])**2 + (y - p[1])**2 < (4*scale)**2] = c
     out = align_face(image, points, size).astype(float)
-    gy, gx = np.mgrid[:size, :size]
-    for p, c in zip(FACE_TEMPLATE, colours):
+    gy,gx = np.mgrid[:size, :size]
+    for p,c in zip(FACE_TEMPLATE, colours):
         weight = np.clip(1 - np.abs(out - c).sum(-1)/255, 0, 1)
         assert weight.sum() == pytest.approx(np.pi*16, rel=.25)
         middle = [(weight*g).sum()/weight.sum() for g in (gx, gy)]
         assert middle == pytest.approx(p, abs=.3*max(1, 1/scale))              # the disc itself is drawn in whole pixels
+
 
 @pytest.mark.skipif(not any(p.is_dir() for p in FACES), reason='the aligned faces of the London set are not here')
 def test_real_faces_that_are_aligned_already():
@@ -64,11 +69,12 @@ def test_real_faces_that_are_aligned_already():
         out = np.asarray(align_face(image, FACE_TEMPLATE*160/112)).astype(float)
         assert image.size == (160, 160) and out.shape == (112, 112, 3)
         # a point of the template keeps its place, so pixel x is what was at x*160/112
-        raw, at = np.asarray(image).astype(float), np.arange(112)*160/112
-        low, part = at.astype(int), at - at.astype(int)
+        raw,at = np.asarray(image).astype(float), np.arange(112)*160/112
+        low,part = at.astype(int), at - at.astype(int)
         rows = raw[low]*(1 - part)[:, None, None] + raw[np.minimum(low + 1, 159)]*part[:, None, None]
         naive = rows[:, low]*(1 - part)[:, None] + rows[:, np.minimum(low + 1, 159)]*part[:, None]
         assert np.abs(out - naive).max() < 4
+
 
 def test_kinds_of_pictures():
     rng = np.random.default_rng(0)
@@ -80,15 +86,18 @@ def test_kinds_of_pictures():
     assert isinstance(out, Image.Image) and (np.asarray(out) == rgb).all()
     assert align_face(Image.fromarray(rgb).convert('L'), FACE_TEMPLATE, 64).mode == 'RGB'
 
+
 @pytest.mark.parametrize('points, said', [
     (np.zeros((5, 2)), 'on one spot'), (np.zeros((4, 2)), 'five finite'), (np.full((5, 2), np.nan), 'five finite')])
 def test_landmarks_of_no_face(points, said):
     with pytest.raises(LandmarkError, match=said): align_face(np.zeros((9, 9, 3), np.uint8), points)
 
+
 def test_central_square():
     image = Image.new('RGB', (300, 100), 'black')
     image.paste('red', (100, 0, 200, 100))
     assert np.asarray(central_square(image, 50)).reshape(-1, 3).min(0).tolist() == [255, 0, 0]
+
 
 def test_without_opencv(monkeypatch):
     real = builtins.__import__
@@ -98,10 +107,12 @@ def test_without_opencv(monkeypatch):
     monkeypatch.setattr(builtins, '__import__', no)
     with pytest.raises(ImportError, match=r"needs cv2: pip install 'qsd_fastai\[data\]'"): align_face(np.zeros((9, 9, 3), np.uint8), FACE_TEMPLATE)
 
+
 NUMBERS = list(range(10, 20))
 TEXT = [str(n) for n in NUMBERS]
 OURS = 'path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5'
 CVLFACE = 'idx,' + ','.join(f'ldmk_{k}' for k in range(10))
+
 
 @pytest.mark.parametrize('name, text, index, extra', [
     ('l.csv', OURS + '\na b/c.jpg,' + ','.join(TEXT) + '\n', 'a b/c.jpg', []),
@@ -113,9 +124,11 @@ def test_forms_of_landmarks(tmp_path, name, text, index, extra):
     found = read_landmarks(tmp_path/name)
     assert found.index.tolist() == [index] and found.iloc[0].tolist() == NUMBERS + extra and not found.attrs['fractions']
 
+
 def test_landmarks_as_parts_of_the_picture(tmp_path):
     (tmp_path/'ldmk_5points.csv').write_text(CVLFACE + '\n0,' + ','.join(str(n) for n in (FACE_TEMPLATE/112).reshape(-1)) + '\n')
     assert read_landmarks(tmp_path/'ldmk_5points.csv').attrs['fractions']
+
 
 @pytest.mark.parametrize('text, said', [
     (OURS + '\na.jpg,1,2\n', r"line 2: 'a\.jpg,1,2' is not"), (OURS + '\na.jpg,' + ','.join(['x', *TEXT[1:]]), 'line 2'),
@@ -127,18 +140,22 @@ def test_landmarks_that_cannot_be_read(tmp_path, text, said):
     (tmp_path/'l.csv' if ',' in text else tmp_path/'l.txt').write_text(text)
     with pytest.raises(LandmarkError, match=r'l\.(csv|txt).*' + said): read_landmarks(next(tmp_path.iterdir()))
 
+
 def test_no_detector(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such detector'): FaceFinder(tmp_path/'d.onnx')
     (tmp_path/'d.onnx').write_bytes(b'no network')
     with pytest.raises(ValueError, match=r'd\.onnx is not a face detector that OpenCV'): FaceFinder(tmp_path/'d.onnx')
 
+
 class Boxes:
     "Stands for the detector: faces at known places of the picture it is shown"
-    def __init__(self, answer): self.answer, self.sizes = answer, []
+    def __init__(self, answer): self.answer,self.sizes = answer, []
     def setInputSize(self, size): self.sizes.append(size)
     def detect(self, seen): return 1, self.answer(seen.shape[1], seen.shape[0])
 
+
 def face(x, y, w, h, sure): return [x, y, w, h, *(FACE_TEMPLATE*(w/112) + (x, y)).reshape(-1), sure]
+
 
 @pytest.fixture
 def finder(tmp_path, monkeypatch):
@@ -149,18 +166,20 @@ def finder(tmp_path, monkeypatch):
         return FaceFinder(tmp_path/'d.onnx'), boxes
     return make
 
+
 def test_the_face_that_counts(finder):
     "Area less twice the squared distance: a smaller one in the middle before a larger one in the corner"
     faces = [face(0, 0, 60, 60, .99), face(130, 130, 40, 40, .7), face(150, 150, 10, 10, .9)]
-    find, boxes = finder(lambda w, h: np.array(faces, np.float32))
-    points, sure = find(Image.new('RGB', (300, 300)))
+    find,boxes = finder(lambda w, h: np.array(faces, np.float32))
+    points,sure = find(Image.new('RGB', (300, 300)))
     assert boxes.sizes == [(300, 300)] and sure == pytest.approx(.7) and np.allclose(points, FACE_TEMPLATE*40/112 + 130, atol=1e-4)
+
 
 def test_pictures_of_any_size(finder):
     "Large ones are reduced, points are those of the picture as it is; where nothing is found, other sizes and at last a border"
-    find, boxes = finder(lambda w, h: np.array([face(w/4, h/4, w/2, w/2, .9)], np.float32) if len(boxes.sizes) == 3 else None)
-    points, _ = find(Image.new('RGB', (2000, 1000)))
+    find,boxes = finder(lambda w, h: np.array([face(w/4, h/4, w/2, w/2, .9)], np.float32) if len(boxes.sizes) == 3 else None)
+    points,_ = find(Image.new('RGB', (2000, 1000)))
     assert boxes.sizes == [(640, 320), (320, 160), (320, 240)]                 # the last with a border of 80 about 160x80
     assert np.allclose(points, (FACE_TEMPLATE*160/112 + (80, 60) - 80)*12.5, atol=.01)
-    find, boxes = finder(lambda w, h: None)
+    find,boxes = finder(lambda w, h: None)
     assert find(Image.new('L', (20, 30))) == (None, 0.) and boxes.sizes[0] == (20, 30)

@@ -1,4 +1,4 @@
-"Blocks: who, how good, where; what they refuse, and what they say when they do."
+"Blocks: who, how good, where; what they refuse, and what they say when they do"
 import math
 from operator import attrgetter
 from pathlib import Path
@@ -23,7 +23,7 @@ from qsd_fastai.data.blocks import (
 )
 from qsd_fastai.data.loaders import recognition_block, recognition_dataloaders, table_rows
 
-ITEMS, SPLITS = ['b', '10', 'a', 'b', 'z', '9', 'a', 'z'], [[0, 1, 2, 3], [4, 5, 6, 7]]
+ITEMS,SPLITS = ['b', '10', 'a', 'b', 'z', '9', 'a', 'z'], [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def identities(block, items=ITEMS, splits=SPLITS):
@@ -86,7 +86,7 @@ def test_a_camera_of_later_is_a_number_of_its_own_everywhere():
 
 
 def test_pictures_that_cannot_be_read_are_named(tmp_path, make_table):
-    broken, cut = tmp_path/'broken.jpg', tmp_path/'cut.png'
+    broken,cut = tmp_path/'broken.jpg', tmp_path/'cut.png'
     broken.write_text('no picture')
     table = make_table([2])
     picture = Path(table_rows(table)[0].file)
@@ -105,7 +105,7 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path, make_table):
 def test_batch_of_all_blocks(make_table):
     table = make_table([4, 4])
     dls = recognition_dataloaders(table, size=(16, 8), n_ids=2, n_imgs=2, num_workers=0, device='cpu', seed=0)
-    x, ids, quality, scene = dls.one_batch()
+    x,ids,quality,scene = dls.one_batch()
     assert x.shape == (4, 3, 16, 8) and ids.dtype == scene.dtype == torch.int64 and quality.dtype == torch.float32
     assert scene.shape == (4, 3) and dls.n_inp == 1 and dls.c == 2
     valid = [torch.cat(o) for o in zip(*dls.valid)]

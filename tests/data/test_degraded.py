@@ -1,4 +1,4 @@
-"Degraded copies of a set: as stated, whatever else is in the table, and with its pairs."
+"Degraded copies of a set: as stated, whatever else is in the table, and with its pairs"
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,7 +38,7 @@ def small_set(make_table): return make_table([2, 2], n_held=3, size=(24, 20))
 def test_copies_of_the_held_out_pictures(small_set, tmp_path):
     held = small_set[small_set.split != 'train']
     pairs = pd.DataFrame({'path1': ['h0_0.png', 'h1_0.png'], 'path2': ['h0_1.png', 'h2_2.png'], 'same': [1, 0], 'fold': [0, 1]})
-    for kind, amount in (('shrink', 8), ('noise', .5)):
+    for kind,amount in (('shrink', 8), ('noise', .5)):
         folder = tmp_path/kind
         out = degraded_copies(small_set, folder, kind, amount, pairs, progress=False)
         assert out.original.tolist() == held.path.tolist() and out.identity.tolist() == held.identity.tolist()
@@ -74,6 +74,6 @@ def test_refusals(small_set, tmp_path):
 
 def test_stated_severities_are_known_ones():
     img = noise(112, 112)
-    for kind, amount in FACE_DEGRADATIONS:
+    for kind,amount in FACE_DEGRADATIONS:
         out = shrink(img, amount) if kind == 'shrink' else degrade(img, kind, amount, np.random.default_rng(0))
         assert kind in ('shrink', *DEGRADATIONS) and out.size == img.size and not np.array_equal(out, img)

@@ -1,4 +1,4 @@
-"Changes to training faces, against plain loops and PIL."
+"Changes to training faces, against plain loops and PIL"
 import io
 import random
 
@@ -29,8 +29,8 @@ def test_a_rectangle_is_kept_where_it_was(faces):
     random.seed(3)
     out = keep_rectangle(faces)
     rng = random.Random(3)
-    for a, b in zip(faces, out):
-        top, left, h, w = erasing_rectangle(32, 28, 1., (.2, 1.), .75, rng) or (0, 0, 32, 28)
+    for a,b in zip(faces, out):
+        top,left,h,w = erasing_rectangle(32, 28, 1., (.2, 1.), .75, rng) or (0, 0, 32, 28)
         wanted = torch.zeros_like(a)
         wanted[:, top:top + h, left:left + w] = a[:, top:top + h, left:left + w]
         assert torch.equal(b, wanted) and .15 < h*w/(32*28) <= 1
@@ -49,13 +49,13 @@ def test_low_resolution_loses_detail_not_brightness(faces):
 
 def test_recompressed_as_pil_does(faces):
     out = recompress(faces[:8], (30, 30))
-    for a, b in zip(faces[:8], out):
-        pixels, file = (a*255).round().byte().permute(1, 2, 0).cpu().numpy(), io.BytesIO()
+    for a,b in zip(faces[:8], out):
+        pixels,file = (a*255).round().byte().permute(1, 2, 0).cpu().numpy(), io.BytesIO()
         Image.fromarray(np.ascontiguousarray(pixels)).save(file, 'JPEG', quality=30)
         wanted = np.asarray(Image.open(file).convert('RGB'), float)
         assert np.abs(b.permute(1, 2, 0).cpu().numpy()*255 - wanted).mean() < .01
     assert out.device == faces.device and out.dtype == faces.dtype
-    worse, better = ((recompress(faces[:40], (q, q)) - faces[:40]).abs().mean() for q in (10, 90))
+    worse,better = ((recompress(faces[:40], (q, q)) - faces[:40]).abs().mean() for q in (10, 90))
     assert worse > 1.5*better > 0
 
 
@@ -67,7 +67,7 @@ def test_light_is_scaled_blended_and_bounded(faces):
     grey = dim.mean(1, keepdim=True).expand_as(dim)
     assert torch.allclose(jitter_light(grey, 0, 0, .5), grey, atol=1e-4)  # nothing to saturate
     weights = torch.tensor([.299, .587, .114], device=dim.device)[:, None, None]
-    a, b = ((o*weights).sum(1).mean((1, 2)) for o in (dim, jitter_light(dim, 0, .2, .2)))
+    a,b = ((o*weights).sum(1).mean((1, 2)) for o in (dim, jitter_light(dim, 0, .2, .2)))
     assert torch.allclose(a, b, atol=.02)  # contrast and saturation leave the brightness
     out = jitter_light(faces)
     assert out.min() >= 0 and out.max() <= 1 and type(FaceAugment(0, 0, 0, 1)(faces, split_idx=0)) is TensorImage

@@ -1,4 +1,4 @@
-"Batches by identity: the order of the published sampler, partners, several processes, and a learner over real files."
+"Batches by identity: the order of the published sampler, partners, several processes, and a learner over real files"
 import random
 from collections import Counter
 
@@ -45,15 +45,15 @@ def test_order_golden(golden, seed):
 def test_order_properties(seed):
     rng = random.Random(seed)
     ids = [rng.randrange(12) for _ in range(rng.randrange(60, 200))] + ['once']
-    n_ids, n_imgs = rng.randrange(1, 6), rng.randrange(1, 6)
+    n_ids,n_imgs = rng.randrange(1, 6), rng.randrange(1, 6)
     order = identity_order(ids, n_ids, n_imgs, rng)
-    size, count = n_ids*n_imgs, Counter(ids)
+    size,count = n_ids*n_imgs, Counter(ids)
     assert len(order) % size == 0 and len(order) > 0
     for k in range(0, len(order), size):
         assert sorted(Counter(ids[i] for i in order[k:k + size]).values()) == [n_imgs]*n_ids
-    for i, n in Counter(order).items(): assert n == 1 or count[ids[i]] < n_imgs
+    for i,n in Counter(order).items(): assert n == 1 or count[ids[i]] < n_imgs
     # what is left out: of each identity less than a group, and the groups of fewer than n_ids identities
-    whole = {k: max(n//n_imgs, 1) for k, n in count.items()}
+    whole = {k: max(n//n_imgs, 1) for k,n in count.items()}
     used = Counter(ids[i] for i in order)
     assert sum(used[k] < whole[k]*n_imgs for k in whole) < n_ids
 
@@ -64,7 +64,7 @@ def test_partners_are_even_over_the_others():
     drawn = Counter(j for _ in range(6000) for j in partner_order(ids, [2], rng))
     assert set(drawn) == {0, 1, 3, 4, 8} and all(abs(n - 1200) < 150 for n in drawn.values())
     assert partner_order(ids, [5, 6, 7, 6, 5], rng) == [5, 7, 6, 7, 5]
-    assert all(ids[i] == ids[j] for i, j in zip(range(9), partner_order(ids, range(9), rng)))
+    assert all(ids[i] == ids[j] for i,j in zip(range(9), partner_order(ids, range(9), rng)))
 
 
 # --- batches
@@ -72,11 +72,11 @@ def test_partners_are_even_over_the_others():
 @pytest.mark.parametrize('partners', [False, True])
 def test_batches(table, partners):
     dls = make_dls(table, partners=partners)
-    dl, n = dls.train, 6
+    dl,n = dls.train, 6
     assert len(dl) == sum(max(c//2, 1) for c in COUNTS)//3 and dl.bs == n*(1 + partners) and dls.c == 8
-    seen, first = set(), rows(dl)
+    seen,first = set(), rows(dl)
     for b in dl:
-        x, ids, quality, scene = b
+        x,ids,quality,scene = b
         assert x.shape == (n*(1 + partners), 3, 16, 8) and len(ids) == len(quality) == len(scene) == len(x)
         assert sorted(Counter(ids[:n].tolist()).values()) == [2, 2, 2]
         of_table = table.iloc[scene[:, 0].tolist()]
@@ -85,7 +85,7 @@ def test_batches(table, partners):
         seen |= set(scene[:n, 0].tolist())
         if partners:
             assert torch.equal(ids[:n], ids[n:])
-            for a, b in zip(scene[:n, 0].tolist(), scene[n:, 0].tolist()): assert (a == b) == (table['identity'][a] == 'p01')
+            for a,b in zip(scene[:n, 0].tolist(), scene[n:, 0].tolist()): assert (a == b) == (table['identity'][a] == 'p01')
     for _ in range(12): seen |= {i for b in rows(dl) for i in b[:n]}
     assert seen == set(range(sum(COUNTS)))
     again = [rows(make_dls(table, partners=partners).train) for _ in range(2)]
@@ -93,7 +93,7 @@ def test_batches(table, partners):
 
 
 def test_partners_change_nothing_in_the_anchors(table):
-    plain, with_partners = make_dls(table).train, make_dls(table, partners=True).train
+    plain,with_partners = make_dls(table).train, make_dls(table, partners=True).train
     partners = []
     for _ in range(3):
         batches = rows(with_partners)
@@ -106,7 +106,7 @@ def test_partners_change_nothing_in_the_anchors(table):
 
 @pytest.mark.parametrize('partners', [False, True])
 def test_workers_give_the_same_batches(table, partners):
-    here, there = (make_dls(table, partners=partners, num_workers=w).train for w in (0, 2))
+    here,there = (make_dls(table, partners=partners, num_workers=w).train for w in (0, 2))
     for _ in range(2): assert rows(here) == rows(there)
 
 
@@ -121,7 +121,7 @@ def test_several_processes(table, monkeypatch, world, partners):
     dl.randomize()
     order = dl.get_idxs()
     assert len(order) == len(dl)*dl.bs
-    share, found = len(order)//world, []
+    share,found = len(order)//world, []
     for rank in range(world):
         part = order[rank*share:(rank + 1)*share]
         found += [part[k:k + dl.bs] for k in range(0, share, dl.bs)]
@@ -182,13 +182,13 @@ def test_show_batch_draws_an_identity_a_row(table, partners):
     titles = [ax.get_title().split('\n') for ax in axes]
     for k in range(0, 12, 3): assert len({t[0] for t in titles[k:k + 3]}) == 1
     assert len({t[0] for t in titles}) == (2 if partners else 4)
-    for identity, quality, camera in titles:
+    for identity,quality,camera in titles:
         assert identity[0] == 'p' and quality.startswith('quality ') and camera.startswith('camera c')
     # neither do titles run into each other, nor into pictures
     boxes = [(ax.title.get_window_extent(), ax.get_window_extent()) for ax in axes]
-    for i, (title, _) in enumerate(boxes):
+    for i,(title, _) in enumerate(boxes):
         assert title.x0 >= 0 and title.y1 <= fig.bbox.y1
-        for k, (other, picture) in enumerate(boxes): assert i == k or not (title.overlaps(other) or title.overlaps(picture))
+        for k,(other, picture) in enumerate(boxes): assert i == k or not (title.overlaps(other) or title.overlaps(picture))
     plt.close('all')
     dls.show_batch(max_n=4, nrows=2)
     assert len(plt.gcf().axes) == 4
@@ -204,7 +204,7 @@ def test_learner(table, tmp_path, kwargs):
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1, 1e-3)
         assert learn.loss_terms.last['qsd'].isfinite() and 0 < learn.loss_terms.frame()['qsd_pairs'][0] <= 1
-        emb, targets = learn.get_preds(ds_idx=0)
+        emb,targets = learn.get_preds(ds_idx=0)
         assert targets[2][:, 0].tolist() == list(range(sum(COUNTS)))
         learn.export('learner.pkl')
         again = load_learner(tmp_path/'learner.pkl')

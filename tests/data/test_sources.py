@@ -1,4 +1,4 @@
-"Record files built byte by byte, as the public format says: what is read, what is refused, and thousands of damaged ones."
+"Record files built byte by byte, as the public format says: what is read, what is refused, and thousands of damaged ones"
 import io
 import pickle
 import random
@@ -19,21 +19,24 @@ from qsd_fastai.runs.tables import table_picture
 MAGIC = b'\x0a\x23\xd7\xce'
 
 
-def part(data, kind=0): return MAGIC + struct.pack('<I', kind << 29 | len(data)) + data + b'\0' * (-len(data) % 4)
+def part(data, kind=0): return MAGIC + struct.pack('<I', kind << 29 | len(data)) + data + b'\0'*(-len(data) % 4)
+
 
 def payload(labels, picture, id=0):
     if isinstance(labels, (int, float)): return struct.pack('<IfQQ', 0, labels, id, 0) + picture
     return struct.pack(f'<IfQQ{len(labels)}f', len(labels), 0., id, 0, *labels) + picture
+
 
 def jpeg(k, size=(112, 112)):
     buf = io.BytesIO()
     Image.fromarray(np.random.default_rng(k).integers(0, 255, (*size, 3), np.uint8)).save(buf, 'JPEG')
     return buf.getvalue()
 
+
 def write(folder, records, keys=None, index=True):
     "Record file and index; a record is the bytes of a payload, or a list of parts"
-    at, lines, out = 0, [], b''
-    for key, r in zip(keys or range(len(records)), records):
+    at,lines,out = 0, [], b''
+    for key,r in zip(keys or range(len(records)), records):
         lines.append(f'{key}\t{at}')
         out += r if isinstance(r, bytearray) else part(r)
         at = len(out)
@@ -42,24 +45,28 @@ def write(folder, records, keys=None, index=True):
     if index: (folder/'train.idx').write_text('\n'.join(lines) + '\n')
     return folder/'train.rec'
 
+
 def offsets(file): return [int(o.split('\t')[1]) for o in file.with_suffix('.idx').read_text().splitlines()]
+
 
 @pytest.fixture
 def faces(tmp_path):
     "As InsightFace writes them: key 0 names the end of the pictures, ranges of identities come behind"
     pictures = [jpeg(k) for k in range(5)]
     ranges = [payload([1., 3.], b''), payload([3., 6.], b'')]
-    return write(tmp_path, [payload([6., 8.], b''), *[payload(float(k // 2), p, k + 1) for k, p in enumerate(pictures)], *ranges]), pictures
+    return write(tmp_path, [payload([6., 8.], b''), *[payload(float(k//2), p, k + 1) for k,p in enumerate(pictures)], *ranges]), pictures
+
 
 @pytest.mark.parametrize('index', [True, False])
 def test_ranges(faces, index):
-    file, pictures = faces
+    file,pictures = faces
     where = offsets(file)
     if not index: file.with_suffix('.idx').unlink()
     table = list_records(file)
     assert table.attrs['header'] == 'ranges' and table['offset'].tolist() == where[1:6] and table['label'].tolist() == [0, 0, 1, 1, 2]
     assert [picture_bytes(f'{file}#{o}') for o in table['offset']] == pictures
     assert read_record(file, where[0]) == ((6., 8.), b'')
+
 
 def test_plain_keys_and_several_labels(tmp_path):
     pictures = [jpeg(k, (20, 30)) for k in range(3)]
@@ -69,19 +76,21 @@ def test_plain_keys_and_several_labels(tmp_path):
     assert table.attrs['header'] == 'plain' and table['label'].tolist() == [7, 9, 3]  # in the order of the keys
     assert [picture_bytes(f'{file}#{o}') for o in table['offset']] == [pictures[0], pictures[2], pictures[1]]
 
+
 @pytest.mark.parametrize('index', [True, False])
 def test_a_record_in_parts(tmp_path, index):
     "A payload that holds the magic number is cut there, and the number is left out"
     whole = payload(4., b'abcd' + MAGIC + b'efgh' + MAGIC + b'ij')
-    a, b, c = whole.split(MAGIC)
+    a,b,c = whole.split(MAGIC)
     file = write(tmp_path, [payload(3., b'first'), bytearray(part(a, 1) + part(b, 2) + part(c, 3)), payload(5., b'last')], index=index)
     table = list_records(file)
     assert table['label'].tolist() == [3, 4, 5]
     assert picture_bytes(f'{file}#{table["offset"][1]}') == b'abcd' + MAGIC + b'efgh' + MAGIC + b'ij'
     assert picture_bytes(f'{file}#{table["offset"][2]}') == b'last'
 
+
 def test_addresses(faces, tmp_path):
-    file, pictures = faces
+    file,pictures = faces
     address = f'{file}#{offsets(file)[3]}'
     assert split_address(address) == (str(file), offsets(file)[3]) and split_address('a#1.jpg') == ('a#1.jpg', None)
     (tmp_path/'a#1.jpg').write_bytes(pictures[2])
@@ -90,8 +99,9 @@ def test_addresses(faces, tmp_path):
     assert (np.asarray(RecognitionImage.create(address)) == image).all()
     assert table_picture(address).image.size == (112, 112) and sheet_figure([[address]]).axes
 
+
 def test_a_table_over_a_record_file(faces, tmp_path):
-    file, _ = faces
+    file,_ = faces
     where = offsets(file)[1:6]
     table = pd.DataFrame({'path': [f'train.rec#{o}' for o in where], 'identity': list('aabbc'), 'split': 'train'})
     table.attrs['root'] = str(file.parent)
@@ -102,39 +112,43 @@ def test_a_table_over_a_record_file(faces, tmp_path):
     with pytest.raises(ValueError, match=r'Row 4 .*beyond the end of train\.rec'): check_table(late)
     with pytest.raises(FileNotFoundError, match=r"row 4 .*'other\.rec#0'"): check_table(table.assign(path=[*table['path'][:4], 'other.rec#0']))
 
+
 @pytest.mark.parametrize('change, said', [
     (lambda b, at: b[:at + 4], 'the file ends'), (lambda b, at: b[:at + 60], 'bytes long and the file ends'),
     (lambda b, at: b[:at] + b'jpeg' + b[at + 4:], 'begins with .* not 0xced7230a'),
     (lambda b, at: b[:at + 7] + b'\x60' + b[at + 8:], 'a part of kind 3'), (lambda b, at: b[:at + 8] + b'\xff\xff' + b[at + 10:], '65535 labels')])
 def test_damaged_records(faces, change, said):
-    file, _ = faces
+    file,_ = faces
     at = offsets(file)[2]
     file.write_bytes(change(file.read_bytes(), at))
     with pytest.raises(RecordError, match=rf'train\.rec, record at byte {at}: .*{said}'): read_record(file, at)
     with pytest.raises(RecordError, match=r'train\.rec'): RecognitionImage.create(f'{file}#{at}')
 
+
 @pytest.mark.parametrize('line, said', [('x\t3', "line 9: 'x.t3' is not"), ('3', 'line 9'), ('90\t99999999', 'outside the record file'),
                                         ('90\t-4', 'outside'), ('3\t0', 'a key twice')])
 def test_damaged_index(faces, line, said):
-    file, _ = faces
+    file,_ = faces
     with open(file.with_suffix('.idx'), 'a') as f: f.write(line + '\n')
     with pytest.raises(RecordError, match=r'train\.idx.*' + said.replace('x.t3', r'x.*3')): list_records(file)
 
+
 def test_what_is_no_record_file(faces, tmp_path):
-    file, _ = faces
+    file,_ = faces
     with pytest.raises(FileNotFoundError, match='no such record file'): list_records(tmp_path/'none.rec')
-    (tmp_path/'p.rec').write_bytes(pickle.dumps([b'x'] * 9))
+    (tmp_path/'p.rec').write_bytes(pickle.dumps([b'x']*9))
     with pytest.raises(RecordError, match=r'p\.rec, record at byte 0: does not begin'): list_records(tmp_path/'p.rec')
     (tmp_path/'e.rec').write_bytes(b'')
     with pytest.raises(RecordError, match='is empty'): list_records(tmp_path/'e.rec')
     file.with_suffix('.idx').write_text('0\t0\n1\t4\n')                       # an index of another file
     with pytest.raises(RecordError, match='at byte'): list_records(file)
 
+
 def test_thousands_of_damaged_files(faces, tmp_path):
     "Only our own error, whatever the bytes; no hang, and no memory for lengths that are lies"
-    file, _ = faces
-    small = write(tmp_path/'small', [payload([6., 8.], b''), *[payload(float(k // 2), b'picture%d' % k) for k in range(5)], payload([1., 3.], b'')])
-    whole, index, rng = small.read_bytes(), small.with_suffix('.idx').read_bytes(), random.Random(0)
+    file,_ = faces
+    small = write(tmp_path/'small', [payload([6., 8.], b''), *[payload(float(k//2), b'picture%d' % k) for k in range(5)], payload([1., 3.], b'')])
+    whole,index,rng = small.read_bytes(), small.with_suffix('.idx').read_bytes(), random.Random(0)
     def mutate(data):
         data = bytearray(data)
         for _ in range(rng.randint(1, 4)):
@@ -162,9 +176,10 @@ def test_thousands_of_damaged_files(faces, tmp_path):
     tracemalloc.stop()
     assert read > 100 and refused > 1000 and most < 2**24
 
+
 @pytest.mark.parametrize('gone', [2, 4])
 def test_an_index_with_lines_missing_is_not_a_smaller_set(faces, tmp_path, gone):
-    file, _ = faces
+    file,_ = faces
     (tmp_path/'plain').mkdir()
     plain = write(tmp_path/'plain', [payload(float(k), jpeg(k)) for k in range(5)])
     for o in (file, plain):

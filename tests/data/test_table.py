@@ -1,4 +1,4 @@
-"The table: text stays text, nothing wrong passes in silence, splits by identity, labels found again after a move."
+"The table: text stays text, nothing wrong passes in silence, splits by identity, labels found again after a move"
 import itertools
 import json
 import time
@@ -14,26 +14,29 @@ from qsd_fastai.data.table import check_table, describe_table, read_table, split
 
 
 def make(n_ids=6, n_pics=4, cams=('1', '2')):
-    "Table of identities '000'.. with pictures in a folder each, cameras in turn."
+    "Table of identities '000'.. with pictures in a folder each, cameras in turn"
     rows = [(f'{i:03d}/{k}.jpg', f'{i:03d}', cams[k % len(cams)], 'train') for i in range(n_ids) for k in range(n_pics)]
     return pd.DataFrame(rows, columns=['path', 'identity', 'camera', 'split'])
 
+
 def draw(table, root):
-    "The pictures of a table as tiny files."
+    "The pictures of a table as tiny files"
     for p in table['path']:
         (root/p).parent.mkdir(parents=True, exist_ok=True)
         Image.new('RGB', (4, 8)).save(root/p)
 
+
 @pytest.fixture
 def market(tmp_path):
-    "A table with its pictures."
+    "A table with its pictures"
     table = split_identities(make())
     draw(table, tmp_path)
     return table
 
+
 @pytest.mark.parametrize('suffix', ['csv', 'parquet'])
 def test_round_trip(market, tmp_path, suffix):
-    market.loc[0, 'camera'], market['note'], market['n'] = '', 'NA', [*range(len(market)-1), np.nan]
+    market.loc[0, 'camera'],market['note'],market['n'] = '', 'NA', [*range(len(market)-1), np.nan]
     market['quality'] = [0., 100., *[np.nan]*(len(market)-2)]
     market.loc[market['identity'] == '000', 'identity'] = 'NA'                # a name, not a missing value
     made = write_table(market, tmp_path/f'images.{suffix}', record={'source': 'drawn', 'seed': 3})
@@ -45,15 +48,18 @@ def test_round_trip(market, tmp_path, suffix):
     assert back.attrs == {'root': str(tmp_path), 'record': {'source': 'drawn', 'seed': 3}}
     assert not list(tmp_path.glob('.*')), 'a temporary file was left'
 
+
 def test_missing_optional_columns(market, tmp_path):
     market.drop(columns='camera').to_csv(tmp_path/'images.csv', index=False)
     table = read_table(tmp_path/'images.csv')
     assert set(table['camera']) == {''} and table['quality'].isna().all() and 'record' not in table.attrs
 
+
 def test_parquet_does_not_hold_the_folder(market, tmp_path):
     market.attrs['root'] = str(tmp_path)
     write_table(market, tmp_path/'images.parquet')
     assert str(tmp_path).encode() not in (tmp_path/'images.parquet').read_bytes()
+
 
 def test_read_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'folder\.py'): read_table(tmp_path/'images.csv')
@@ -70,6 +76,7 @@ def test_read_errors(tmp_path):
     (tmp_path/'c.json').write_text('{')
     with pytest.raises(ValueError, match=r'c\.json'): read_table(tmp_path/'c.csv', check=False)
 
+
 def test_write_moves_paths(market, tmp_path):
     market.attrs['root'] = str(tmp_path)
     made = write_table(market, tmp_path/'tables'/'deep'/'images.csv')
@@ -77,6 +84,7 @@ def test_write_moves_paths(market, tmp_path):
     assert check_table(read_table(tmp_path/'tables'/'deep'/'images.csv')) is not None
     market['path'] = [str(tmp_path/p) for p in market['path']]
     assert write_table(market, tmp_path/'images.csv')['path'][0] == '000/0.jpg'
+
 
 def test_failed_write_keeps_the_old_table(market, tmp_path, monkeypatch):
     file = tmp_path/'images.csv'
@@ -90,6 +98,7 @@ def test_failed_write_keeps_the_old_table(market, tmp_path, monkeypatch):
     monkeypatch.undo()
     write_table(market, file)
     assert not file.with_suffix('.json').exists(), 'the record of another table stayed beside this one'
+
 
 @pytest.mark.parametrize('change, words', [
     (lambda t: t.drop(columns='split'), ['split', 'split_identities']),
@@ -106,8 +115,10 @@ def test_check_names_column_row_and_remedy(change, words):
     with pytest.raises(ValueError) as e: check_table(change(make()), files=False)
     for w in words: assert w in str(e.value), (w, str(e.value))
 
+
 def test_check_accepts_the_bounds():
     assert len(check_table(make().assign(quality=[0., 100.] + [np.nan]*22), files=False)) == 24
+
 
 def test_check_files(market, tmp_path):
     with pytest.raises(ValueError, match='root'): check_table(market)
@@ -117,6 +128,7 @@ def test_check_files(market, tmp_path):
     for w in ('2 of 24', 'row 9', '002/1.jpg', str(tmp_path)): assert w in str(e.value)
     with pytest.raises(FileNotFoundError, match='forward slashes'):
         check_table(market.assign(path=market['path'].str.replace('/', '\\')), tmp_path)
+
 
 def test_check_warns():
     table = make(3, 2)
@@ -128,6 +140,7 @@ def test_check_warns():
     assert '3 of 4 queries' in text and "'000/1.jpg'" in text
     assert '1 identities are in train and in query' in text and '1 of 1 training identities have one picture' in text
 
+
 def test_unanswerable_against_the_definition():
     rng = np.random.default_rng(0)
     n = 300
@@ -136,8 +149,9 @@ def test_unanswerable_against_the_definition():
     def lost(row):
         same = table[(table['split'] == 'gallery') & (table['identity'] == row['identity'])]
         return row['split'] == 'query' and not ((same['camera'] != row['camera']) | (same['camera'] == '') | (row['camera'] == '')).any()
-    want = [lost(r) for _, r in table.iterrows()]
+    want = [lost(r) for _,r in table.iterrows()]
     assert 5 < sum(want) < 95 and unanswerable(table).tolist() == want
+
 
 def test_describe():
     table = make(4, 2).assign(quality=[50.]*3 + [np.nan]*5)
@@ -151,6 +165,7 @@ def test_describe():
     table.attrs['record'] = {'published': {'train': [9, 9]}}
     assert len(describe_table(table).differs) == 1
 
+
 def test_describe_a_million_rows():
     n = 1_000_000
     i = np.arange(n)
@@ -160,6 +175,7 @@ def test_describe_a_million_rows():
     report = describe_table(table)
     assert report.splits['pictures'].sum() == n and time.perf_counter() - start < 10
 
+
 @pytest.mark.parametrize('cams, n_pics', [*itertools.product([('',), ('1', '2'), ('1', '2', '3', '')], [2, 3, 7])])
 def test_split(cams, n_pics):
     table = make(11, n_pics, cams)
@@ -168,7 +184,7 @@ def test_split(cams, n_pics):
     held = out['identity'][out['split'] != 'train'].unique()
     assert len(held) == 6 and not set(held) & set(out['identity'][out['split'] == 'train']) and 'one' not in held
     assert not unanswerable(out).any()
-    queries, known = out[out['split'] == 'query'], cams != ('',)
+    queries,known = out[out['split'] == 'query'], cams != ('',)
     assert set(queries['identity']) == set(held)                             # each can be asked for, even of two pictures in two cameras
     assert queries.groupby(['identity', 'camera'] if known else 'identity').size().max() == 1
     # the same whatever the order of the rows, another with another seed
@@ -176,6 +192,7 @@ def test_split(cams, n_pics):
     assert mixed.sort_index()['split'].tolist() == out['split'].tolist()
     assert split_identities(table, .5, seed=2)['split'].tolist() != out['split'].tolist()
     assert 'split' in table and (table['split'] != out['split']).any()       # the table that came in is untouched
+
 
 def test_split_options():
     table = make(8, 4, ('',))
@@ -189,6 +206,7 @@ def test_split_options():
     every = split_identities(table, .5, query='jpg')
     assert (every['split'] == 'gallery').sum() == 4 and not unanswerable(every).any()
 
+
 def test_split_errors():
     table = make(4, 2, ('',))
     for bad in (0, 0., 5, 1.2, -1):
@@ -197,7 +215,9 @@ def test_split_errors():
     with pytest.raises(ValueError, match='smiling'): split_identities(table, query='smiling')
     with pytest.raises(ValueError, match='one camera'): split_identities(make(4, 2, ('1',)))
 
-def labelled(table): return {p: float(i % 101) for i, p in enumerate(table['path'])}
+
+def labelled(table): return {p: float(i % 101) for i,p in enumerate(table['path'])}
+
 
 @pytest.mark.parametrize('prefix, root', [('', None), ('./', None), ('/old/place/', None), ('C:\\data\\', None), ('/a/faces', '/a/faces')])
 def test_join_by_path(tmp_path, capsys, prefix, root):
@@ -205,17 +225,19 @@ def test_join_by_path(tmp_path, capsys, prefix, root):
     table['path'] = table['path'].str.replace('1.jpg', 'with space 1.jpg')
     want = labelled(table)
     slash = '\\' if '\\' in prefix else '/'
-    lines = [f'{prefix}{p}'.replace('/', slash) + f'{sep}{s}' for (p, s), sep in zip(want.items(), itertools.cycle('\t '))]
+    lines = [f'{prefix}{p}'.replace('/', slash) + f'{sep}{s}' for (p, s),sep in zip(want.items(), itertools.cycle('\t '))]
     (tmp_path/'labels.txt').write_text('\n'.join(lines) + '\n\n')
     out = join_quality(table, tmp_path/'labels.txt', root=root)
     assert out['quality'].tolist() == list(want.values()) and 'quality' not in table
     assert out.attrs['coverage']['part'] == 1 and '100.0%' in capsys.readouterr().out
 
+
 def test_join_default_root(tmp_path):
     table = make(3)
     table.attrs['root'] = str(tmp_path)
-    out = join_quality(table, {f'{tmp_path}/{p}': s for p, s in labelled(table).items()})
+    out = join_quality(table, {f'{tmp_path}/{p}': s for p,s in labelled(table).items()})
     assert out.attrs['coverage']['matched_by']['path'] == 12
+
 
 def test_join_by_base_name_only_where_unique():
     table = pd.DataFrame({'path': ['a/1.jpg', 'b/2.jpg', 'c/3.jpg', 'd/3.jpg', 'e/4.jpg'], 'identity': 'x', 'split': 'train'})
@@ -228,6 +250,7 @@ def test_join_by_base_name_only_where_unique():
     both = join_quality(table, {'a/1.jpg': 1, 'b/2.jpg': 2, 'c/3.jpg': 3}, min_coverage=0)
     assert both['quality'].tolist()[:3] == [1, 2, 3] and both['quality'][3:].isna().all()
 
+
 def test_join_coverage():
     table = make(4)
     table['split'] = ['train']*8 + ['query', 'gallery']*4
@@ -238,9 +261,10 @@ def test_join_coverage():
     with pytest.raises(ValueError, match='none matched'): join_quality(table, {'q.jpg': 3.})
     with pytest.raises(ValueError, match=r'\b0\.0%'): join_quality(table, {})
 
+
 def test_label_errors(tmp_path):
     file = tmp_path/'l.txt'
-    for text, words in [('a.jpg\t50\nb.jpg\t100.5\n', ['line 2', '100.5', 'b.jpg']), ('a.jpg -1', ['line 1']), ('a.jpg inf', ['line 1']),
+    for text,words in [('a.jpg\t50\nb.jpg\t100.5\n', ['line 2', '100.5', 'b.jpg']), ('a.jpg -1', ['line 1']), ('a.jpg inf', ['line 1']),
                         ('\na.jpg', ['line 2', 'a.jpg']), ('a.jpg good', ["'good'"]), ('a.jpg 1\na.jpg 2', ['line 2', '1.0'])]:
         file.write_text(text)
         with pytest.raises(ValueError) as e: read_labels(file)
@@ -253,6 +277,7 @@ def test_label_errors(tmp_path):
     assert read_labels(csv) == {'a': 1, 'c d': 0}                             # empty is unknown
     csv.write_text('path,quality\na,1\nb,200\n')
     with pytest.raises(ValueError, match='line 3'): read_labels(csv)
+
 
 def test_record_is_readable_by_people(market, tmp_path):
     write_table(market, tmp_path/'images.csv', record={'source': 'Größe'})

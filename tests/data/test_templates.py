@@ -1,4 +1,4 @@
-"Lists of templates: what is read, what is refused, and thousands of damaged ones."
+"Lists of templates: what is read, what is refused, and thousands of damaged ones"
 import random
 import tracemalloc
 
@@ -16,10 +16,12 @@ def test_read_list(tmp_path, name, text):
     (tmp_path/name).write_text(text)
     assert read_list(tmp_path/name, WORDS).values.tolist() == [['1.jpg', 1, 69], ['NA', 2, 70], ['"x.jpg', 3, -1]]
 
+
 def test_header_and_further_columns(tmp_path):
     (tmp_path/'g.csv').write_text('TEMPLATE_ID,SUBJECT_ID,FILENAME,FACE_X\n1,0042,img/1.png,3\n1,0042,img/2.png,\n2,7,,\n')
     found = read_list(tmp_path/'g.csv', {'template': int, 'identity': str}, header=True, more=True)
     assert found.values.tolist() == [[1, '0042'], [1, '0042'], [2, '7']]
+
 
 @pytest.mark.parametrize('text, said', [
     ('1.jpg 1 69\n2.jpg 1\n', r"line 2: '2\.jpg 1' is not `path template media`"),
@@ -31,6 +33,7 @@ def test_lists_that_cannot_be_read(tmp_path, text, said):
     (tmp_path/'a.txt').write_bytes(text.encode('utf-8', 'surrogateescape'))
     with pytest.raises(TemplateError, match=r'a\.txt.*' + said if 'txt' not in said else said): read_list(tmp_path/'a.txt', WORDS)
 
+
 def test_written_and_read(tmp_path):
     pairs = pd.DataFrame({'template1': [1, 2], 'template2': [2, 2], 'same': [0, 1]})
     write_list(TEMPLATES, tmp_path/'templates.csv')
@@ -41,6 +44,7 @@ def test_written_and_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'ijb\.py'): read_templates(tmp_path/'none.csv')
     (tmp_path/'templates.csv').write_text('path,template,media\na.jpg,x,3\n')
     with pytest.raises(TemplateError, match=r'templates\.csv cannot be read'): read_templates(tmp_path/'templates.csv')
+
 
 def test_checks():
     pairs = pd.DataFrame({'template1': [1], 'template2': [2], 'same': [1]})
@@ -54,10 +58,11 @@ def test_checks():
     with pytest.raises(TemplateError, match="no column 'media'"): check_templates(TEMPLATES.drop(columns='media'))
     with pytest.raises(TemplateError, match='no rows'): check_templates(TEMPLATES[:0])
 
+
 def test_hundreds_of_damaged_lists(tmp_path):
     "Only our own error, whatever the bytes"
-    rng, read, file = random.Random(0), 0, tmp_path/'a.txt'
-    whole = b''.join(b'%d.jpg %d %d\n' % (k, k // 3, k*7) for k in range(12))
+    rng,read,file = random.Random(0), 0, tmp_path/'a.txt'
+    whole = b''.join(b'%d.jpg %d %d\n' % (k, k//3, k*7) for k in range(12))
     tracemalloc.start()
     for _ in range(800):
         data = bytearray(whole)

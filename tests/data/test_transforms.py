@@ -1,4 +1,4 @@
-"Changes to training pictures, against the published ones and against plain loops."
+"Changes to training pictures, against the published ones and against plain loops"
 import random
 
 import numpy as np
@@ -14,7 +14,7 @@ from qsd_fastai.data.transforms import CropFlip, RandomErasing, Squish, erasing_
 @pytest.mark.parametrize('tag', 'abc')
 def test_erasing_golden(golden, tag):
     d = golden('random_erasing')
-    (height, width), p = d[f'hw_{tag}'].tolist(), float(d[f'prob_{tag}'])
+    (height, width),p = d[f'hw_{tag}'].tolist(), float(d[f'prob_{tag}'])
     found = [erasing_rectangle(height, width, p, (float(d['sl']), float(d['sh'])), float(d['r1']), random.Random(s)) for s in d['seeds'].tolist()]
     assert [o or (-1,)*4 for o in found] == [tuple(o) for o in d[f'rect_{tag}'].tolist()]
     np.testing.assert_array_equal(RandomErasing().fill, d['fill'])
@@ -26,7 +26,7 @@ def test_erasing_draws_as_published():
     for seed in range(5):
         random.seed(seed)
         out = RandomErasing(1.)(x, split_idx=0)
-        top, left, h, w = erasing_rectangle(64, 32, 1., rng=random.Random(seed))
+        top,left,h,w = erasing_rectangle(64, 32, 1., rng=random.Random(seed))
         wanted = x.clone()
         wanted[0, :, top:top + h, left:left + w] = torch.tensor([.485, .456, .406])[:, None, None]
         assert torch.equal(out, wanted) and (x == 9).all()
@@ -73,8 +73,8 @@ def test_crop_flip_naive(p):
     torch.manual_seed(3)
     out = CropFlip(2, p)(x, split_idx=0)
     assert out.shape == x.shape and type(out) is TensorImage and out.is_contiguous()
-    shifts, flips = set(), 0
-    for before, after in zip(x, out):
+    shifts,flips = set(), 0
+    for before,after in zip(x, out):
         found = []
         for flip in (False, True):
             padded = torch.zeros(3, 10, 9)

@@ -1,4 +1,4 @@
-"Tables of faces, aligned."
+"Tables of faces, aligned"
 import os
 import sys
 from pathlib import Path
@@ -27,8 +27,8 @@ HEAD = 'path,' + ','.join(f'{c}{i}' for i in range(1, 6) for c in 'xy')
 @pytest.fixture
 def faces(tmp_path):
     "Four smooth pictures of two people, of several sizes; the faces are twice the template and a little off"
-    rows, notes = [], [HEAD]
-    for k, size in enumerate([(300, 260), (260, 300), (400, 400), (250, 250)]):
+    rows,notes = [], [HEAD]
+    for k,size in enumerate([(300, 260), (260, 300), (400, 400), (250, 250)]):
         file = tmp_path/'raw'/f'p{k // 2}'/f'{k}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(k).integers(0, 255, (6, 6, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC).save(file)
@@ -41,14 +41,15 @@ def faces(tmp_path):
     (tmp_path/'marks.csv').write_text('\n'.join(notes) + '\n')
     return tmp_path
 
+
 def test_by_noted_landmarks(faces, capsys):
-    source, out, marks = str(faces/'raw'/'images.csv'), faces/'out', str(faces/'marks.csv')
+    source,out,marks = str(faces/'raw'/'images.csv'), faces/'out', str(faces/'marks.csv')
     align_script.main(source, str(out), landmarks=marks, format='png')
     table = read_table(out/'images.csv')
     assert table['path'].tolist() == [f'images/p{k // 2}/{k}.png' for k in range(4)] and table['aligned'].tolist() == [1]*4
     assert not (out/'missing.txt').exists() and table['identity'].tolist() == ['p0', 'p0', 'p1', 'p1']
-    for k, path in enumerate(table['path']):
-        got, raw = (np.asarray(Image.open(f).convert('RGB'), float) for f in (out/path, faces/'raw'/f'p{k // 2}'/f'{k}.png'))
+    for k,path in enumerate(table['path']):
+        got,raw = (np.asarray(Image.open(f).convert('RGB'), float) for f in (out/path, faces/'raw'/f'p{k // 2}'/f'{k}.png'))
         assert got.shape == (112, 112, 3)
         inside = raw[k:k + 224:2, k:k + 224:2][5:100, 5:100]                   # at half the size, without a turn
         assert np.abs(got[5:100, 5:100] - inside).mean() < 2
@@ -57,6 +58,7 @@ def test_by_noted_landmarks(faces, capsys):
     align_script.main(source, str(out), landmarks=marks, format='png')
     assert 'nothing to do' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='--force'): align_script.main(source, str(out), landmarks=marks, size=96)
+
 
 @pytest.mark.parametrize('missing', ['crop', 'drop', 'stop'])
 def test_faces_that_are_not_found(faces, missing, capsys):
@@ -69,17 +71,19 @@ def test_faces_that_are_not_found(faces, missing, capsys):
         assert not (faces/'out'/'images.csv').exists()
         return
     align_script.main(*args, missing=missing)
-    said, table = capsys.readouterr().out, read_table(faces/'out'/'images.csv')
+    said,table = capsys.readouterr().out, read_table(faces/'out'/'images.csv')
     assert (faces/'out'/'missing.txt').read_text() == 'p1/3.png\tno landmarks\n'
     assert '1 of 4 faces could not be aligned' in said
     assert table['aligned'].tolist() == ([1, 1, 1, 0] if missing == 'crop' else [1, 1, 1])
     assert len(read_pairs(faces/'out'/'pairs.csv')) == (2 if missing == 'crop' else 1)
     assert ('1 rows of pairs.csv are left out' in said) == (missing == 'drop')
 
+
 def test_unreadable_pictures_are_listed_and_left_out(faces):
     (faces/'raw'/'p0'/'1.png').write_text('no picture')
     made = aligned_copy(read_table(faces/'raw'/'images.csv'), faces/'out', landmarks=faces/'marks.csv')
     assert len(made) == 3 and made.attrs['missing'][0].startswith('p0/1.png\tUnidentifiedImageError') and 'p0/1.png' not in made.attrs['new_path']
+
 
 def test_by_a_detector(faces, monkeypatch):
     "The landmarks of a picture as it is shown, an EXIF turn included"
@@ -88,6 +92,7 @@ def test_by_a_detector(faces, monkeypatch):
     made = aligned_copy(read_table(faces/'raw'/'images.csv'), faces/'out', detector=faces/'marks.csv', suffix='.png', size=64)
     assert made['detector_score'].tolist() == [.875, .875, 0, .875] and made['aligned'].tolist() == [1, 1, 0, 1]
     assert made.attrs['missing'] == ['p1/2.png\tno face found'] and Image.open(faces/'out'/made['path'][0]).size == (64, 64)
+
 
 def test_records_by_number(tmp_path):
     "CVLface numbers records; their points are parts of the picture"
@@ -104,16 +109,17 @@ def test_records_by_number(tmp_path):
     (tmp_path/'ldmk_5points.csv').write_text('idx,' + ','.join(f'ldmk_{k}' for k in range(10)) + f'\n1,{points}\n3,{points}\n')
     made = aligned_copy(table, tmp_path/'out', landmarks=tmp_path/'ldmk_5points.csv', suffix='.png')
     assert made['path'].tolist() == [f'images/train.rec/{o}.png' for o in at] and made['aligned'].tolist() == [1, 0, 1]
-    got, raw = np.asarray(Image.open(tmp_path/'out'/made['path'][2])).astype(int), np.random.default_rng(2).integers(0, 255, (112, 112, 3), np.uint8)
+    got,raw = np.asarray(Image.open(tmp_path/'out'/made['path'][2])).astype(int), np.random.default_rng(2).integers(0, 255, (112, 112, 3), np.uint8)
     assert np.abs(got - raw).max() <= 1
     (tmp_path/'rec'/'train.idx').unlink()
     with pytest.raises(ValueError, match=r'needs a table of a record file with its index, train\.idx'):
         aligned_copy(table, tmp_path/'out', landmarks=tmp_path/'ldmk_5points.csv')
 
+
 @pytest.mark.parametrize('missing, kept', [('crop', [3, 2, 1]), ('drop', [2, 1, 0])])
 def test_templates_come_along(faces, missing, kept, capsys):
     "Points in the form of IJB, by base name; a template that has lost all its pictures takes its pairs along"
-    for name, text in [('templates', 'path,template,media\np0/0.png,1,7\np0/1.png,1,8\np1/2.png,2,9\n'),
+    for name,text in [('templates', 'path,template,media\np0/0.png,1,7\np0/1.png,1,8\np1/2.png,2,9\n'),
                        ('template_pairs', 'template1,template2,same\n1,2,0\n1,1,1\n'),
                        ('probe', 'template,identity\n2,007\n')]: (faces/'raw'/f'{name}.csv').write_text(text)
     points = ' '.join(f'{v:.2f}' for v in (FACE_TEMPLATE*2).reshape(-1))
@@ -125,6 +131,7 @@ def test_templates_come_along(faces, missing, kept, capsys):
     assert templates['path'][0] == 'images/p0/0.jpg' and probe['identity'].tolist() == ['007'][:kept[2]]
     assert capsys.readouterr().out.count('left out with them') == (3 if missing == 'drop' else 0)
 
+
 def test_new_names():
     assert new_names(['a/1.jpg', 'a/2.png'], '.jpg') == ['images/a/1.jpg', 'images/a/2.jpg']
     assert new_names(['a/1.jpg', 'a/1.png'], '.png') == ['images/a/1_jpg.png', 'images/a/1_png.png']
@@ -132,10 +139,11 @@ def test_new_names():
     assert new_names(['../lfw.bin#3', '../lfw.bin#4'], '.jpg') == ['images/lfw.bin/3.jpg', 'images/lfw.bin/4.jpg']
     assert new_names(['/x/a/1.jpg'], '.jpg') == ['images/1.jpg']
 
+
 def test_what_cannot_be_asked_for(faces):
     table = read_table(faces/'raw'/'images.csv')
     (faces/'other.csv').write_text(HEAD + '\nz.jpg,' + ','.join(map(str, range(10))) + '\n')
-    for said, args in [('either landmarks', {}), ('either landmarks', {'landmarks': 'a', 'detector': 'b'}),
+    for said,args in [('either landmarks', {}), ('either landmarks', {'landmarks': 'a', 'detector': 'b'}),
                        ("missing is 'x'", {'landmarks': 'a', 'missing': 'x'}), ('not a format', {'landmarks': 'a', 'suffix': '.gif'}),
                        ('less than 16', {'landmarks': 'a', 'size': 8}), ("no picture of the table: 'z.jpg' there", {'landmarks': faces/'other.csv'})]:
         with pytest.raises(ValueError, match=said): aligned_copy(table, faces/'out', **args)

@@ -1,4 +1,4 @@
-"Verification sets to tables, and tables back to verification sets and record files."
+"Verification sets to tables, and tables back to verification sets and record files"
 import io
 import json
 import os
@@ -31,6 +31,7 @@ def jpeg(k, size=(16, 16)):
     Image.fromarray(np.random.default_rng(k).integers(0, 255, (*size, 3), np.uint8)).save(buf, 'JPEG')
     return buf.getvalue()
 
+
 @pytest.fixture
 def lfw(tmp_path):
     "Twelve pairs, every second one of one person; picture 4 is a copy of picture 0"
@@ -38,8 +39,9 @@ def lfw(tmp_path):
     write_bin(pictures, [k % 2 == 0 for k in range(12)], tmp_path/'lfw.bin')
     return tmp_path/'lfw.bin', pictures
 
+
 def test_bin_table(lfw):
-    table, pairs = bin_table(lfw[0], folds=5)
+    table,pairs = bin_table(lfw[0], folds=5)
     assert table['path'].tolist() == [f'lfw.bin#{k}' for k in range(24)]
     assert pairs['path1'].tolist() == [f'lfw.bin#{k}' for k in range(0, 24, 2)] and pairs['same'].tolist() == [1, 0]*6
     assert pairs['fold'].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
@@ -48,8 +50,9 @@ def test_bin_table(lfw):
     assert table.attrs['record'] == {'source': 'verification set', 'pairs': 12, 'folds': 5, 'pairs_that_copies_contradict': 0}
     assert bin_table(lfw[0], folds=99)[1]['fold'].tolist() == list(range(12))
 
+
 def test_main_twice(lfw, capsys):
-    file, pictures = lfw
+    file,pictures = lfw
     (file.parent/'cfp_fp.bin').write_bytes(pickle.dumps(([np.frombuffer(p, np.uint8) for p in pictures[:4]], [True, False]), 2))
     bins_script.main(str(file.parent))
     assert 'lfw is published with 6,000 pairs' in capsys.readouterr().out
@@ -64,6 +67,7 @@ def test_main_twice(lfw, capsys):
     late = table.assign(path=['../lfw.bin#24', *table['path'][1:]])
     with pytest.raises(ValueError, match=r'Row 0 .*beyond the end of .*lfw\.bin, at 24'): check_table(late)
 
+
 def test_bins_that_cannot_be_used(lfw, tmp_path):
     write_bin([*lfw[1][:3], b'no picture'], [True, False], tmp_path/'bad.bin')
     with pytest.raises(ValueError, match=r'1 of 4 pictures cannot be read, first .bad\.bin#3'): bin_table(tmp_path/'bad.bin')
@@ -71,12 +75,13 @@ def test_bins_that_cannot_be_used(lfw, tmp_path):
     (tmp_path/'empty'/'pairs.txt').touch()
     with pytest.raises(SystemExit, match=r'no verification set \(\*\.bin\), but: pairs\.txt'): bins_script.main(str(tmp_path/'empty'))
 
+
 def test_there_and_back(lfw, tmp_path, capsys):
-    file, pictures = lfw
+    file,pictures = lfw
     bins_script.main(str(file))
     table = str(tmp_path/'lfw'/'images.csv')
     pack_script.main(table, str(tmp_path/'back'), bin='lfw')
-    back, same = read_bin(tmp_path/'back'/'lfw.bin')
+    back,same = read_bin(tmp_path/'back'/'lfw.bin')
     assert list(back) == pictures and same.tolist() == [True, False]*6
     assert 'folds differ in length' in capsys.readouterr().out                 # twelve pairs in ten folds
     pack_script.main(table, str(tmp_path/'back'), bin='lfw')
@@ -93,9 +98,10 @@ def test_there_and_back(lfw, tmp_path, capsys):
     records_script.main(str(tmp_path/'rec'))
     assert 'The counts are the published ones' in capsys.readouterr().out
 
+
 def test_packing_twice_and_wrongly(lfw, tmp_path, capsys):
     bins_script.main(str(lfw[0]))
-    table, out = str(tmp_path/'lfw'/'images.csv'), str(tmp_path/'rec')
+    table,out = str(tmp_path/'lfw'/'images.csv'), str(tmp_path/'rec')
     pack_script.main(table, out, style='plain')
     assert list_records(tmp_path/'rec'/'train.rec').attrs['header'] == 'plain'
     assert json.loads((tmp_path/'rec'/'train.rec.json').read_text())['options']['style'] == 'plain'
@@ -106,6 +112,7 @@ def test_packing_twice_and_wrongly(lfw, tmp_path, capsys):
     with pytest.raises(SystemExit, match='no picture in query, only in train'): pack_script.main(table, str(tmp_path/'q'), split='query')
     (tmp_path/'lfw'/'pairs.csv').unlink()
     with pytest.raises(SystemExit, match='No pairs at'): pack_script.main(table, str(tmp_path/'q'), bin='lfw')
+
 
 def test_pictures_of_two_sizes(tmp_path):
     write_bin([jpeg(0), jpeg(1, (16, 20))], [True], tmp_path/'a.bin')

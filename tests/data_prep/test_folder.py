@@ -1,4 +1,4 @@
-"From folders to tables: what is found, what is refused, what a second run does, and the real faces where they are."
+"From folders to tables: what is found, what is refused, what a second run does, and the real faces where they are"
 import json
 import os
 import subprocess
@@ -25,14 +25,16 @@ from market1501 import market1501_table  # noqa: E402
 
 
 def draw(root, *names, size=(12, 24)):
-    for i, n in enumerate(names):
+    for i,n in enumerate(names):
         (root/n).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (*size, 3), dtype=np.uint8)).save(root/n)
+
 
 @pytest.fixture
 def people(tmp_path):
     draw(tmp_path/'people', *[f'{i:03d}/{k}_c{k % 2}.jpg' for i in range(6) for k in range(4)])
     return tmp_path/'people'
+
 
 def snapshot(root): return {p.relative_to(root): (p.stat().st_mtime_ns, p.read_bytes()) for p in root.rglob('*') if p.is_file()}
 
@@ -48,14 +50,16 @@ def test_folder_of_identities(people):
     assert (table['split'] == 'query').sum() == 3 and snapshot(people) == before
     assert folder_table(people, test=0)['split'].eq('train').all()
 
+
 def test_folder_regexes(people, tmp_path):
     table = folder_table(people, camera=r'_c(\d)\.', query='^0_')
     assert sorted(set(table['camera'])) == ['0', '1'] and set(table['path'][table['split'] == 'query'].str[4:]) == {'0_c0.jpg'}
     draw(tmp_path/'flat', *[f'{i}_{k}.bmp' for i in (7, 8, 9) for k in (1, 2)])
     assert set(folder_table(tmp_path/'flat', identity=r'^(\d+)_')['identity']) == {'7', '8', '9'}
-    draw(tmp_path/'pre', *[f'{s}/{i}/{k}.jpg' for s, i in [('train', 'a'), ('test', 'b')] for k in (1, 2)])
+    draw(tmp_path/'pre', *[f'{s}/{i}/{k}.jpg' for s,i in [('train', 'a'), ('test', 'b')] for k in (1, 2)])
     with pytest.raises(ValueError, match='splits, not identities'): folder_table(tmp_path/'pre')
     assert set(folder_table(tmp_path/'pre', identity='^[^/]+/([^/]+)/')['identity']) == {'a', 'b'}
+
 
 @pytest.mark.parametrize('kw, words', [
     ({'identity': 'p'}, ['groups', 'one']), ({'identity': '('}, ['--identity', 'regular expression']),
@@ -65,6 +69,7 @@ def test_folder_refuses(people, kw, words):
     with pytest.raises(ValueError) as e: folder_table(people, **kw)
     for w in words: assert w in str(e.value), (w, str(e.value))
 
+
 def test_wrong_folder(people, tmp_path):
     with pytest.raises(FileNotFoundError, match='people/'): pictures_in(tmp_path/'peple')
     (tmp_path/'docs').mkdir(); (tmp_path/'docs'/'a.txt').write_text('x')
@@ -73,12 +78,14 @@ def test_wrong_folder(people, tmp_path):
     draw(people, 'loose.jpg')
     with pytest.raises(ValueError, match=r"1 of 25.*'loose.jpg'.*--identity"): folder_table(people)
 
+
 def test_links(people, tmp_path):
     (people/'round').symlink_to(people)                                       # would go round for ever
     draw(tmp_path/'elsewhere', '1.jpg', '2.jpg')
     (people/'linked').symlink_to(tmp_path/'elsewhere')
     found = pictures_in(people)
     assert 'linked/1.jpg' in found and len([p for p in found if p.endswith('0_c0.jpg')]) <= 12
+
 
 def test_unreadable_pictures(people, capsys):
     (people/'001'/'0_c0.jpg').write_text('no picture')
@@ -96,6 +103,7 @@ def test_unreadable_pictures(people, capsys):
     assert len((people/'unreadable.txt').read_text().splitlines()) == 3
     assert read_table(people/'images.csv').attrs['record']['unreadable'] == 3
 
+
 def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
     folder_script.main(str(people))
     said = capsys.readouterr().out
@@ -106,7 +114,7 @@ def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
     assert 'source: folder' in said and 'pictures' in said and 'Note:' not in said and snapshot(people) == before
 
     table = read_table(people/'images.csv')
-    train, held = (sorted(set(table['identity'][(table['split'] == 'train') == o])) for o in (True, False))
+    train,held = (sorted(set(table['identity'][(table['split'] == 'train') == o])) for o in (True, False))
     def copy(a, b): (people/b).write_bytes((people/a).read_bytes())
     copy(f'{train[0]}/0_c0.jpg', f'{train[0]}/1_c1.jpg')
     copy(f'{train[1]}/0_c0.jpg', f'{held[0]}/2_c0.jpg')
@@ -125,6 +133,7 @@ def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
     assert f'{train[0]}/0_c0.jpg\tFileNotFoundError' in (people/'doctor.txt').read_text()
     with pytest.raises(SystemExit, match=f'{train[0]}/0_c0'): doctor_script.main(str(people/'images.csv'), no_verify=True)
 
+
 def test_doctor_leaves_the_list_of_what_was_left_out(people):
     (people/'001'/'0_c0.jpg').write_text('no picture')
     folder_script.main(str(people))
@@ -132,10 +141,12 @@ def test_doctor_leaves_the_list_of_what_was_left_out(people):
     doctor_script.main(str(people/'images.csv'))
     assert (people/'unreadable.txt').read_text() == listed and not (people/'doctor.txt').exists()
 
+
 def test_doctor_tells_of_missing_cameras():
     table = pd.DataFrame({'path': ['a', 'b'], 'identity': ['x', 'x'], 'camera': ['', '1'], 'split': 'train'})
     assert doctor_script.odd(table) == ['1 of 2 pictures have no camera: nothing is excluded for them.']
     assert not doctor_script.odd(table.assign(camera=''))
+
 
 def test_folder_main_twice(people, tmp_path, capsys):
     folder_script.main(str(people))
@@ -152,16 +163,19 @@ def test_folder_main_twice(people, tmp_path, capsys):
     folder_script.main(str(people), out=str(tmp_path/'t'))                    # elsewhere: the paths still lead to the pictures
     assert read_table(tmp_path/'t'/'images.csv')['path'][0].startswith('../people/')
 
+
 def test_a_table_of_somebody_else_is_kept(people):
     (people/'images.csv').write_text('path,identity\nmine.jpg,me\n')
     with pytest.raises(SystemExit, match='--force'): folder_script.main(str(people))
     assert 'mine.jpg' in (people/'images.csv').read_text()
 
+
 def test_as_a_command(tmp_path):
-    "What a person sees: one line and an exit status, no traceback."
+    "What a person sees: one line and an exit status, no traceback"
     run = subprocess.run([sys.executable, str(ROOT/'data_prep'/'market1501.py'), str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     said = f'FileNotFoundError: No picture (jpg, jpeg, png, bmp, webp, tif, tiff) below {tmp_path}. It holds: nothing.'
     assert (run.returncode, run.stderr.strip()) == (1, said)
+
 
 def test_read_only_folder(people):
     people.chmod(0o555)
@@ -169,6 +183,7 @@ def test_read_only_folder(people):
         with pytest.raises(SystemExit, match='--out'): folder_script.main(str(people))
         assert not (people/'images.csv').exists()
     finally: people.chmod(0o755)
+
 
 def test_degraded_copies(people, tmp_path, capsys):
     out = tmp_path/'out'
@@ -188,15 +203,17 @@ def test_degraded_copies(people, tmp_path, capsys):
     assert original in table['path'].tolist() and np.abs(pixels(copies['path'][worst]) - pixels(original)).mean() > 5
     again = tmp_path/'again'
     folder_script.main(str(people), query='^0_', degrade=3, out=str(again))
-    assert {k: v[1] for k, v in snapshot(again/'images').items()} == {k: v[1] for k, v in snapshot(out/'images').items()}
+    assert {k: v[1] for k,v in snapshot(again/'images').items()} == {k: v[1] for k,v in snapshot(out/'images').items()}
     with pytest.raises(SystemExit, match='--out'): folder_script.main(str(people), degrade=3)
     with pytest.raises(SystemExit, match='lies in the folder'): folder_script.main(str(people), degrade=3, out=str(people/'in'))
+
 
 def test_same_name_two_suffixes(tmp_path):
     draw(tmp_path/'p', *[f'{i}/a.{s}' for i in 'xyz' for s in ('jpg', 'png')])
     folder_script.main(str(tmp_path/'p'), degrade=1, test=1, out=str(tmp_path/'o'))
     table = read_table(tmp_path/'o'/'images.csv')
     assert table['path'].nunique() == len(table) == 4*2 + 2 + 1 == len(list((tmp_path/'o'/'images').rglob('*.jpg')))
+
 
 def test_london_faces(tmp_path, capsys):
     if not FACES.is_dir(): pytest.skip(f'{FACES} is not here')
@@ -213,6 +230,7 @@ def test_london_faces(tmp_path, capsys):
 
 def market_names(*ids, cams=(1, 2, 3)): return [f'{i:04d}_c{c}s1_00{k}451_01.jpg' for i in ids for c in cams for k in (1, 2)]
 
+
 @pytest.fixture
 def market(tmp_path):
     root = tmp_path/'run_0012_c3'/'Market-1501-v15.09.15'                     # a parent that looks like a picture's name
@@ -220,6 +238,7 @@ def market(tmp_path):
          *[f'bounding_box_test/{n}' for n in market_names(1, 3, 0)], 'bounding_box_test/-1_c1s1_000401_03.jpg', 'gt_bbox/0001_c1s1_1.jpg')
     (root/'query'/'Thumbs.db').write_text('x')
     return root
+
 
 @pytest.mark.parametrize('up', [False, True])
 def test_market(market, up):
@@ -231,6 +250,7 @@ def test_market(market, up):
     assert made['junk_left_out'] == 1 and made['background'] == 6 and made['protocol'] == 'published'
     assert describe_table(table).differs[0] == 'train: 12 pictures of 2 identities, published are 12936 of 751'
 
+
 def test_market_main(market, tmp_path, capsys):
     market_script.main(str(market.parent))
     assert 'junk_left_out: 1' in capsys.readouterr().out
@@ -240,6 +260,7 @@ def test_market_main(market, tmp_path, capsys):
     market_script.main(str(market.parent))
     assert 'nothing to do' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='--force'): market_script.main(str(market.parent), seed=3)
+
 
 @pytest.mark.parametrize('layout', ['{n}', '{i}/{n}', 'train/{i}/{n}', 'bounding_box_train/{n}', 'Market-1501/bounding_box_train/{n}'])
 def test_market_train_only(tmp_path, layout):
@@ -256,11 +277,13 @@ def test_market_train_only(tmp_path, layout):
     assert 'not comparable' in table.attrs['record']['protocol'] and not table.attrs['record']['complete']
     assert describe_table(table).differs is None
 
+
 def test_market_train_only_background_and_junk(tmp_path):
     draw(tmp_path, *market_names(2, 7, 9, 11, 0), '-1_c1s1_000401_03.jpg')
     table = market1501_table(tmp_path)
     assert len(table) == 30 and table.attrs['record']['junk_left_out'] == 1
     assert set(table['split'][table['identity'] == '0000']) == {'gallery'}
+
 
 def test_market_refuses(market, tmp_path):
     draw(tmp_path/'a', 'x/cat.jpg')
@@ -274,15 +297,17 @@ def test_market_refuses(market, tmp_path):
     (market/'query').rmdir()
     with pytest.raises(FileNotFoundError, match='lacks query'): market1501_table(market)
 
+
 def test_market_as_table(market):
     table = market1501_table(market)
     assert isinstance(table, pd.DataFrame) and table.columns.tolist() == ['path', 'identity', 'camera', 'split', 'quality']
 
+
 def test_degraded_copies_of_any_table_with_its_pairs(people, tmp_path, capsys):
     folder_script.main(str(people))
     table = read_table(people/'images.csv')
-    held, train = table[table['split'] != 'train'], table[table['split'] == 'train']
-    a, b = held['path'].iloc[:2]
+    held,train = table[table['split'] != 'train'], table[table['split'] == 'train']
+    a,b = held['path'].iloc[:2]
     (people/'pairs.csv').write_text(f'path1,path2,same,fold\n{a},{b},1,0\n')
     degrade_script.main(str(people/'images.csv'), str(tmp_path/'out'), copies=2)
     made = read_table(tmp_path/'out'/'images.csv')
@@ -296,6 +321,7 @@ def test_degraded_copies_of_any_table_with_its_pairs(people, tmp_path, capsys):
     assert 'nothing to do' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='taken for originals'): degrade_script.main(str(people/'images.csv'), str(people/'inside'))
 
+
 def test_copies_never_land_beside_their_originals(people, tmp_path):
     before = pictures_in(people)
     folder_script.main(str(people), out=str(tmp_path/'table'))
@@ -305,17 +331,20 @@ def test_copies_never_land_beside_their_originals(people, tmp_path):
     with pytest.raises(SystemExit, match='taken for originals'): degrade_script.main(str(tmp_path/'table'/'images.csv'), str(people/'001'/'deg'))
     assert pictures_in(people) == before
 
+
 def test_a_broken_picture_is_named(people, tmp_path):
     folder_script.main(str(people))
     (people/'001'/'0_c0.jpg').write_bytes((people/'001'/'0_c0.jpg').read_bytes()[:80])
     with pytest.raises(SystemExit, match=r'001/0_c0\.jpg cannot be read'): degrade_script.main(str(people/'images.csv'), str(tmp_path/'copies'))
     assert not (tmp_path/'copies'/'images.csv').exists()
 
+
 def test_another_split_is_not_taken_for_the_same_table(people, tmp_path):
     folder_script.main(str(people))
     degrade_script.main(str(people/'images.csv'), str(tmp_path/'copies'))
     folder_script.main(str(people), seed=5, force=True)
     with pytest.raises(SystemExit, match='--force'): degrade_script.main(str(people/'images.csv'), str(tmp_path/'copies'))
+
 
 def test_a_table_whose_writing_was_stopped_is_not_believed(people, monkeypatch, capsys):
     folder_script.main(str(people))
@@ -332,11 +361,13 @@ def test_a_table_whose_writing_was_stopped_is_not_believed(people, monkeypatch, 
     folder_script.main(str(people), seed=9, force=True)
     assert (people/'images.csv').read_bytes() != old
 
+
 def test_figures_of_the_labels_are_no_pictures_of_people(people, capsys):
     folder_script.main(str(people))
     for name in ('quality.png', 'quality_sheet.png'): draw(people, name)
     folder_script.main(str(people))
     assert 'nothing to do' in capsys.readouterr().out
+
 
 def test_a_folder_that_cannot_be_listed_is_an_error(people, monkeypatch):
     def scandir(at, there=os.scandir):

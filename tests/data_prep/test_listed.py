@@ -1,4 +1,4 @@
-"Lists of pictures in every form that is known, to the exact table; what is refused, and thousands of broken lists."
+"Lists of pictures in every form that is known, to the exact table; what is refused, and thousands of broken lists"
 import sys
 from pathlib import Path
 
@@ -15,38 +15,42 @@ from listed import guess_form, listed_table, read_list  # noqa: E402
 
 NAMES = ['a/1.jpg', 'a/2 b.jpg', 'b/1.jpg', 'b/2.PNG']
 WHO = ['0', '0', '12', '12']
-LISTS = {'im2rec': '\n'.join(f'{i}\t{w}.000000\t{n}' for i, (n, w) in enumerate(zip(NAMES, WHO))) + '\n',
-         'cvlface': ''.join(f'{i}\t{n}\t{w}\r\n' for i, (n, w) in enumerate(zip(NAMES, WHO))),
-         'magface': '\n'.join(f'{n} 0 {w} 0' for n, w in zip(NAMES, WHO)),
-         'tface': '\n\n'.join(f'{n}\t{w}' for n, w in zip(NAMES, WHO)) + ' \n',
-         'torchreid': '\n'.join(f'{n} {w} {k % 2}' for k, (n, w) in enumerate(zip(NAMES, WHO)))}
+LISTS = {'im2rec': '\n'.join(f'{i}\t{w}.000000\t{n}' for i,(n, w) in enumerate(zip(NAMES, WHO))) + '\n',
+         'cvlface': ''.join(f'{i}\t{n}\t{w}\r\n' for i,(n, w) in enumerate(zip(NAMES, WHO))),
+         'magface': '\n'.join(f'{n} 0 {w} 0' for n,w in zip(NAMES, WHO)),
+         'tface': '\n\n'.join(f'{n}\t{w}' for n,w in zip(NAMES, WHO)) + ' \n',
+         'torchreid': '\n'.join(f'{n} {w} {k % 2}' for k,(n, w) in enumerate(zip(NAMES, WHO)))}
 
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
     root = tmp_path_factory.mktemp('pictures')
-    for i, n in enumerate(NAMES):
+    for i,n in enumerate(NAMES):
         (root/n).parent.mkdir(exist_ok=True)
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(root/n)
     return root
+
 
 def write(tmp_path, text, name='list.txt'):
     file = tmp_path/name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return file
 
+
 def rows(table): return [tuple(r) for r in table[['path', 'identity', 'camera', 'split']].itertuples(index=False)]
+
 
 @pytest.mark.parametrize('form', LISTS)
 @pytest.mark.parametrize('told', [False, True])
 def test_known_forms(pictures, tmp_path, form, told):
     file = write(tmp_path, LISTS[form])
     table = listed_table(file, root=pictures, form=form if told else '')
-    assert rows(table) == [(n, w, str(k % 2) if form == 'torchreid' else '', 'train') for k, (n, w) in enumerate(zip(NAMES, WHO))]
+    assert rows(table) == [(n, w, str(k % 2) if form == 'torchreid' else '', 'train') for k,(n, w) in enumerate(zip(NAMES, WHO))]
     assert table['quality'].isna().all() and table.attrs['record'] == {'source': 'list', 'form': form, 'lists': ['list.txt']}
     assert read_list(file, form)[0]['line'].tolist() == ([1, 3, 5, 7] if form == 'tface' else [1, 2, 3, 4])
     held = listed_table(file, root=pictures, test=1., seed=1)
     assert sorted(held['split']) == ['gallery']*2 + ['query']*2 and held.attrs['record']['form'] == form
+
 
 @pytest.mark.parametrize('text, columns', [
     ('﻿person,path,cam,part,q\nx,a/1.jpg,c1,query,50\n"x, y",a/2 b.jpg,,gallery,NA\nNA,b/1.jpg,c2,train,100\n',
@@ -58,14 +62,16 @@ def test_columns(pictures, tmp_path, text, columns):
     assert rows(table) == [('a/1.jpg', 'x', 'c1', 'query'), ('a/2 b.jpg', 'x, y', '', 'gallery'), ('b/1.jpg', 'NA', 'c2', 'train')]
     assert table['quality'].tolist()[::2] == [50, 100] and np.isnan(table['quality'][1])
 
+
 def test_columns_of_their_own_names_need_no_option(pictures, tmp_path):
     file = write(tmp_path, 'identity path split\nx a/1.jpg gallery\n001 b/1.jpg query\n')
     assert guess_form(file) == 'columns'
     assert rows(listed_table(file, root=pictures)) == [('a/1.jpg', 'x', '', 'gallery'), ('b/1.jpg', '001', '', 'query')]
 
+
 def test_lists_of_splits_and_paths_of_another_machine(pictures, tmp_path):
     texts = {'train': '/old/machine/a/1.jpg 3 1\n', 'query': '/old/machine/b/1.jpg 4 1\n', 'gallery': '/old/machine/./b/2.PNG 4 2\n'}
-    files = {s: write(tmp_path, t, f'{s}.txt') for s, t in texts.items()}
+    files = {s: write(tmp_path, t, f'{s}.txt') for s,t in texts.items()}
     table = listed_table(*files.values(), root=pictures, strip='/old/machine')
     assert rows(table) == [('a/1.jpg', '3', '1', 'train'), ('b/1.jpg', '4', '1', 'query'), ('b/2.PNG', '4', '2', 'gallery')]
     with pytest.raises(FileNotFoundError, match=r"train\.txt, line 1: '/old/machine/a/1\.jpg' is not in .*--strip PREFIX"):
@@ -77,6 +83,7 @@ def test_lists_of_splits_and_paths_of_another_machine(pictures, tmp_path):
         listed_table(*files.values(), root=pictures, strip='/old/machine')
     write(tmp_path, '/old/machine/b/2.PNG\t4\n', 'gallery.txt')
     with pytest.raises(ValueError, match='different forms'): listed_table(*files.values(), root=pictures, strip='/old/machine')
+
 
 @pytest.mark.parametrize('text, form, columns, said', [
     ('a/1.jpg\t3\nb/1.jpg\t57.25\n', '', {}, r'line 2: .*of no form that is known as the lines before are.*--path and --identity'),
@@ -98,10 +105,12 @@ def test_lists_that_cannot_be_read(pictures, tmp_path, text, form, columns, said
     with pytest.raises((ValueError, FileNotFoundError), match=rf'(?s)^(?:--form|.*list\.txt).*{said}' if 'leave' not in said else said):
         listed_table(write(tmp_path, text), root=pictures, form=form, columns=columns)
 
+
 def test_a_form_that_is_not_clear(tmp_path, monkeypatch):
     file = write(tmp_path, 'a b.jpg\t3\n')
     monkeypatch.setitem(script.READERS, 'magface', script.READERS['tface'])
     with pytest.raises(ValueError, match=r'list\.txt may be magface or tface: say --form'): guess_form(file)
+
 
 def test_main_twice(pictures, tmp_path, capsys):
     root = tmp_path/'set'
@@ -113,7 +122,7 @@ def test_main_twice(pictures, tmp_path, capsys):
     assert 'form: magface (guessed)' in capsys.readouterr().out
     table = read_table(tmp_path/'images.csv')
     assert sorted(table['path']) == sorted(f'set/{n}' for n in NAMES) and sorted(table['split']) == ['gallery', 'query', 'train', 'train']
-    made, before = table.attrs['record'], (tmp_path/'images.csv').stat().st_mtime_ns
+    made,before = table.attrs['record'], (tmp_path/'images.csv').stat().st_mtime_ns
     assert made['form'] == 'magface' and made['folder'] == 'set' and made['options']['test'] == .5
     script.main(str(file), root=str(root), test=.5)
     assert 'nothing to do' in capsys.readouterr().out and (tmp_path/'images.csv').stat().st_mtime_ns == before
@@ -123,16 +132,17 @@ def test_main_twice(pictures, tmp_path, capsys):
     with pytest.raises(SystemExit, match='list of one split'):
         script.main(str(write(root, 'path identity split\na/1.jpg x query\n')), test=.5)
 
+
 def test_broken_lists_are_read_or_refused(pictures, tmp_path):
     "Thousands of lists with bytes changed, cut, doubled and mixed: our own error that names the list, or a table that stands"
     rng = np.random.default_rng(0)
     bits = [b'\t', b',', b'"', b'\n', b'\r', b'\0', b' ', b'/', b'..', b'-', b'nan', b'9'*30, b'\xff', '²'.encode(), b'0', b'.jpg']
     texts = [*LISTS.values(), 'path,identity,camera,split,quality\na/1.jpg,x,1,query,5\na/2 b.jpg,x,2,gallery,\nb/1.jpg,y,,train,100\n']
-    texts, read = [t.encode() for t in texts], 0
+    texts,read = [t.encode() for t in texts], 0
     for i in range(2500):
         text = bytearray(texts[i % len(texts)])
         for _ in range(rng.integers(0, 4)):
-            at, kind = int(rng.integers(0, len(text) + 1)), rng.integers(0, 4)
+            at,kind = int(rng.integers(0, len(text) + 1)), rng.integers(0, 4)
             if kind == 0: text[at:at + int(rng.integers(1, 4))] = bits[rng.integers(len(bits))]
             elif kind == 1: del text[at:]
             elif kind == 2: text[at:at] = text[:at]

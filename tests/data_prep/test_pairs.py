@@ -1,4 +1,4 @@
-"Verification sets from lists of pairs."
+"Verification sets from lists of pairs"
 import sys
 from pathlib import Path
 
@@ -19,7 +19,7 @@ LFW = ['2\t2', 'Ann\t1\t2', 'Bo_Li\t1\t3', 'Ann\t1\tBo_Li\t2', 'Cy\t1\tAnn\t2', 
 
 @pytest.fixture
 def lfw(tmp_path):
-    for i, (name, n) in enumerate([('Ann', 2), ('Bo_Li', 3), ('Cy', 1)]):
+    for i,(name, n) in enumerate([('Ann', 2), ('Bo_Li', 3), ('Cy', 1)]):
         (tmp_path/'lfw'/name).mkdir(parents=True)
         for k in range(n):
             pixels = np.random.default_rng([i, k]).integers(0, 255, (16, 16, 3), dtype=np.uint8)
@@ -27,8 +27,9 @@ def lfw(tmp_path):
     (tmp_path/'pairs.txt').write_text('\n'.join(LFW) + '\n')
     return tmp_path
 
+
 def test_lfw(lfw):
-    table, pairs = pairs_table(lfw/'lfw', lfw/'pairs.txt')
+    table,pairs = pairs_table(lfw/'lfw', lfw/'pairs.txt')
     assert [tuple(r) for r in pairs.itertuples(index=False)] == [
         ('Ann/Ann_0001.jpg', 'Ann/Ann_0002.jpg', 1, 0), ('Bo_Li/Bo_Li_0001.jpg', 'Bo_Li/Bo_Li_0003.jpg', 1, 0),
         ('Ann/Ann_0001.jpg', 'Bo_Li/Bo_Li_0002.jpg', 0, 0), ('Cy/Cy_0001.jpg', 'Ann/Ann_0002.jpg', 0, 0),
@@ -36,6 +37,7 @@ def test_lfw(lfw):
         ('Cy/Cy_0001.jpg', 'Bo_Li/Bo_Li_0001.jpg', 0, 1), ('Ann/Ann_0001.jpg', 'Cy/Cy_0001.jpg', 0, 1)]
     assert table['identity'].tolist() == ['Ann']*2 + ['Bo_Li']*3 + ['Cy']
     assert table.attrs['record'] == {'source': 'LFW list', 'pairs': 8, 'folds': 2, 'pairs_that_folders_contradict': 0}
+
 
 def test_main_twice(lfw, capsys):
     pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'))
@@ -46,11 +48,13 @@ def test_main_twice(lfw, capsys):
     pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'))
     assert 'nothing to do' in capsys.readouterr().out
 
+
 def test_plain_list(lfw):
     (lfw/'list.txt').write_text('Ann/Ann_0001.jpg Ann/Ann_0002.jpg 1\nAnn/Ann_0001.jpg Cy/Cy_0001.jpg 1\n')
-    table, pairs = pairs_table(lfw/'lfw', lfw/'list.txt', folds=2)
+    table,pairs = pairs_table(lfw/'lfw', lfw/'list.txt', folds=2)
     assert pairs['fold'].tolist() == [0, 1] and pairs['same'].tolist() == [1, 1]
     assert table.attrs['record']['pairs_that_folders_contradict'] == 1
+
 
 @pytest.mark.parametrize('n, line, said', [
     (0, '2\t3', '8 pairs, and the first line asks for 2 x 2 x 3'), (1, 'Ann\t1', "line 2: 'Ann.*one person"),
@@ -60,17 +64,20 @@ def test_lists_that_cannot_be_read(lfw, n, line, said):
     (lfw/'pairs.txt').write_text('\n'.join([*LFW[:n], line, *LFW[n + 1:]]))
     with pytest.raises((ValueError, FileNotFoundError), match=r'pairs\.txt.*' + said): pairs_table(lfw/'lfw', lfw/'pairs.txt')
 
+
 def test_a_pair_whose_picture_cannot_be_read(lfw):
     (lfw/'lfw'/'Cy'/'Cy_0001.jpg').write_text('no picture')
     with pytest.raises(ValueError, match=r"1 pictures of the pairs cannot be read, first 'Cy/Cy_0001\.jpg"): pairs_table(lfw/'lfw', lfw/'pairs.txt')
 
+
 def test_check_pairs(lfw):
-    table, pairs = pairs_table(lfw/'lfw', lfw/'pairs.txt')
-    for change, said in [
+    table,pairs = pairs_table(lfw/'lfw', lfw/'pairs.txt')
+    for change,said in [
         ({'same': 2}, r"'same' is neither 0 nor 1 in 8 of 8.*row 0"), ({'fold': -1}, 'integer from 0'), ({'path2': pairs['path1']}, 'same picture')]:
         with pytest.raises(ValueError, match=said): check_pairs(pairs.assign(**change), table)
     with pytest.raises(ValueError, match=r"no column 'fold'"): check_pairs(pairs.drop(columns='fold'))
     with pytest.raises(FileNotFoundError, match=r'data_prep/pairs\.py'): read_pairs(lfw/'none.csv')
+
 
 def test_people_of_the_held_out_folds_are_not_trained_on(lfw, capsys):
     (lfw/'lfw'/'Dee').mkdir()
@@ -84,6 +91,7 @@ def test_people_of_the_held_out_folds_are_not_trained_on(lfw, capsys):
     assert len(pairs) == 4 and set(pairs['fold']) == {1} and table.attrs['record']['held_out_identities'] == 2
     with pytest.raises(SystemExit, match='there are 2 folds'): pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), hold_out=3, force=True)
 
+
 def test_a_table_elsewhere_leads_back_to_the_pictures(lfw, capsys):
     pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), out=str(lfw/'deep'/'out'))
     with pytest.warns(UserWarning, match='one picture'): table = read_table(lfw/'deep'/'out'/'images.csv')
@@ -91,6 +99,7 @@ def test_a_table_elsewhere_leads_back_to_the_pictures(lfw, capsys):
     assert pairs['path1'][0] == '../../lfw/Ann/Ann_0001.jpg' and not (lfw/'lfw'/'images.csv').exists()
     pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), out=str(lfw/'deep'/'out'))
     assert 'nothing to do' in capsys.readouterr().out
+
 
 @pytest.mark.parametrize('content,said', [(b'\xff\xfe\x00', 'byte 0: not UTF-8'), (b'', 'is empty'),
                                           (b'a\0b c 1\n', 'line 1: holds a zero byte'),
@@ -100,8 +109,9 @@ def test_lists_that_cannot_be_read_name_file_and_place(lfw, content, said):
     (lfw/'list.txt').write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=r'list\.txt.*' + said): pairs_table(lfw/'lfw', lfw/'list.txt')
 
+
 def test_fuzzed_lists_give_our_errors_only(lfw):
-    rng, good = np.random.default_rng(0), (lfw/'pairs.txt').read_bytes()
+    rng,good = np.random.default_rng(0), (lfw/'pairs.txt').read_bytes()
     for _ in range(1000):
         data = bytearray(good)
         for _ in range(rng.integers(1, 6)): data[rng.integers(len(data))] = rng.integers(256)

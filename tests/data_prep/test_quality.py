@@ -1,4 +1,4 @@
-"Labels of a table from a saved learner and from weights: the column, the published text form, the report, and going on after a stop."
+"Labels of a table from a saved learner and from weights: the column, the published text form, the report, and going on after a stop"
 import subprocess
 import sys
 from pathlib import Path

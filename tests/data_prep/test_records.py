@@ -1,4 +1,4 @@
-"Faces in record files to tables."
+"Faces in record files to tables"
 import sys
 from pathlib import Path
 
@@ -17,18 +17,20 @@ from test_sources import jpeg, offsets, payload, write  # noqa: E402
 
 @pytest.fixture
 def face_file(tmp_path):
-    pictures = [payload(float(k // 4), jpeg(k)) for k in range(24)]
+    pictures = [payload(float(k//4), jpeg(k)) for k in range(24)]
     file = write(tmp_path/'ms1m', [payload([25., 31.], b''), *pictures, *[payload([float(k), k + 4.], b'') for k in range(1, 25, 4)]])
     (tmp_path/'ms1m'/'property').write_text('6,112,112\n24\n')
     return file
 
+
 def test_records(face_file):
     table = records_table(face_file.parent)
     assert table['path'].tolist() == [f'train.rec#{o}' for o in offsets(face_file)[1:25]]
-    assert table['identity'].tolist() == [str(k // 4) for k in range(24)] and set(table['split']) == {'train'}
+    assert table['identity'].tolist() == [str(k//4) for k in range(24)] and set(table['split']) == {'train'}
     assert table.attrs['record'] == {'source': 'RecordIO', 'header': 'ranges', 'index': True, 'size': [112, 112], 'published': {'train': (24, 6)}}
     held = records_table(face_file, test=.5)
     assert held['split'].value_counts().to_dict() == {'train': 12, 'gallery': 9, 'query': 3} and 'published' not in held.attrs['record']
+
 
 def test_records_are_trained_on_without_unpacking(face_file, capsys):
     records_script.main(str(face_file.parent), test=.5)
@@ -37,12 +39,13 @@ def test_records_are_trained_on_without_unpacking(face_file, capsys):
     records_script.main(str(face_file.parent), test=.5)
     assert 'nothing to do' in capsys.readouterr().out
     dls = recognition_dataloaders(read_table(face_file.parent/'images.csv'), size=(32, 32), n_ids=3, n_imgs=4)
-    x, y, *_ = dls.train.one_batch()
+    x,y,*_ = dls.train.one_batch()
     assert x.shape == (12, 3, 32, 32) and len(y.unique()) == 3 and dls.valid.one_batch()[0].shape == (12, 3, 32, 32)
     with pytest.raises(SystemExit, match='--force'): records_script.main(str(face_file), test=.3)
 
+
 def test_unreadable_pictures_and_other_numbers(face_file, tmp_path, capsys):
-    whole, at = face_file.read_bytes(), offsets(face_file)[5]
+    whole,at = face_file.read_bytes(), offsets(face_file)[5]
     face_file.write_bytes(whole[:at + 40] + b'\0'*300 + whole[at + 340:])      # the picture, not the record
     table = records_table(face_file)
     assert len(table) == 23 and table.attrs['unreadable'][0].startswith(f'train.rec#{at}\t')

@@ -1,4 +1,4 @@
-"Published Re-ID sets in their real layouts, tiny: to the exact table, and what a wrong folder or line gets."
+"Published Re-ID sets in their real layouts, tiny: to the exact table, and what a wrong folder or line gets"
 import sys
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from veri import veri_table  # noqa: E402
 
 
 def draw(root, *names):
-    for i, n in enumerate(names):
+    for i,n in enumerate(names):
         (root/n).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (12, 6, 3), dtype=np.uint8)).save(root/n)
+
 
 def rows(table): return [tuple(r) for r in table[['path', 'identity', 'camera', 'split']].itertuples(index=False)]
 
@@ -31,6 +32,7 @@ def duke(root, below=''):
          'query/0005_c2_f0046985.jpg', 'bounding_box_test/0005_c5_f0051341.jpg', 'bounding_box_test/0000_c1_f0056.jpg')
     (root/below/'query'/'Thumbs.db').write_text('x')
     return root
+
 
 @pytest.mark.parametrize('below', ['', 'DukeMTMC-reID/'])
 def test_duke(tmp_path, below):
@@ -44,11 +46,13 @@ def test_duke(tmp_path, below):
     assert table.attrs['record']['source'] == 'DukeMTMC-reID' and 'withdrawn' in table.attrs['record']
     assert describe_table(table).differs[0] == 'train: 3 pictures of 2 identities, published are 16522 of 702'
 
+
 def test_occluded_duke(tmp_path):
     table = dukemtmc_table(duke(tmp_path, 'Occluded_Duke/'))
     assert table.attrs['record']['source'] == 'Occluded-Duke' and table.attrs['record']['published']['query'] == (2210, 519)
     assert dukemtmc_table(tmp_path, 'reid').attrs['record']['source'] == 'DukeMTMC-reID'
     with pytest.raises(ValueError, match=r'--variant.*reid or occluded'): dukemtmc_table(tmp_path, 'partial')
+
 
 def test_duke_main_and_refusals(tmp_path, capsys):
     root = duke(tmp_path/'duke')
@@ -69,6 +73,7 @@ def test_duke_main_and_refusals(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match=r'one folder below for bounding_box_train.*found a'): dukemtmc_table(tmp_path/'other')
     with pytest.raises(SystemExit, match='is not a folder'): duke_script.main(str(tmp_path/'none'))
 
+
 def test_the_same_set_twice_is_refused(tmp_path):
     duke(tmp_path, 'one'); duke(tmp_path, 'two')
     with pytest.raises(ValueError, match=r'more than once: one, two\. Point at one'): dukemtmc_table(tmp_path)
@@ -88,18 +93,20 @@ NAMES = {'train': ['0000/0000_000_01_0303morning_0015_0.jpg', '0000/0000_001_15_
          'val': ['0001/0001_000_03_0113noon_1_0.jpg'],
          'query': ['0000/0000_002_10_0303morning_0008_0.jpg'], 'gallery': ['0000/0000_003_01_0303morning_0031_1.jpg']}
 
+
 def msmt(root, folders=('train', 'test')):
-    for split, names in NAMES.items():
+    for split,names in NAMES.items():
         draw(root/folders[split in ('query', 'gallery')], *names)
         ends = {'train': ' \n', 'query': '\r\n'}.get(split, '\n')             # as the lists in the wild have them
         (root/f'list_{split}.txt').write_bytes(''.join(f'{n} {int(n[:4])}{ends}' for n in names).encode())
     return root
 
+
 @pytest.mark.parametrize('folders, version', [(('train', 'test'), 'V1'), (('mask_train_v2', 'mask_test_v2'), 'V2')])
 @pytest.mark.parametrize('below', ['', 'MSMT17/'])
 def test_msmt17(tmp_path, folders, version, below):
     msmt(tmp_path/below, folders)
-    table, (a, b) = msmt17_table(tmp_path), folders
+    table,(a, b) = msmt17_table(tmp_path), folders
     assert rows(table) == [(f'{below}{a}/{NAMES["train"][0]}', '0000', '1', 'train'), (f'{below}{a}/{NAMES["train"][1]}', '0000', '15', 'train'),
         (f'{below}{b}/{NAMES["query"][0]}', 'test_0000', '10', 'query'), (f'{below}{b}/{NAMES["gallery"][0]}', 'test_0000', '1', 'gallery')]
     made = table.attrs['record']
@@ -108,6 +115,7 @@ def test_msmt17(tmp_path, folders, version, below):
     assert describe_table(table).overlap == 0 and not unanswerable(table).any()
     both = msmt17_table(tmp_path, 'trainval')
     assert rows(both)[2] == (f'{below}{a}/{NAMES["val"][0]}', '0001', '3', 'train') and both.attrs['record']['published']['train'] == (32621, 1041)
+
 
 def test_msmt17_flattened_and_its_camera_rule(tmp_path):
     draw(tmp_path, 'bounding_box_train/0000_c12_0001.jpg', 'query/0000_c1_0001.jpg', 'bounding_box_test/0000_c15_0002.jpg')
@@ -119,6 +127,7 @@ def test_msmt17_flattened_and_its_camera_rule(tmp_path):
     assert published.attrs['record']['camera_rule'] == 'one-digit' and table.attrs['record']['camera_rule'] == 'as-named'
     with pytest.raises(ValueError, match='flattened'): msmt17_table(tmp_path, 'trainval')
 
+
 @pytest.mark.parametrize('line, said', [('0000/0000_000_01.jpg', 'line 3'), ('0000/0000_000_16_0303morning_0015_0.jpg 0', 'camera 1 to 15'),
     ('0000/picture.jpg 0', 'is not like'), ('0000/0000_000_01_0303morning_0015_0.jpg x', 'is not like'),
     ('0000/0000_009_01_0303morning_0015_0.jpg 0', r"line 3: '0000/0000_009.*is not in .*train")])
@@ -126,6 +135,7 @@ def test_msmt17_lines_that_cannot_be_read(tmp_path, line, said):
     msmt(tmp_path)
     with open(tmp_path/'list_train.txt', 'a') as f: f.write(line + '\n')
     with pytest.raises((ValueError, FileNotFoundError), match=rf'list_train\.txt.*{said}'): msmt17_table(tmp_path)
+
 
 def test_msmt17_refuses(tmp_path, capsys):
     msmt(tmp_path/'set')
@@ -135,6 +145,7 @@ def test_msmt17_refuses(tmp_path, capsys):
     assert 'train: trainval' in capsys.readouterr().out and read_table(tmp_path/'set'/'images.csv').attrs['record']['train'] == 'trainval'
     (tmp_path/'set'/'list_val.txt').unlink()
     with pytest.raises(FileNotFoundError, match=r'lacks list_val\.txt'): msmt17_table(tmp_path/'set')
+
 
 def test_pictures_that_lie_deeper_are_not_lost_in_silence(tmp_path):
     draw(duke(tmp_path), 'query/extra/0005_c3_f0046985.jpg')

@@ -1,4 +1,4 @@
-"Smaller Re-ID sets in their real layouts, tiny: to the exact table, and what a wrong folder, name or line gets."
+"Smaller Re-ID sets in their real layouts, tiny: to the exact table, and what a wrong folder, name or line gets"
 import json
 import sys
 import warnings
@@ -26,11 +26,13 @@ from viper import viper_tables  # noqa: E402
 
 
 def draw(root, *names):
-    for i, n in enumerate(names):
+    for i,n in enumerate(names):
         (root/n).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (12, 6, 3), dtype=np.uint8)).save(root/n)
 
+
 def rows(table): return [tuple(r) for r in table[['path', 'identity', 'camera', 'split']].itertuples(index=False)]
+
 
 def twice(script, capsys, root, **kwargs):
     "Run a script two times: the second does nothing; the record of the table"
@@ -45,6 +47,7 @@ def twice(script, capsys, root, **kwargs):
     assert {p: p.stat().st_mtime_ns for p in Path(root).rglob('*') if p.is_file()} == before
     return first
 
+
 def test_drawn_is_the_same_everywhere():
     assert drawn(['a', 'b', 'c', 'd', 'e', 'f'], 0) == drawn({'f', 'e', 'd', 'c', 'b', 'a'}, 0) == list('ecfabd')
     assert drawn('abcdef', 1) != list('ecfabd')
@@ -56,6 +59,7 @@ def market(root):
          'bounding_box_test/0001_c2s1_001051_00.jpg', 'bounding_box_test/0000_c1s1_1.jpg', 'bounding_box_test/-1_c1s1_1.jpg')
     return root
 
+
 def test_market_distractors(tmp_path, capsys):
     root = market(tmp_path/'Market-1501-v15.09.15')
     with pytest.raises(FileNotFoundError, match=r'--distractors: .*images is not there'): market1501_table(tmp_path, distractors=True)
@@ -64,7 +68,7 @@ def test_market_distractors(tmp_path, capsys):
     without = market1501_table(tmp_path)
     assert len(without) == 5 and without.attrs['record']['distractors'] == 0 and without.attrs['record']['protocol'] == 'published'
     assert without.attrs['record']['published']['gallery'] == (15913, 751)
-    table, at = market1501_table(tmp_path, distractors=True), 'Market-1501-v15.09.15/images/'
+    table,at = market1501_table(tmp_path, distractors=True), 'Market-1501-v15.09.15/images/'
     assert rows(table)[:5] == rows(without)
     assert rows(table)[5:] == [(f'{at}00000017.jpg', 'distractor', '', 'gallery'), (f'{at}0000_c6s3_000001_01.jpg', 'distractor', '6', 'gallery'),
                                (f'{at}0001_c2s1_000001_01.jpg', 'distractor', '2', 'gallery')]
@@ -90,7 +94,7 @@ def test_partial(tmp_path, variant, folders, names, source, capsys):
     root = tmp_path/'exp_1'/{'partial-ilids': 'PartialiLIDS', 'partial-reid': 'x', 'occluded-reid': 'OccludedREID'}[variant]
     draw(root, *[f'{f}/{n}' for f in folders for n in names])
     ids = [n.rsplit('/')[-1][:3] for n in names]
-    expected = [(f'{f}/{n}', i, '', s) for s, f in zip(('query', 'gallery'), folders) for n, i in zip(names, ids)]
+    expected = [(f'{f}/{n}', i, '', s) for s,f in zip(('query', 'gallery'), folders) for n,i in zip(names, ids)]
     table = partial_table(root)
     assert rows(table) == expected and rows(partial_table(root, variant)) == expected
     assert [r[0] for r in rows(partial_table(root.parent, variant))] == [f'{root.name}/{r[0]}' for r in expected]
@@ -101,6 +105,7 @@ def test_partial(tmp_path, variant, folders, names, source, capsys):
     assert list(report.splits.index) == ['query', 'gallery'] and report.overlap == 0 and report.unanswerable == 0 and not report.warnings
     assert 'Note:' not in twice(partial_script, capsys, root)
 
+
 def test_partial_camera_rule(tmp_path):
     draw(tmp_path, *[f'{f}/001_{k:03d}.jpg' for f in ('partial_body_images', 'whole_body_images') for k in (1, 2)], 'partial_body_images/002_001.jpg',
          'whole_body_images/002_001.jpg')
@@ -108,6 +113,7 @@ def test_partial_camera_rule(tmp_path):
     assert table['camera'].tolist() == ['1', '2', '1', '1', '2', '1'] and table.attrs['record']['camera_rule'] == 'number'
     assert unanswerable(table).tolist() == [False, False, True, False, False, False]          # as AGW reads it, the only answer is left out
     with pytest.raises(ValueError, match='none or number'): partial_table(tmp_path, camera_rule='x')
+
 
 def test_partial_refuses(tmp_path):
     draw(tmp_path/'a', 'query/001_1.jpg', 'gallery/001_1.jpg')
@@ -130,18 +136,19 @@ def vehicles(root, end='\n'):
     lists = root/'VehicleID_V1.0'/'train_test_split'
     lists.mkdir()
     (lists/'train_list.txt').write_bytes(f'0000001 7036{end}0000002 7036{end}0000003 0021{end}'.encode())
-    (lists/'test_list_800.txt').write_bytes(end.join(f'{i:07d} {v}' for i, v in zip(range(4, 12), [5, 5, 5, 9, 9, 9, 9, 4])).encode())
+    (lists/'test_list_800.txt').write_bytes(end.join(f'{i:07d} {v}' for i,v in zip(range(4, 12), [5, 5, 5, 9, 9, 9, 9, 4])).encode())
     return root
+
 
 @pytest.mark.parametrize('end', ['\n', ' \r\n'])
 def test_vehicleid(tmp_path, end, capsys):
     table = vehicleid_table(vehicles(tmp_path, end))
-    at, held = 'VehicleID_V1.0/image/', {f'{i:07d}': v for i, v in zip(range(4, 12), '55599994')}
+    at,held = 'VehicleID_V1.0/image/', {f'{i:07d}': v for i,v in zip(range(4, 12), '55599994')}
     first = {}
     for name in drawn([f'{n}.jpg' for n in held], 'VehicleID/0'): first.setdefault(held[name[:7]], name[:7])
     assert rows(table) == [(f'{at}0000001.jpg', '7036', '', 'train'), (f'{at}0000002.jpg', '7036', '', 'train'),
         (f'{at}0000003.jpg', '21', '', 'train'),
-        *[(f'{at}{n}.jpg', v, '', 'gallery' if first[v] == n else 'query') for n, v in held.items()]]
+        *[(f'{at}{n}.jpg', v, '', 'gallery' if first[v] == n else 'query') for n,v in held.items()]]
     assert (table['split'] == 'gallery').sum() == 3 and table['split'].iloc[-1] == 'gallery'  # a vehicle of one picture: nobody asks for it
     made = table.attrs['record']
     assert made['published'] == {'train': (113346, 13164), 'query': (5693, 800), 'gallery': (800, 800)} and (made['test'], made['seed']) == ('800', 0)
@@ -150,6 +157,7 @@ def test_vehicleid(tmp_path, end, capsys):
     twice(vehicleid_script, capsys, tmp_path)
     with pytest.raises(SystemExit, match='--force'): vehicleid_script.main(str(tmp_path), seed=1)
 
+
 @pytest.mark.parametrize('line, said', [('0000001 1 2', 'line 9.*not like'), ('x 1', 'line 9.*not like'),
     ('0000099 1', r'line 9: image/0000099\.jpg is missing'),
     ('0000004 5', 'line 9: picture 0000004 is in line 1 too'), ('0000001 5', r'share 1 pictures, first 0000001\.jpg')])
@@ -157,6 +165,7 @@ def test_vehicleid_lines_that_cannot_be_read(tmp_path, line, said):
     file = vehicles(tmp_path)/'VehicleID_V1.0'/'train_test_split'/'test_list_800.txt'
     file.write_text(file.read_text() + '\n' + line)
     with pytest.raises((ValueError, FileNotFoundError), match=rf'test_list_800\.txt.*{said}'): vehicleid_table(tmp_path)
+
 
 def test_vehicleid_refuses(tmp_path):
     vehicles(tmp_path)
@@ -169,16 +178,18 @@ def test_vehicleid_refuses(tmp_path):
 
 PEOPLE = ('000', '001', '007', '023', '512', '872')
 
+
 def viper(root):
-    draw(root, *[f'VIPeR/cam_a/{p}_45.bmp' for p in PEOPLE], *[f'VIPeR/cam_b/{p}_{90 + k}.bmp' for k, p in enumerate(PEOPLE)])
+    draw(root, *[f'VIPeR/cam_a/{p}_45.bmp' for p in PEOPLE], *[f'VIPeR/cam_b/{p}_{90 + k}.bmp' for k,p in enumerate(PEOPLE)])
     return root
+
 
 def test_viper(tmp_path, capsys):
     tables = viper_tables(viper(tmp_path/'001_45'), range(20))
-    for k, table in enumerate(tables):
-        half, asks = drawn(PEOPLE, f'VIPeR/{k//2}')[:3], 'ab'[k % 2]
+    for k,table in enumerate(tables):
+        half,asks = drawn(PEOPLE, f'VIPeR/{k//2}')[:3], 'ab'[k % 2]
         assert rows(table) == [(f'VIPeR/cam_{c}/{p}_{a}.bmp', p, c, 'train' if p in half else 'query' if c == asks else 'gallery')
-                               for c in 'ab' for p, a in zip(PEOPLE, [45]*6 if c == 'a' else range(90, 96))]
+                               for c in 'ab' for p,a in zip(PEOPLE, [45]*6 if c == 'a' else range(90, 96))]
         made = table.attrs['record']
         assert (made['split'], made['half'], made['queries']) == (k, k//2, f'camera {asks}') and not unanswerable(table).any()
     assert len({tuple(t['split']) for t in tables}) > 10
@@ -188,6 +199,7 @@ def test_viper(tmp_path, capsys):
     assert rows(read_table(root/'split_13.csv')) == rows(tables[13]) and json.loads((root/'split_13.json').read_text())['split'] == 13
     assert 'Written' in twice(viper_script, capsys, root, split='13')
     assert (root/'images.csv').read_bytes() == (root/'split_13.csv').read_bytes()
+
 
 def test_viper_refuses(tmp_path):
     viper(tmp_path)
@@ -205,12 +217,12 @@ def test_viper_refuses(tmp_path):
 # i-LIDS
 
 def test_ilids(tmp_path, capsys):
-    names = [f'{i:04d}{k:03d}.jpg' for i, n in zip(range(1, 6), (4, 2, 3, 8, 2)) for k in range(1, n + 1)]
+    names = [f'{i:04d}{k:03d}.jpg' for i,n in zip(range(1, 6), (4, 2, 3, 8, 2)) for k in range(1, n + 1)]
     draw(tmp_path, *[f'i-LIDS_Pedestrian/Persons/{n}' for n in names])
     tables = ilids_tables(tmp_path, range(10))
-    for k, table in enumerate(tables):
+    for k,table in enumerate(tables):
         train = drawn([f'{i:04d}' for i in range(1, 6)], f'i-LIDS/{k}')[:2]
-        order, expected = drawn(names, f'i-LIDS/{k}/pictures'), []
+        order,expected = drawn(names, f'i-LIDS/{k}/pictures'), []
         for n in names:
             place = [o for o in order if o[:4] == n[:4]].index(n)
             split = 'train' if n[:4] in train else ('query', 'gallery')[place] if place < 2 else None

@@ -1,4 +1,4 @@
-"IJB-B, IJB-C and TinyFace in their own layouts."
+"IJB-B, IJB-C and TinyFace in their own layouts"
 import os
 import random
 import sys
@@ -29,15 +29,17 @@ def picture(file, k):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(k).integers(0, 255, (20, 16, 3), np.uint8)).save(file)
 
+
 # template 10 and 30 in the gallery, 20 a probe of the person of 10; picture 3.jpg is in two templates
 LINES = ['1.jpg 10 100', '2.jpg 10 101', '3.jpg 20 102', '3.jpg 21 102', '4.jpg 30 103']
+
 
 @pytest.fixture
 def ijbc(tmp_path):
     root = tmp_path/'ijb'/'IJBC'
     for k in range(1, 5): picture(root/'loose_crop'/f'{k}.jpg', k)
     (root/'meta').mkdir()
-    for name, lines in [
+    for name,lines in [
         ('face_tid_mid.txt', LINES), ('template_pair_label.txt', ['10 20 1', '10 30 0', '20 21 1']),
         ('name_5pts_score.txt', [f'{k}.jpg ' + ' '.join(str(10.5*j) for j in range(10)) + f' 0.9{k}' for k in range(1, 5)]),
         ('1N_gallery_G1.csv', ['TEMPLATE_ID,SUBJECT_ID,FILENAME', '10,0042,img/1.png', '10,0042,img/2.png']),
@@ -45,6 +47,7 @@ def ijbc(tmp_path):
         ('1N_probe_mixed.csv', ['TEMPLATE_ID,SUBJECT_ID,FILENAME,SIGHTING_ID', '20,0042,frames/1.png,', '21,0042,frames/1.png,5'])]:
         (root/'meta'/f'ijbc_{name}').write_text('\n'.join(lines) + '\n')
     return root
+
 
 def test_ijb(ijbc):
     made = ijb_tables(ijbc.parent, 'ijbc')
@@ -56,12 +59,14 @@ def test_ijb(ijbc):
     assert made['template_pairs'].values.tolist() == [[10, 20, 1], [10, 30, 0], [20, 21, 1]]
     assert made['gallery'].values.tolist() == [[10, '0042', 'G1'], [30, '7', 'G2']] and made['probe'].values.tolist() == [[20, '0042'], [21, '0042']]
 
+
 def test_ijb_without_its_optional_lists(ijbc):
     for p in (ijbc/'meta').glob('*1N*'): p.unlink()
     (ijbc/'meta'/'ijbc_name_5pts_score.txt').unlink()
     made = ijb_tables(ijbc)
     assert list(made) == ['images', 'templates', 'template_pairs'] and set(made['images']['split']) == {'gallery'}
     assert made['images']['identity'].tolist() == ['of_template_10']*3 + ['of_template_30'] and 'detector_score' not in made['images']
+
 
 def test_ijb_main_twice(ijbc, tmp_path, capsys):
     ijb_script.main(str(ijbc), 'ijbc', out=str(tmp_path/'o'))
@@ -74,6 +79,7 @@ def test_ijb_main_twice(ijbc, tmp_path, capsys):
     assert pd.read_csv(tmp_path/'o'/'gallery.csv', dtype=str)['identity'].tolist() == ['0042', '7']
     ijb_script.main(str(ijbc), 'ijbc', out=str(tmp_path/'o'))
     assert 'nothing to do' in capsys.readouterr().out
+
 
 @pytest.mark.parametrize('name, text, said', [
     ('face_tid_mid.txt', '1.jpg 10\n', r"face_tid_mid\.txt, line 1: '1\.jpg 10'"),
@@ -89,27 +95,31 @@ def test_ijb_that_cannot_be_used(ijbc, name, text, said):
     (ijbc/'meta'/f'ijbc_{name}').write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=said): ijb_tables(ijbc)
 
+
 def test_ijb_elsewhere(ijbc, tmp_path):
     with pytest.raises(SystemExit, match=r'IJB-B is not in .*ijbb_face_tid_mid\.txt.*found loose_crop, meta'): ijb_script.main(str(ijbc), 'ijbb')
     with pytest.raises(ValueError, match="--set is 'lfw': pass ijbb or ijbc"): ijb_tables(ijbc, 'lfw')
     (ijbc/'loose_crop'/'2.jpg').write_text('no picture')
     with pytest.raises(ValueError, match=r'1 of 4 pictures cannot be read, first .*2\.jpg'): ijb_tables(ijbc)
 
+
 def names_file(file, kind, names, ids):
     cells = np.empty((len(names), 1), object)
     cells[:, 0] = names
     savemat(file, {f'{kind}_set': cells, **({f'{kind}_ids': np.array(ids)[:, None]} if ids else {})})
 
+
 @pytest.fixture
 def tinyface(tmp_path):
     test = tmp_path/'tinyface'/'Testing_Set'
-    probes, match = ['1_1.jpg', '1_2.jpg', '5_1.jpg'], ['1_3.jpg', '5_2.jpg']
-    for k, (folder, names) in enumerate([('Probe', probes), ('Gallery_Match', match), ('Gallery_Distractor', ['d1.jpg', 'd2.jpg'])]):
-        for j, n in enumerate(names): picture(test/folder/n, 10*k + j)
+    probes,match = ['1_1.jpg', '1_2.jpg', '5_1.jpg'], ['1_3.jpg', '5_2.jpg']
+    for k,(folder, names) in enumerate([('Probe', probes), ('Gallery_Match', match), ('Gallery_Distractor', ['d1.jpg', 'd2.jpg'])]):
+        for j,n in enumerate(names): picture(test/folder/n, 10*k + j)
     for k in range(2): picture(tmp_path/'tinyface'/'Training_Set'/'1'/f'{k}.jpg', 50 + k)
     names_file(test/'probe_img_ID_pairs.mat', 'probe', probes, [1, 1, 5])
     names_file(test/'gallery_match_img_ID_pairs.mat', 'gallery', match, [1, 5])
     return tmp_path/'tinyface'
+
 
 def test_tinyface(tinyface):
     table = tinyface_table(tinyface)
@@ -120,6 +130,7 @@ def test_tinyface(tinyface):
         ['Testing_Set/Gallery_Distractor/d1.jpg', 'distractor_d1', 'gallery'], ['Testing_Set/Gallery_Distractor/d2.jpg', 'distractor_d2', 'gallery']]
     assert table.attrs['record']['ids_that_names_contradict'] == 0 and table.attrs['record']['published']['query'] == (3728, 2569)
 
+
 def test_tinyface_main_twice_from_above(tinyface, capsys):
     tinyface_script.main(str(tinyface.parent))
     said = capsys.readouterr().out
@@ -127,6 +138,7 @@ def test_tinyface_main_twice_from_above(tinyface, capsys):
     assert read_table(tinyface.parent/'images.csv')['path'][2] == 'tinyface/Testing_Set/Probe/1_1.jpg'
     tinyface_script.main(str(tinyface.parent))
     assert 'nothing to do' in capsys.readouterr().out
+
 
 @pytest.mark.parametrize('flat', [True, False])
 def test_tinyface_aligned(tinyface, flat):
@@ -137,10 +149,11 @@ def test_tinyface_aligned(tinyface, flat):
         Image.open(file).save(target)
     table = tinyface_table(tinyface, aligned='aligned')
     place = (lambda f: '') if flat else (lambda f: f'{f}/')
-    assert table['path'].tolist() == [f'../aligned/{place(f)}{n}.png' for f, names in (
+    assert table['path'].tolist() == [f'../aligned/{place(f)}{n}.png' for f,names in (
         ('Probe', ['1_1', '1_2', '5_1']), ('Gallery_Match', ['1_3', '5_2']), ('Gallery_Distractor', ['d1', 'd2'])) for n in names]
     assert table['split'].tolist() == ['query']*3 + ['gallery']*4 and 'train' not in table.attrs['record']['published']
     with pytest.raises(FileNotFoundError, match='other is not a folder'): tinyface_table(tinyface, aligned='other')
+
 
 def test_tinyface_numbers(tinyface):
     at = tinyface/'Testing_Set'/'probe_img_ID_pairs.mat'
@@ -149,6 +162,7 @@ def test_tinyface_numbers(tinyface):
     names_file(at, 'probe', ['1_1.jpg'], [5])                                     # a list of one
     assert read_pairs_file(at, 'probe') == (['1_1.jpg'], [5])
     assert tinyface_table(tinyface).attrs['record']['ids_that_names_contradict'] == 1
+
 
 @pytest.mark.parametrize('names, ids, said', [(['1_1.jpg'], [1, 2], '1 names and 2 identities'),
                                               (['9_1.jpg'], [9], '1 of 1 pictures of probe_img_ID'),
@@ -159,12 +173,14 @@ def test_tinyface_that_cannot_be_used(tinyface, names, ids, said):
     names_file(tinyface/'Testing_Set'/'probe_img_ID_pairs.mat', 'probe', names, ids)
     with pytest.raises((ValueError, FileNotFoundError), match=said): tinyface_table(tinyface)
 
+
 def test_tinyface_elsewhere(tinyface, tmp_path):
     savemat(tinyface/'Testing_Set'/'probe_img_ID_pairs.mat', {'other': [1]})
     with pytest.raises(ValueError, match=r"probe_img_ID_pairs\.mat has no variable 'probe_set'"): tinyface_table(tinyface)
     (tinyface/'Testing_Set'/'Gallery_Distractor').rename(tmp_path/'away')
     with pytest.raises(FileNotFoundError, match='lacks Gallery_Distractor; found Gallery_Match, Probe'): tinyface_table(tinyface)
     with pytest.raises(SystemExit, match=r'TinyFace is not in .*found d1\.jpg, d2\.jpg'): tinyface_script.main(str(tmp_path/'away'))
+
 
 @pytest.mark.parametrize('packed', [True, False])
 def test_matlab_files(tmp_path, packed):
@@ -181,6 +197,7 @@ def test_matlab_files(tmp_path, packed):
     with pytest.raises(MatlabError, match=r'e\.mat is not a MATLAB file'): read_variables(tmp_path/'e.mat', ())
     with pytest.raises(FileNotFoundError, match='no such MATLAB file'): read_variables(tmp_path/'none.mat', ())
 
+
 def test_big_endian_and_a_lie(tmp_path):
     def cell(kind, body): return np.array([kind, len(body)], '>u4').tobytes() + body + b'\0'*(-len(body) % 8)
     matrix = cell(14, cell(6, np.array([6, 0], '>u4').tobytes()) + cell(5, np.array([2, 1], '>i4').tobytes()) + cell(1, b'ids')
@@ -192,9 +209,10 @@ def test_big_endian_and_a_lie(tmp_path):
     (tmp_path/'a.mat').write_bytes(b' '*124 + b'\x01\x00MI' + cell(15, zlib.compress(b'\0'*2**27)))
     with pytest.raises(MatlabError, match='too large for a list'): read_variables(tmp_path/'a.mat', ())
 
+
 def test_damaged_matlab_files(tinyface):
     "Only an error that names the file, whatever the bytes"
-    file, rng, read = tinyface/'Testing_Set'/'probe_img_ID_pairs.mat', random.Random(0), 0
+    file,rng,read = tinyface/'Testing_Set'/'probe_img_ID_pairs.mat', random.Random(0), 0
     whole = file.read_bytes()
     for _ in range(1200):
         data = bytearray(whole)

@@ -1,4 +1,4 @@
-"Drawn faces: the set, its pairs, and what lasts from picture to picture."
+"Drawn faces: the set, its pairs, and what lasts from picture to picture"
 import warnings
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def faces(tmp_path_factory):
 
 
 def test_table_pairs_and_pictures(faces):
-    folder, table = faces
+    folder,table = faces
     assert list(table.columns) == ['path', 'identity', 'camera', 'split', 'quality', 'true_quality', 'degradation']
     assert table.groupby('split').size().to_dict() == {'train': 9, 'query': 10, 'gallery': 10} and (table.camera == '').all()
     assert set(table[table.split == 'train'].identity).isdisjoint(table[table.split != 'train'].identity)
@@ -50,8 +50,8 @@ def test_table_pairs_and_pictures(faces):
 def test_pairs_are_balanced_and_their_folds_share_nobody(people, pictures, each, n_folds, folds, genuine):
     rows = [(f'{i}/{k}', f'p{i}', 'gallery') for i in range(people) for k in range(pictures)] + [('x', 'p999', 'query'), ('y', 'q', 'train')]
     table = pd.DataFrame(rows, columns=['path', 'identity', 'split'])
-    pairs, who = drawn_pairs(table, each, n_folds, 3), table.set_index('path').identity
-    first, second = pairs.path1.map(who), pairs.path2.map(who)
+    pairs,who = drawn_pairs(table, each, n_folds, 3), table.set_index('path').identity
+    first,second = pairs.path1.map(who), pairs.path2.map(who)
     assert pairs.same.sum() == (~pairs.same).sum() == genuine and pairs.fold.nunique() == folds
     assert ((first == second) == pairs.same).all() and (pairs.groupby('fold').same.mean() == .5).all()
     assert len({frozenset(o) for o in zip(pairs.path1, pairs.path2)}) == len(pairs)
@@ -66,7 +66,7 @@ def test_pairs_want_two_people():
 
 
 def test_same_seed_same_bytes_whatever_workers_and_number(faces, tmp_path):
-    folder, table = faces
+    folder,table = faces
     again = generate_faces(tmp_path/'again', workers=2, **SMALL)
     for name in ('images.csv', 'pairs.csv', *again.path): assert (folder/name).read_bytes() == (tmp_path/'again'/name).read_bytes()
     fewer = generate_faces(tmp_path/'fewer', **{**SMALL, 'n_train': 2, 'n_test': 0, 'n_imgs': 2})
@@ -77,7 +77,7 @@ def test_same_seed_same_bytes_whatever_workers_and_number(faces, tmp_path):
 
 
 def test_second_call_does_nothing_and_other_options_are_refused(faces, monkeypatch):
-    folder, table = faces
+    folder,table = faces
     monkeypatch.setattr(generation, 'parallel', None)
     pd.testing.assert_frame_equal(generate_faces(folder, **SMALL), table)
     with pytest.raises(ValueError, match=r'pose=1\.0, not 0\.5.*another folder'): generate_faces(folder, **{**SMALL, 'pose': .5})
@@ -94,7 +94,7 @@ def test_refusals_name_the_argument(tmp_path, name, value):
 @pytest.mark.parametrize('style', sorted(set(STYLE)))
 def test_every_style_is_drawn_from_every_side(style):
     rng = np.random.default_rng(1)
-    for k, (beard, glasses) in enumerate(zip(sorted(set(BEARD)), [*sorted(set(GLASSES)), 'none', 'round'])):
+    for k,(beard, glasses) in enumerate(zip(sorted(set(BEARD)), [*sorted(set(GLASSES)), 'none', 'round'])):
         traits = replace(random_face_traits(rng), style=style, beard=beard, glasses=glasses)
         view = replace(random_view(rng, 2.), yaw=(-43., -20., 0., 20., 43.)[k % 5])
         out = drawn(traits, view, (56, 64))
@@ -106,7 +106,7 @@ def test_features_are_where_the_traits_say():
     rng = np.random.default_rng(0)
     traits = replace(random_face_traits(rng), style='bald', beard='none', glasses='none', marks=(), freckles=0, skin=(232, 188, 158),
                      iris=(30, 30, 30), eye_open=.12, eye_gap=.42, eye_tilt=0.)
-    out, unit = drawn(traits), .33*112
+    out,unit = drawn(traits), .33*112
     # The pupils are dark, at the ends of the eye gap, and the same distance from the middle.
     row = round(112*.575 - .42*unit)
     dark = np.flatnonzero(out[:, row - 2:row + 2].max((0, 1)) < .3)
@@ -122,37 +122,37 @@ def test_identity_lasts_and_look_alikes_share():
     rng = np.random.default_rng(0)
     traits = random_face_traits(rng)
     def views(who): return [drawn(who, replace(STRAIGHT, smile=s, ambient=.4 + .4*s, glasses=False), (56, 56)) for s in (0., .5)]
-    a, b = views(traits)
+    a,b = views(traits)
     others = [random_face_traits(rng) for _ in range(12)]
     assert np.abs(a - b).mean() < .7*min(np.abs(a - views(o)[1]).mean() for o in others)
     for _ in range(10):
         other = face_look_alike(traits, rng)
-        assert 6 <= sum(getattr(other, n) != v for n, v in vars(traits).items()) <= 14
+        assert 6 <= sum(getattr(other, n) != v for n,v in vars(traits).items()) <= 14
     assert len({_identity(0, i, 0, .35) for i in range(60)}) == 60
     pd.testing.assert_series_equal(pd.Series(vars(_identity(0, 9, 0, .9))), pd.Series(vars(_identity(0, 9, 0, .9))))
 
 
 @pytest.mark.parametrize('angles', [(0, 0, 0), (35, 10, 5), (-20, -15, 30)])
 def test_ellipsoid_against_its_equation(angles):
-    "Points of the depth map, turned back into head coordinates, lie on the ellipsoid; head coordinates and projection are inverse."
+    "Points of the depth map, turned back into head coordinates, lie on the ellipsoid; head coordinates and projection are inverse"
     pose = Pose((80, 90), 30, (45, 40), *angles)
     rows = np.array(pose.rows)
     np.testing.assert_allclose(rows@rows.T, np.eye(3), atol=1e-12)
-    centre, radii = (.2, -.1, .3), (.9, .5, .7)
-    where, depth, inside = pose.ellipsoid(centre, radii)
+    centre,radii = (.2, -.1, .3), (.9, .5, .7)
+    where,depth,inside = pose.ellipsoid(centre, radii)
     points = pose.head_coordinates(depth, where)
-    value = sum(((p - c)/r)**2 for p, c, r in zip(points, centre, radii))
+    value = sum(((p - c)/r)**2 for p,c,r in zip(points, centre, radii))
     np.testing.assert_allclose(value[inside > .02], 1, atol=2e-4)
-    np.testing.assert_allclose(sum(a*b for a, b in zip(pose.rows[0], centre)), pose.project(*centre)[0])
+    np.testing.assert_allclose(sum(a*b for a,b in zip(pose.rows[0], centre)), pose.project(*centre)[0])
     # Nothing of it outside the outline: the window has all of its pixels.
     surface = Surface(pose).add(centre, radii)
     assert surface.cover().sum() == pytest.approx((inside > 0).sum(), rel=.05) and (surface.cover()[[0, -1]] == 0).all()
     window = (slice(10, 30), slice(20, 50))
-    X, Y = pose.on_plane(.9, window)
+    X,Y = pose.on_plane(.9, window)
     x = [pose.project(float(X[3, 7]), float(Y[3, 7]), .9)[k]*30 + (pose.left, pose.top)[k] for k in (0, 1)]
     assert x == pytest.approx([20 + 7.5, 10 + 3.5], abs=1e-3)
 
 
 def test_soft_max():
-    a, b = np.array([0., 1., .1]), np.array([1., 0., .1])
+    a,b = np.array([0., 1., .1]), np.array([1., 0., .1])
     np.testing.assert_allclose(soft_max(a, b, .2), [1, 1, .15])

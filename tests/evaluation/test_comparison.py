@@ -1,4 +1,4 @@
-"Means and paired gains against arithmetic done by hand, and what is refused."
+"Means and paired gains against arithmetic done by hand, and what is refused"
 import numpy as np
 import pandas as pd
 import pytest

@@ -178,10 +178,10 @@ def test_hardest_queries(shuffled):
 def test_hardest_queries_are_ranked_as_they_were_judged():
     store = EmbeddingStore()
     RetrievalJudge(store, normalize=False, exclude_same_camera=False)
-    ids, quality = torch.tensor([0, 0, 1]), torch.tensor([10., 50., 90.])
+    ids,quality = torch.tensor([0, 0, 1]), torch.tensor([10., 50., 90.])
     emb = torch.tensor([[1., 0.], [5., 0.], [1., .5]])  # by angle the first is nearest to the second, by distance to the third
     scene = torch.tensor([[0, 7, 1], [1, 7, 0], [2, 7, 0]])  # all of one camera
-    store.parts, store.current = [[emb, ids, quality, scene]], True
+    store.parts,store.current = [[emb, ids, quality, scene]], True
     hard = hardest_queries(store, 1, 2)
     assert hard['gallery'][0] == [2, 1] and hard['correct'][0] == [False, True]
     assert hard['ap'][0] == .5 and hard['first_rank'][0] == 2

@@ -23,7 +23,7 @@ def case(seed, n_ids=12, n_imgs=5):
 
 def naive(scores, same, first, second, quality, unit, far, refixed):
     "At each share, what is kept, the threshold and the error"
-    start, out = tar_at_far(scores, same, far)['threshold'].item(), []
+    start,out = tar_at_far(scores, same, far)['threshold'].item(), []
     by_unit = quality if unit == 'picture' else np.minimum(quality[first], quality[second])
     order = np.argsort(by_unit, kind='stable')
     for share in shares:
@@ -42,10 +42,10 @@ def naive(scores, same, first, second, quality, unit, far, refixed):
 @pytest.mark.parametrize('far', [.3, .02])
 @pytest.mark.parametrize('seed', range(3))
 def test_by_steps(seed, unit, threshold, far):
-    scores, same, first, second, quality = case(seed)
+    scores,same,first,second,quality = case(seed)
     if unit == 'pair':  # no two pairs of one quality, so that only one order is right
         own = np.random.default_rng(seed).permutation(len(scores))[:30]
-        scores, same, first, second = scores[own], same[own] | (np.arange(30) < 5), np.arange(30)*2, np.arange(30)*2 + 1
+        scores,same,first,second = scores[own], same[own] | (np.arange(30) < 5), np.arange(30)*2, np.arange(30)*2 + 1
         if far == .02: far = .1
     r = error_vs_reject(scores, same, first, second, quality, unit, far, threshold, shares=shares, n_random=3)
     want = naive(scores, same, first, second, quality, unit, far, threshold == 'refixed')
@@ -62,7 +62,7 @@ def test_by_steps(seed, unit, threshold, far):
 
 
 def test_better_quality_rejects_better_and_several_are_compared():
-    scores, same, first, second, quality = case(0, 30, 6)
+    scores,same,first,second,quality = case(0, 30, 6)
     noise = np.random.default_rng(0).uniform(0, 100, len(quality))
     for unit in ('picture', 'pair'):
         areas = error_vs_reject(scores, same, first, second, {'true': quality, 'noise': noise}, unit, .01).areas
@@ -72,8 +72,8 @@ def test_better_quality_rejects_better_and_several_are_compared():
 
 def test_chance_and_ideal_over_pairs_by_trying_all():
     "With a fixed threshold no order of pairs does better than the ideal, and the mean over all orders is the start"
-    scores, same = np.array([.9, .3, .1, .8, .5, .4, .2]), np.array([1, 1, 1, 1, 0, 0, 0], dtype=bool)
-    first, second = np.arange(7)*2, np.arange(7)*2 + 1
+    scores,same = np.array([.9, .3, .1, .8, .5, .4, .2]), np.array([1, 1, 1, 1, 0, 0, 0], dtype=bool)
+    first,second = np.arange(7)*2, np.arange(7)*2 + 1
     r = error_vs_reject(scores, same, first, second, np.full(14, 7.), 'pair', 1/3, shares=np.arange(4)/7, area=3/7)
     for k in range(4):
         kept = [[i for i in range(7) if i not in gone] for gone in combinations(range(7), k)]
@@ -83,14 +83,14 @@ def test_chance_and_ideal_over_pairs_by_trying_all():
 
 def test_ideal_over_pictures_takes_the_worst_first():
     # pictures 0..4 of one person; 0 fails with all others, 1 with 2 besides
-    first, second = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 5, 5]), np.array([1, 2, 3, 4, 2, 3, 4, 3, 4, 4, 6, 7])
-    scores, same = np.array([.1, .1, .1, .1, .1, .9, .9, .9, .9, .9, .5, .2]), np.arange(12) < 10
+    first,second = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 5, 5]), np.array([1, 2, 3, 4, 2, 3, 4, 3, 4, 4, 6, 7])
+    scores,same = np.array([.1, .1, .1, .1, .1, .9, .9, .9, .9, .9, .5, .2]), np.arange(12) < 10
     r = error_vs_reject(scores, same, first, second, np.arange(8.), 'picture', .5, shares=[0, 1/8, 2/8], area=2/8)
     np.testing.assert_allclose(r.curves['ideal'], [5/10, 1/6, 0])
 
 
 def test_ties_do_not_follow_the_table():
-    scores, same, first, second, quality = case(0)
+    scores,same,first,second,quality = case(0)
     flat = np.full(len(quality), 50.)
     curves = [error_vs_reject(scores, same, first, second, flat, far=.02, seed=s).curves['quality'] for s in (0, 0, 1)]
     assert curves[0].equals(curves[1]) and not curves[0].equals(curves[2])
@@ -100,9 +100,9 @@ def test_ties_do_not_follow_the_table():
 
 @pytest.mark.parametrize('unit', ['picture', 'pair'])
 def test_unknown_quality_is_left_out_of_all_curves(unit):
-    scores, same, first, second, quality = case(1)
-    a, b = quality.copy(), quality.copy()
-    a[[3, 17]], b[40] = np.nan, np.nan
+    scores,same,first,second,quality = case(1)
+    a,b = quality.copy(), quality.copy()
+    a[[3, 17]],b[40] = np.nan, np.nan
     r = error_vs_reject(scores, same, first, second, {'a': a, 'b': b}, unit, .05)
     known = ~np.isin(np.arange(60), [3, 17, 40])
     keep = known[first] & known[second]
@@ -112,11 +112,11 @@ def test_unknown_quality_is_left_out_of_all_curves(unit):
 
 
 def test_errors():
-    scores, same, first, second, quality = case(0)
+    scores,same,first,second,quality = case(0)
     bad = scores.copy()
     bad[7] = np.nan
     pairs = (scores, same, first, second)
-    for args, kwargs, message in [
+    for args,kwargs,message in [
         ((bad, same, first, second, quality), {}, 'scores row 7 is NaN'), ((scores, same[1:], first, second, quality), {}, '1769 entries'),
         ((scores, same, first[1:], second, quality), {}, '1769 first'), ((*pairs, quality[:-1]), {}, 'second runs from row'),
         ((*pairs, quality + 2), {}, "quality 'quality' row .* is 100.333: it runs from 0 to 100"), ((*pairs, quality), {'far': 1e-4}, 'are too few'),
@@ -140,7 +140,7 @@ def test_retrieval_by_steps(figure):
     r = retrieval_vs_reject(per_query, {'q': quality}, figure, shares=shares)
     kept = per_query.assign(quality=quality, rank1=per_query.first_rank == 1)[per_query.answerable & ~np.isnan(quality)]
     value = kept[{'mAP': 'ap', 'rank1': 'rank1', 'mINP': 'inp'}[figure]].astype(float)
-    for name, by in (('q', kept.quality), ('ideal', value)):
+    for name,by in (('q', kept.quality), ('ideal', value)):
         order = np.argsort(by, kind='stable')
         np.testing.assert_allclose(r.curves[name], [value.iloc[order[int(s*len(kept) + 1e-9):]].mean() for s in shares], atol=1e-12)
     assert (r.curves['random'] == value.mean()).all() and (r.n_units, r.n_left_out, r.better) == (len(kept), n - len(kept), 'higher')

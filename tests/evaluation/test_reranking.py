@@ -25,12 +25,12 @@ def dense(q, g, k1, k2, lambda_):
     weights = np.zeros_like(dist)
     for i in range(len(x)):
         base = mutual(i, k1)
-        others = [o for o in (mutual(j, round(k1 / 2)) for j in base) if len(o & base) > 2 / 3 * len(o)]
+        others = [o for o in (mutual(j, round(k1/2)) for j in base) if len(o & base) > 2/3*len(o)]
         members = sorted(base.union(*others))
-        weights[i, members] = np.exp(-dist[i, members]) / np.exp(-dist[i, members]).sum()
+        weights[i, members] = np.exp(-dist[i, members])/np.exp(-dist[i, members]).sum()
     if k2 > 1: weights = np.stack([weights[near[i, :k2]].mean(0) for i in range(len(x))])
     shared = np.minimum(weights[:len(q), None], weights[None, len(q):]).sum(-1)
-    return (1 - lambda_) * (1 - shared / (2 - shared)) + lambda_ * dist[:len(q), len(q):]
+    return (1 - lambda_)*(1 - shared/(2 - shared)) + lambda_*dist[:len(q), len(q):]
 
 
 @pytest.mark.parametrize('i', range(4))
@@ -52,19 +52,19 @@ def test_dense_form(seed, step, monkeypatch):
     if step:  # a few rows at a time, nothing kept
         monkeypatch.setattr(reranking, 'AT_ONCE', step)
         monkeypatch.setattr(reranking, 'KEPT', 0 if seed % 2 else 2**26)
-    n_query, n_gallery = (7, 60) if seed < 4 else (2, 9)
+    n_query,n_gallery = (7, 60) if seed < 4 else (2, 9)
     centers = rng.normal(size=(6, 5))
-    q, g = (centers[rng.integers(0, 6, n)] + .6 * rng.normal(size=(n, 5)) for n in (n_query, n_gallery))
+    q,g = (centers[rng.integers(0, 6, n)] + .6*rng.normal(size=(n, 5)) for n in (n_query, n_gallery))
     options = [(20, 6, .3), (5, 3, .3), (3, 12, 0), (1, 1, 1), (20, 6, .3)][seed]
     ours = k_reciprocal(q, g, *options, normalize=False)
     np.testing.assert_allclose(ours.dense(), dense(q, g, *options), atol=1e-12)
     np.testing.assert_allclose(ours.distances(1, 2), dense(q, g, *options)[1:2], atol=1e-12)
-    unit = [o / np.linalg.norm(o, axis=1, keepdims=True) for o in (q, g)]
+    unit = [o/np.linalg.norm(o, axis=1, keepdims=True) for o in (q, g)]
     np.testing.assert_allclose(k_reciprocal(q, g, *options).dense(), dense(*unit, *options), atol=1e-12)
 
 
 def test_judged_in_blocks():
-    q, g, *options = golden(0)
+    q,g,*options = golden(0)
     ids = [np.arange(n) % 7 for n in (len(q), len(g))]
     ours = k_reciprocal(torch.tensor(q).half(), torch.tensor(g).half(), *options)
     want = evaluate_distances(ours.dense(), *ids)
@@ -77,8 +77,8 @@ def test_it_helps():
     "What it is for: clusters stretched along a line, whose ends find each other through those between"
     rng = np.random.default_rng(0)
     ids = np.repeat(np.arange(30), 12)
-    x = rng.normal(size=(30, 16))[ids] + rng.normal(size=(30, 16))[ids] * rng.uniform(-2, 2, (360, 1)) + .3 * rng.normal(size=(360, 16))
-    q, g, q_ids, g_ids = x[::12], x[np.arange(360) % 12 > 0], ids[::12], ids[np.arange(360) % 12 > 0]
+    x = rng.normal(size=(30, 16))[ids] + rng.normal(size=(30, 16))[ids]*rng.uniform(-2, 2, (360, 1)) + .3*rng.normal(size=(360, 16))
+    q,g,q_ids,g_ids = x[::12], x[np.arange(360) % 12 > 0], ids[::12], ids[np.arange(360) % 12 > 0]
     plain = evaluate_retrieval(q, g, q_ids, g_ids).mAP
     assert evaluate_distances(k_reciprocal(q, g, 10, 3), q_ids, g_ids).mAP > plain + .02
     assert evaluate_retrieval(expand_queries(q, g, 3), g, q_ids, g_ids).mAP > plain
@@ -88,13 +88,13 @@ def test_it_helps():
 @pytest.mark.parametrize('k', [2, 50])
 def test_expand_queries(alpha, k):
     rng = np.random.default_rng(1)
-    q, g = rng.normal(size=(5, 4)), rng.normal(size=(20, 4))
-    q_unit, g_unit = (o / np.linalg.norm(o, axis=1, keepdims=True) for o in (q, g))
+    q,g = rng.normal(size=(5, 4)), rng.normal(size=(20, 4))
+    q_unit,g_unit = (o/np.linalg.norm(o, axis=1, keepdims=True) for o in (q, g))
     want = []
-    for x, cosine in zip(q_unit, q_unit @ g_unit.T):
+    for x,cosine in zip(q_unit, q_unit@g_unit.T):
         best = np.argsort(-cosine)[:k]
-        want.append(x + (np.clip(cosine[best], 0, None)[:, None]**alpha * g_unit[best]).sum(0))
-    want = np.array(want) / np.linalg.norm(want, axis=1, keepdims=True)
+        want.append(x + (np.clip(cosine[best], 0, None)[:, None]**alpha*g_unit[best]).sum(0))
+    want = np.array(want)/np.linalg.norm(want, axis=1, keepdims=True)
     np.testing.assert_allclose(expand_queries(q, g, k, alpha), want, atol=1e-12)
     assert expand_queries(torch.tensor(q).half(), torch.tensor(g).half(), k, alpha).dtype == torch.float32
 
@@ -102,7 +102,7 @@ def test_expand_queries(alpha, k):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('i', range(4))
 def test_gpu(i):
-    q, g, *options = golden(i)
+    q,g,*options = golden(i)
     ours = k_reciprocal(torch.tensor(q).cuda(), g, *options)
     np.testing.assert_allclose(ours.dense().cpu(), GOLDEN[f'final_f64_{i}'], atol=2e-5, rtol=0)
     torch.testing.assert_close(expand_queries(torch.tensor(q).cuda(), g).cpu(), expand_queries(q, g), atol=1e-6, rtol=0)

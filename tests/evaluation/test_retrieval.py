@@ -14,21 +14,21 @@ GOLDEN = np.load(Path(__file__).parent.parent/'golden'/'eval_func.npz')
 
 def naive(dist, q_ids, g_ids, q_cameras=None, g_cameras=None, max_rank=50):
     "One query after another, sorted: rank of the first match, AP and INP, NaN where there is none; and the CMC"
-    first, ap, inp = [], [], []
-    for i, row in enumerate(np.asarray(dist, dtype=np.float64)):
+    first,ap,inp = [], [], []
+    for i,row in enumerate(np.asarray(dist, dtype=np.float64)):
         order = np.argsort(row, kind='stable')
         if q_cameras is not None: order = [j for j in order if not (g_ids[j] == q_ids[i] and g_cameras[j] == q_cameras[i])]
-        ranks = [r for r, j in enumerate(order, 1) if g_ids[j] == q_ids[i]]
+        ranks = [r for r,j in enumerate(order, 1) if g_ids[j] == q_ids[i]]
         first.append(ranks[0] if ranks else np.nan)
-        ap.append(np.mean([k / r for k, r in enumerate(ranks, 1)]) if ranks else np.nan)
-        inp.append(len(ranks) / ranks[-1] if ranks else np.nan)
-    first, ap, inp = map(np.array, (first, ap, inp))
+        ap.append(np.mean([k/r for k,r in enumerate(ranks, 1)]) if ranks else np.nan)
+        inp.append(len(ranks)/ranks[-1] if ranks else np.nan)
+    first,ap,inp = map(np.array, (first, ap, inp))
     cmc = [(first[~np.isnan(first)] <= r).mean() for r in range(1, min(max_rank, len(g_ids)) + 1)]
     return first, ap, inp, cmc
 
 
 def check(result, want):
-    first, ap, inp, cmc = want
+    first,ap,inp,cmc = want
     np.testing.assert_array_equal(result.per_query.first_rank, first)
     np.testing.assert_allclose(result.per_query.ap, ap, atol=1e-12)
     np.testing.assert_allclose(result.per_query.inp, inp, atol=1e-12)
@@ -39,15 +39,15 @@ def check(result, want):
 
 
 def cosines(q, g):
-    q, g = (o.astype(np.float64) / np.linalg.norm(o.astype(np.float64), axis=1, keepdims=True) for o in (q, g))
-    return -q @ g.T
+    q,g = (o.astype(np.float64)/np.linalg.norm(o.astype(np.float64), axis=1, keepdims=True) for o in (q, g))
+    return -q@g.T
 
 
 def case(seed, n_query=40, n_gallery=130, n_ids=12, n_cameras=3, nf=8):
     rng = np.random.default_rng(seed)
-    q_ids, g_ids = rng.integers(0, n_ids, n_query), rng.integers(0, n_ids, n_gallery)
+    q_ids,g_ids = rng.integers(0, n_ids, n_query), rng.integers(0, n_ids, n_gallery)
     centers = rng.normal(size=(n_ids, nf))
-    q, g = centers[q_ids] + rng.normal(size=(n_query, nf)), centers[g_ids] + rng.normal(size=(n_gallery, nf))
+    q,g = centers[q_ids] + rng.normal(size=(n_query, nf)), centers[g_ids] + rng.normal(size=(n_gallery, nf))
     return q, g, q_ids, g_ids, rng.integers(0, n_cameras, n_query), rng.integers(0, n_cameras, n_gallery)
 
 
@@ -56,7 +56,7 @@ def case(seed, n_query=40, n_gallery=130, n_ids=12, n_cameras=3, nf=8):
 def test_golden(i, chunk):
     g = {k: GOLDEN[f'{k}{i}'] for k in ('distmat', 'q_pids', 'g_pids', 'q_camids', 'g_camids', 'cmc', 'mAP', 'mINP', 'AP', 'INP')}
     r = evaluate_distances(g['distmat'], g['q_pids'], g['g_pids'], g['q_camids'], g['g_camids'], chunk=chunk)
-    for ours, theirs in ((r.cmc, g['cmc']), (r.mAP, g['mAP']), (r.mINP, g['mINP']), (r.per_query.ap, g['AP']), (r.per_query.inp, g['INP'])):
+    for ours,theirs in ((r.cmc, g['cmc']), (r.mAP, g['mAP']), (r.mINP, g['mINP']), (r.per_query.ap, g['AP']), (r.per_query.inp, g['INP'])):
         np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
     assert r.n_unanswerable == np.isnan(g['AP']).sum()
 
@@ -65,7 +65,7 @@ def test_golden(i, chunk):
 @pytest.mark.parametrize('seed', range(6))
 def test_naive(seed, chunk):
     "Random cases: many and few identities, absent ones, junk"
-    q, g, *labels = case(seed, n_ids=(3, 12, 60)[seed % 3], n_cameras=1 + seed)
+    q,g,*labels = case(seed, n_ids=(3, 12, 60)[seed % 3], n_cameras=1 + seed)
     if seed == 0: labels[3] += np.arange(130) % 2  # with one camera everything would be junk
     check(evaluate_retrieval(q, g, *labels, chunk=chunk), naive(cosines(q, g), *labels))
     check(evaluate_retrieval(q, g, *labels, chunk=chunk, exclude_same_camera=False), naive(cosines(q, g), *labels[:2]))
@@ -73,7 +73,7 @@ def test_naive(seed, chunk):
 
 
 def test_euclidean():
-    q, g, *labels = case(0)
+    q,g,*labels = case(0)
     dist = ((q[:, None] - g[None])**2).sum(-1)
     check(evaluate_retrieval(q, g, *labels, normalize=False), naive(dist, *labels))
     assert evaluate_retrieval(q, g, *labels, normalize=False).mAP != evaluate_retrieval(q, g, *labels).mAP
@@ -83,17 +83,17 @@ def test_euclidean():
 @pytest.mark.parametrize('chunk', [None, 3])
 def test_ties_keep_gallery_order(levels, chunk, monkeypatch):
     "Equal distances everywhere, even all alike"
-    _, _, *labels = case(3)
+    _,_,*labels = case(3)
     dist = np.random.default_rng(0).integers(0, levels, (40, 130)).astype(np.float32)
     check(evaluate_distances(dist, *labels, chunk=chunk), naive(dist, *labels))
     g = np.random.default_rng(0).normal(size=(4, 8))[np.random.default_rng(1).integers(0, 4, 130)]  # the same picture many times
     assert len(np.unique(dist)) == levels and len(np.unique(g, axis=0)) == 4
-    check(evaluate_distances(-g[:40] @ g.T.round(3), *labels, chunk=chunk), naive(-g[:40] @ g.T.round(3), *labels))
+    check(evaluate_distances(-g[:40]@g.T.round(3), *labels, chunk=chunk), naive(-g[:40]@g.T.round(3), *labels))
 
 
 def test_small_gallery_and_junk():
     "Fewer gallery pictures than the depth of the CMC, and rows of different length once junk is out (the published code raises)"
-    q, g, *labels = case(4, n_query=30, n_gallery=9, n_ids=3, n_cameras=2)
+    q,g,*labels = case(4, n_query=30, n_gallery=9, n_ids=3, n_cameras=2)
     r = evaluate_retrieval(q, g, *labels)
     assert r.cmc.shape == (9,) and r.n_unanswerable < 30
     check(r, naive(cosines(q, g), *labels))
@@ -107,7 +107,7 @@ def test_one_gallery_picture():
 
 @pytest.mark.parametrize('unknown', ['', None, float('nan'), -1])
 def test_unknown_cameras_are_never_excluded(unknown):
-    q, g, q_ids, g_ids, q_cameras, g_cameras = case(5)
+    q,g,q_ids,g_ids,q_cameras,g_cameras = case(5)
     name = (lambda c: c) if unknown == -1 else (lambda c: f'c{c}')
     q_named = pd.Series([unknown if c == 0 else name(c) for c in q_cameras], dtype=object)
     g_named = [unknown if c == 0 else name(c) for c in g_cameras]
@@ -116,7 +116,7 @@ def test_unknown_cameras_are_never_excluded(unknown):
 
 
 def test_all_same_camera():
-    q, g, q_ids, g_ids, *_ = case(6)
+    q,g,q_ids,g_ids,*_ = case(6)
     same = np.zeros(40), np.zeros(130)
     with pytest.raises(ValueError, match='exclude_same_camera=False'): evaluate_retrieval(q, g, q_ids, g_ids, *same)
     assert evaluate_retrieval(q, g, q_ids, g_ids, *same, exclude_same_camera=False).n_unanswerable == 0
@@ -124,7 +124,7 @@ def test_all_same_camera():
 
 def test_any_type():
     "Lists of text, tensors that ask for gradients, half precision, arrays that are not contiguous or not writeable"
-    q, g, q_ids, g_ids, q_cameras, g_cameras = case(7)
+    q,g,q_ids,g_ids,q_cameras,g_cameras = case(7)
     want = evaluate_retrieval(q, g, q_ids, g_ids, q_cameras, g_cameras)
     text = [[f'id{o}' for o in ids] for ids in (q_ids, g_ids)]
     assert evaluate_retrieval(q, g, *text, q_cameras, g_cameras).mAP == want.mAP
@@ -140,8 +140,8 @@ def test_any_type():
 
 def test_no_matrix_is_kept(monkeypatch):
     "Never more than a block of rows at a time"
-    q, g, *labels = case(8)
-    seen, real = [], retrieval.match_ranks
+    q,g,*labels = case(8)
+    seen,real = [], retrieval.match_ranks
     monkeypatch.setattr(retrieval, 'match_ranks', lambda dist, *args: seen.append(dist.shape) or real(dist, *args))
     evaluate_retrieval(q, g, *labels, chunk=16)
     assert seen == [(16, 130), (16, 130), (8, 130)]
@@ -150,14 +150,14 @@ def test_no_matrix_is_kept(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('chunk', [None, 7])
 def test_gpu(chunk):
-    q, g, *labels = case(9)
+    q,g,*labels = case(9)
     check(evaluate_retrieval(torch.tensor(q).cuda(), g, *labels, chunk=chunk), naive(cosines(q, g), *labels))
     check(evaluate_distances(torch.tensor(GOLDEN['distmat1'].round(1)).cuda(), *(GOLDEN[o] for o in ('q_pids1', 'g_pids1'))),
           naive(GOLDEN['distmat1'].round(1), GOLDEN['q_pids1'], GOLDEN['g_pids1']))
 
 
 def test_bad_input():
-    q, g, q_ids, g_ids, q_cameras, g_cameras = case(10)
+    q,g,q_ids,g_ids,q_cameras,g_cameras = case(10)
     def broken(emb, row, value):
         emb = emb.copy()
         emb[row] = value
@@ -173,14 +173,14 @@ def test_bad_input():
              ((q, g[:0], q_ids, g_ids[:0]), 'g_emb must be'),
              ((q, g, q_ids.astype(str), g_ids), 'one text and one numbers'),
              ((q, g, q_ids, g_ids, q_cameras, g_cameras.astype(str)), 'q_cameras and g_cameras differ')]
-    for args, message in cases:
+    for args,message in cases:
         with pytest.raises(ValueError, match=message): evaluate_retrieval(*args)
 
 
 @pytest.mark.parametrize('chunk', [None, 6])
 @pytest.mark.parametrize('normalize', [True, False])
 def test_ranked_gallery(chunk, normalize):
-    q, g, q_ids, g_ids, q_cameras, g_cameras = case(11)
+    q,g,q_ids,g_ids,q_cameras,g_cameras = case(11)
     dist = 1 + cosines(q, g) if normalize else ((q[:, None] - g[None])**2).sum(-1)
     junk = (q_ids[:, None] == g_ids) & (q_cameras[:, None] == g_cameras)
     for keep in (True, False):
@@ -197,8 +197,8 @@ def test_ranked_gallery(chunk, normalize):
 
 
 def test_by_quality():
-    per_query = pd.DataFrame({'query': range(8), 'answerable': [True] * 7 + [False], 'first_rank': [3, 1, 2, 1, 1, 1, 4, np.nan],
-                              'ap': [.1, .2, .3, .4, .5, .6, .7, np.nan], 'inp': [.1] * 7 + [np.nan]})
+    per_query = pd.DataFrame({'query': range(8), 'answerable': [True]*7 + [False], 'first_rank': [3, 1, 2, 1, 1, 1, 4, np.nan],
+                              'ap': [.1, .2, .3, .4, .5, .6, .7, np.nan], 'inp': [.1]*7 + [np.nan]})
     t = by_quality(per_query, torch.tensor([0, 10, 50, 60, 90, 100, float('nan'), 5]))
     assert list(t.index) == ['worst', 'middle', 'best', 'unknown'] and list(t.n_queries) == [2, 2, 2, 1]
     np.testing.assert_allclose(t.mAP, [.15, .35, .55, .7])
@@ -206,6 +206,6 @@ def test_by_quality():
     assert t.quality_from['middle'] == 50 and t.quality_to['middle'] == 60
     same = by_quality(per_query, np.full(8, 40.))
     assert list(same.n_queries) == [0, 7, 0] and np.isnan(same.mAP['worst'])  # equal qualities cannot be told apart
-    assert list(by_quality(per_query, range(8), bins=7).n_queries) == [1] * 7
+    assert list(by_quality(per_query, range(8), bins=7).n_queries) == [1]*7
     with pytest.raises(ValueError, match='7 qualities for 8'): by_quality(per_query, range(7))
     with pytest.raises(ValueError, match='query 2 is 101'): by_quality(per_query, [1, 2, 101, 4, 5, 6, 7, 8])

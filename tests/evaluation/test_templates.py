@@ -34,7 +34,7 @@ def case(seed, n=90, nf=6):
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('seed', range(3))
 def test_pooling_by_loops(seed, how, media_norm, weighted):
-    emb, template, media, quality = case(seed)
+    emb,template,media,quality = case(seed)
     got = pool_templates(emb, template, media, how, media_norm, quality if weighted else None, chunk=16)
     want = naive(emb, template, media, how, media_norm, quality if weighted else np.ones(len(emb)))
     np.testing.assert_allclose(got.emb, want, atol=1e-12)
@@ -48,16 +48,16 @@ def test_pooling_by_loops(seed, how, media_norm, weighted):
 
 def test_the_two_media_rules_differ_as_they_should():
     # a video whose frames disagree, and a photograph: taken to unit length the video says as much as the photograph
-    emb, template, media = np.array([[1., 0], [0, 1], [1, 0]]), [7, 7, 7], ['v', 'v', 'photo']
+    emb,template,media = np.array([[1., 0], [0, 1], [1, 0]]), [7, 7, 7], ['v', 'v', 'photo']
     np.testing.assert_allclose(pool_templates(emb, template, media).emb, unit(np.array([[1.5, .5]])))
     np.testing.assert_allclose(pool_templates(emb, template, media, media_norm=True).emb, unit(np.array([[1 + .5**.5, .5**.5]])))
 
 
 def test_unknown_and_empty_quality():
-    emb, template = np.eye(6), ['a', 'a', 'a', 'b', 'b', 'c']
+    emb,template = np.eye(6), ['a', 'a', 'a', 'b', 'b', 'c']
     got = pool_templates(emb, template, quality=[20, 60, np.nan, 0, 0, np.nan])
     want = np.zeros((3, 6))
-    want[0, :3], want[1, 3:5], want[2, 5] = [20, 60, 40], 1, 1
+    want[0, :3],want[1, 3:5],want[2, 5] = [20, 60, 40], 1, 1
     np.testing.assert_allclose(got.emb, unit(want), atol=1e-12)
     # a picture of quality 0 beside better ones says nothing, in its own medium too
     got = pool_templates(emb[:3], ['a']*3, media_norm=True, quality=[0, 1, 1])
@@ -65,10 +65,10 @@ def test_unknown_and_empty_quality():
 
 
 def test_pooling_errors():
-    emb, template, *_ = case(0)
-    bad, zero = emb.copy(), emb.copy()
-    bad[4, 1], zero[50] = np.inf, 0
-    for args, kwargs, message in [((bad, template), {}, 'emb row 4 holds NaN or infinity'),
+    emb,template,*_ = case(0)
+    bad,zero = emb.copy(), emb.copy()
+    bad[4, 1],zero[50] = np.inf, 0
+    for args,kwargs,message in [((bad, template), {}, 'emb row 4 holds NaN or infinity'),
                                   ((zero, template), {'chunk': 16}, 'emb row 50 is all zero'),
                                   ((emb, template[1:]), {}, 'template has 89 entries for 90'), ((emb, template, [1]), {}, 'media has 1 entries'),
                                   ((emb, template), {'quality': -np.ones(90)}, 'quality row 0 is -1'),
@@ -80,12 +80,12 @@ def test_pooling_errors():
 
 
 def test_one_to_one():
-    emb, template, media, _ = case(1)
+    emb,template,media,_ = case(1)
     pooled = pool_templates(emb, template, media)
     rng = np.random.default_rng(0)
-    one, two = rng.choice(pooled.template, 500), rng.choice(pooled.template, 500)
-    at = {t: k for k, t in enumerate(pooled.template)}
-    want = [float(pooled.emb[at[a]] @ pooled.emb[at[b]]) for a, b in zip(one, two)]
+    one,two = rng.choice(pooled.template, 500), rng.choice(pooled.template, 500)
+    at = {t: k for k,t in enumerate(pooled.template)}
+    want = [float(pooled.emb[at[a]]@pooled.emb[at[b]]) for a,b in zip(one, two)]
     np.testing.assert_allclose(template_scores(pooled, one, two, chunk=64), want, atol=1e-12)
     for wrong in (1, 1000, -5):
         with pytest.raises(ValueError, match=rf'template {wrong} \(entry 1\) has no picture'): template_scores(pooled, [3, wrong], [3, 3])
@@ -99,16 +99,16 @@ def test_one_to_many_by_loops(seed, chunk):
     q_ids = np.repeat(np.arange(60), 3)
     q = centers[q_ids] + .6*rng.normal(size=(180, 5))
     galleries = {name: (centers[ids] + .3*rng.normal(size=(len(ids), 5)), ids)
-                 for name, ids in (('G1', np.arange(25)), ('G2', np.arange(20, 50)))}
+                 for name,ids in (('G1', np.arange(25)), ('G2', np.arange(20, 50)))}
     r = evaluate_identification(q, q_ids, galleries, ranks=(1, 5), fpir=(.1, .02, 1e-3), chunk=chunk)
-    for name, (g, ids) in galleries.items():
-        scores = unit(q) @ unit(g).T
-        ranks, mate = [], []
+    for name,(g, ids) in galleries.items():
+        scores = unit(q)@unit(g).T
+        ranks,mate = [], []
         for i in np.flatnonzero(np.isin(q_ids, ids)):
             order = np.argsort(-scores[i], kind='stable')
             ranks.append(1 + int(np.flatnonzero(ids[order] == q_ids[i])[0]))
             mate.append(scores[i, ids == q_ids[i]].max())
-        ranks, mate, others = np.array(ranks), np.array(mate), np.sort(scores[~np.isin(q_ids, ids)].max(1))[::-1]
+        ranks,mate,others = np.array(ranks), np.array(mate), np.sort(scores[~np.isin(q_ids, ids)].max(1))[::-1]
         row = r.figures.loc[name]
         assert (row.rank1, row.rank5, row.n_mated, row.n_unmated) == ((ranks <= 1).mean(), (ranks <= 5).mean(), len(ranks), len(others))
         for rate in (.1, .02):
@@ -131,12 +131,12 @@ def test_ranks_with_distractors():
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(40, 8))
     ids = np.arange(40)
-    q, mates, distractors = centers[ids] + rng.normal(size=(40, 8)), centers[ids] + rng.normal(size=(40, 8)), rng.normal(size=(400, 8))
+    q,mates,distractors = centers[ids] + rng.normal(size=(40, 8)), centers[ids] + rng.normal(size=(40, 8)), rng.normal(size=(400, 8))
     table = pd.DataFrame({'identity': [*map(str, ids), *map(str, ids), *['-100']*400], 'split': ['query']*40 + ['gallery']*440})
-    emb, query = np.concatenate([q, mates, distractors]), (table['split'] == 'query').to_numpy()
+    emb,query = np.concatenate([q, mates, distractors]), (table['split'] == 'query').to_numpy()
     identity = table['identity'].to_numpy()
     r = evaluate_retrieval(emb[query], emb[~query], identity[query], identity[~query])
-    scores = unit(q) @ unit(np.concatenate([mates, distractors])).T
+    scores = unit(q)@unit(np.concatenate([mates, distractors])).T
     rank = 1 + (scores > scores[np.arange(40), np.arange(40)][:, None]).sum(1)
     np.testing.assert_allclose(r.cmc[[0, 4, 19]], [(rank <= k).mean() for k in (1, 5, 20)])
     without = evaluate_retrieval(q, mates, ids, ids)

@@ -1,4 +1,4 @@
-"GeM, BNNeck and non-local blocks against golden vectors and plain recomputation."
+"GeM, BNNeck and non-local blocks against golden vectors and plain recomputation"
 import pytest
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 from qsd_fastai.models.layers import BNNeck, GeM, NonLocal
 
 
-def close(a, b, tol): assert (a.detach() - torch.as_tensor(b)).abs().max() <= tol * torch.as_tensor(b).abs().max()
+def close(a, b, tol): assert (a.detach() - torch.as_tensor(b)).abs().max() <= tol*torch.as_tensor(b).abs().max()
 
 
 @pytest.mark.parametrize('dtype, tol', [(torch.float64, 1e-6), (torch.float32, 1e-5)])
@@ -40,13 +40,13 @@ def test_gem_between_mean_and_maximum():
 @pytest.mark.parametrize('training', [True, False])
 def test_bnneck_is_batch_norm(training):
     torch.manual_seed(0)
-    neck, bn = BNNeck(6), nn.BatchNorm1d(6)
+    neck,bn = BNNeck(6), nn.BatchNorm1d(6)
     bn.bias.data.normal_()
     neck.load_state_dict(bn.state_dict())
-    x = torch.randn(8, 6) * 3 + 1
+    x = torch.randn(8, 6)*3 + 1
     neck.train(training), bn.train(training)
     assert torch.equal(neck(x), bn(x))
-    assert all(torch.equal(a, b) for a, b in zip(neck.state_dict().values(), bn.state_dict().values()))
+    assert all(torch.equal(a, b) for a,b in zip(neck.state_dict().values(), bn.state_dict().values()))
     assert list(neck.state_dict()) == list(bn.state_dict())
 
 
@@ -75,7 +75,7 @@ def test_non_local_golden(golden, case, mode):
     out.backward(torch.tensor(d[f'upstream{case}'], dtype=torch.float64))
     close(out, d[f'out_{mode}{case}'], 1e-5)
     close(x.grad, d[f'gx_{mode}{case}'], 1e-5)
-    for name, p in block.named_parameters():
+    for name,p in block.named_parameters():
         expected = torch.tensor(d[f'grad_{mode}{case}__{name}'])
         if mode == 'train' and name == 'W.0.bias':
             # batch norm takes the mean out again: what both sides hold is rounding

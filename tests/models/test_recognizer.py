@@ -1,4 +1,4 @@
-"The recogniser's outputs, levels, parameter groups, and its life in a fastai learner."
+"The recogniser's outputs, levels, parameter groups, and its life in a fastai learner"
 import math
 
 import pytest
@@ -29,12 +29,12 @@ def narrow(name, size):
 
 def test_parts_in_training_and_embedding_in_evaluation():
     torch.manual_seed(0)
-    model, x = small().train(), torch.rand(4, 3, 32, 32)
+    model,x = small().train(), torch.rand(4, 3, 32, 32)
     out = model(x)
     assert isinstance(out, Recognition) and isinstance(out, tuple) and len(out) == 4
     assert out.logits.shape == (4, 5) and out.emb.shape == out.pooled.shape == (4, model.embed_dim)
     assert [o.shape[1] for o in out.levels] == [512, 1024, 2048]
-    assert torch.equal(out.logits, out.emb @ model.head.weight.T)
+    assert torch.equal(out.logits, out.emb@model.head.weight.T)
     assert torch.allclose(out.pooled, GeM()(out.levels[-1]))
     model.eval()
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_levels_by_name_and_position():
 
 def test_a_body_that_pools_itself():
     class Embedder(nn.Module):
-        num_features, feature_info = 6, [{'module': 'conv', 'reduction': 1}]
+        num_features,feature_info = 6, [{'module': 'conv', 'reduction': 1}]
         def __init__(self): super().__init__(); self.conv = nn.Conv2d(3, 6, 1)
         def forward_features(self, x): return self.conv(x).mean((2, 3))
         def forward_intermediates(self, x, indices=None): return self.conv(x).mean((2, 3)), [self.conv(x)]
@@ -99,10 +99,10 @@ def test_bad_arguments():
 
 def test_splitter_holds_everything_but_the_still_bias():
     model = small()
-    body, rest = recognizer_splitter(model)
+    body,rest = recognizer_splitter(model)
     held = {id(p) for p in [*body, *rest]}
     assert len(held) == len(body) + len(rest)
-    assert [n for n, p in model.named_parameters() if id(p) not in held] == ['neck.bias']
+    assert [n for n,p in model.named_parameters() if id(p) not in held] == ['neck.bias']
     assert {id(p) for p in body} == {id(p) for p in model.body.parameters()}
 
 
@@ -131,16 +131,16 @@ def test_the_validation_loss_is_finite(tmp_path):
     learn = learner(tmp_path, metrics=[norm])
     with learn.no_bar(), learn.no_logging():
         learn.fit(2, cbs=SaveModelCallback(monitor='norm'))
-        train_loss, valid_loss, value = learn.recorder.values[-1]
+        train_loss,valid_loss,value = learn.recorder.values[-1]
         assert math.isfinite(train_loss) and math.isfinite(valid_loss) and value > 0
         assert set(learn.loss_func.terms) == {'identity', 'triplet'}
         assert (tmp_path/'models'/'model.pth').is_file()
-        emb, targets = learn.get_preds()
+        emb,targets = learn.get_preds()
         assert emb.shape == (8, learn.model.embed_dim) and len(targets) == 3
         assert learn.get_preds(with_loss=True)[2].isfinite().all()
         assert len(learn.get_preds(with_decoded=True)[2]) == 3
         learn.freeze()
-        assert not any(p.requires_grad for n, p in learn.model.body.named_parameters() if 'bn' not in n and 'downsample.1' not in n)
+        assert not any(p.requires_grad for n,p in learn.model.body.named_parameters() if 'bn' not in n and 'downsample.1' not in n)
         learn.unfreeze()
         learn.fit(1)
         assert torch.equal(learn.model.neck.bias.data, torch.zeros(learn.model.embed_dim))

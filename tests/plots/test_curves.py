@@ -17,15 +17,15 @@ rng = np.random.default_rng(0)
 def assert_tidy(fig):
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
-    ax, (width, height) = fig.axes[0], fig.get_size_inches()*fig.dpi
+    ax,(width, height) = fig.axes[0], fig.get_size_inches()*fig.dpi
     legends = [t for legend in fig.legends for t in (*legend.get_texts(), legend.get_title())]
-    ticks = [t for axis, (lo, hi) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim())))
-             for at, t in zip(axis.get_majorticklocs(), axis.get_ticklabels()) if lo <= at <= hi]
+    ticks = [t for axis,(lo, hi) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim())))
+             for at,t in zip(axis.get_majorticklocs(), axis.get_ticklabels()) if lo <= at <= hi]
     texts = [t for t in (ax.title, ax.xaxis.label, ax.yaxis.label, *legends, *ticks) if t.get_text()]
     found = [(t.get_text(), t.get_window_extent(canvas.get_renderer()), t.get_rotation()) for t in texts]
-    for text, box, _ in found: assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, f'{text!r} is cut off'
-    for i, (text, box, turned) in enumerate(found):
-        for other, its, other_turned in found[i+1:]:  # the boxes of two that stand aslant side by side may overlap, they do not
+    for text,box,_ in found: assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, f'{text!r} is cut off'
+    for i,(text, box, turned) in enumerate(found):
+        for other,its,other_turned in found[i+1:]:  # the boxes of two that stand aslant side by side may overlap, they do not
             assert turned == other_turned == 30 or not box.overlaps(its), f'{text!r} overlaps {other!r}'
 
 
@@ -35,17 +35,17 @@ def labels(fig): return [t.get_text() for t in fig.legends[0].get_texts()] if fi
 @pytest.fixture(scope='module')
 def roc():
     same = np.arange(30000) < 500
-    return {name: roc_points(rng.normal(size=30000) + gap*same, same) for name, gap in (('baseline', 2), ('with quality self-distillation', 4))}
+    return {name: roc_points(rng.normal(size=30000) + gap*same, same) for name,gap in (('baseline', 2), ('with quality self-distillation', 4))}
 
 
 @pytest.mark.parametrize('least', [None, 1e-8])
 def test_roc_and_det(roc, least):
-    for figure, rate in ((roc_figure, 'tar'), (det_figure, 'frr')):
+    for figure,rate in ((roc_figure, 'tar'), (det_figure, 'frr')):
         fig = figure(roc, least)
         ax = fig.axes[0]
         assert labels(fig) == list(roc) and ax.get_xscale() == 'log'
-        for line, points in zip(ax.lines, roc.values()):
-            x, y = line.get_data()
+        for line,points in zip(ax.lines, roc.values()):
+            x,y = line.get_data()
             beyond = points.far > x[0]
             some = getattr(points, rate)[beyond]
             k = len(some) if rate == 'tar' else (some > 1e-12).sum()
@@ -61,23 +61,23 @@ def test_a_perfect_curve_is_seen():
     perfect = roc_points([.9, .8, .2, .1], [1, 1, 0, 0])
     for figure in (roc_figure, det_figure):
         fig = figure({'perfect': perfect})
-        x, y = fig.axes[0].lines[0].get_data()
+        x,y = fig.axes[0].lines[0].get_data()
         assert (y > fig.axes[0].get_ylim()[0]).all() and len(x) >= 2
         assert_tidy(fig)
 
 
 @pytest.mark.parametrize('unit', ['picture', 'pair'])
 def test_error_vs_reject(unit):
-    ids, emb = np.repeat(np.arange(20), 4), rng.normal(size=(20, 8))[np.arange(80)//4] + .6*rng.normal(size=(80, 8))
+    ids,emb = np.repeat(np.arange(20), 4), rng.normal(size=(20, 8))[np.arange(80)//4] + .6*rng.normal(size=(80, 8))
     pairs = all_pairs(ids)
     scores = pair_scores(emb, pairs['first'], pairs['second'])
     quality = {'distribution quality': rng.uniform(0, 100, 80), 'feature norm': norm_quality(emb)}
     r = error_vs_reject(scores, pairs['same'], pairs['first'], pairs['second'], quality, unit, .01)
     fig = error_vs_reject_figure(r, to=.5)
     ax = fig.axes[0]
-    for line, name in zip(ax.lines, r.curves):
+    for line,name in zip(ax.lines, r.curves):
         np.testing.assert_allclose(line.get_xydata(), np.c_[r.curves.index, r.curves[name]][:51])
-    assert labels(fig) == [f'{name}: {100*a:.2f} %' for name, a in r.areas['partial'].items()]
+    assert labels(fig) == [f'{name}: {100*a:.2f} %' for name,a in r.areas['partial'].items()]
     assert fig.legends[0].get_title().get_text() == 'mean over the first 20 % rejected (shaded), lower is better'
     assert ax.get_ylabel() == 'false non-match rate at FMR 0.01' and f'{r.n_units:,} {unit}s; threshold fixed at the start' in ax.get_title()
     assert_tidy(fig)
@@ -96,7 +96,7 @@ def test_retrieval_vs_reject():
 def test_cmc():
     cmc = {'a': np.linspace(.7, .95, 50), 'b': np.linspace(.8, 1, 12)}
     fig = cmc_figure(cmc)
-    for line, shares, n in zip(fig.axes[0].lines, cmc.values(), (20, 12)):
+    for line,shares,n in zip(fig.axes[0].lines, cmc.values(), (20, 12)):
         np.testing.assert_allclose(line.get_xydata(), np.c_[np.arange(1, n + 1), shares[:n]])
     assert labels(fig) == ['a: rank 1 70.00 %', 'b: rank 1 80.00 %']
     assert_tidy(fig)
@@ -122,7 +122,7 @@ def test_norm_quality():
     norm = np.r_[rng.uniform(10, 30, 999), 500]
     direction = rng.normal(size=(1000, 4))
     got = norm_quality(direction/np.linalg.norm(direction, axis=1, keepdims=True)*norm[:, None])
-    lo, hi = np.percentile(norm, (1, 99))
+    lo,hi = np.percentile(norm, (1, 99))
     np.testing.assert_allclose(got, 100*np.clip((norm - lo)/(hi - lo), 0, 1), atol=1e-3)
     assert got.dtype == np.float32 and got[-1] == 100
     with pytest.raises(ValueError, match='all embeddings are of one length'): norm_quality(np.eye(5))

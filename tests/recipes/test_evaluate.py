@@ -206,7 +206,7 @@ def test_templates(recipe, people, tmp_path):
     held = table.iloc[rows].reset_index(drop=True)
     codes = pd.factorize(held['identity'])[0]
     number = 10*codes + np.arange(len(held)) % 2  # two templates a person
-    templates = pd.DataFrame({'path': held['path'], 'template': number, 'media': np.arange(len(held)) // 2})
+    templates = pd.DataFrame({'path': held['path'], 'template': number, 'media': np.arange(len(held))//2})
     names = np.unique(number)
     first,second = np.triu_indices(len(names), 1)
     pairs = pd.DataFrame({'template1': names[first], 'template2': names[second], 'same': (names[first]//10 == names[second]//10).astype(int)})

@@ -1,4 +1,4 @@
-"The face recipe: margin head, labels, QSD and controls, pairs as they are and degraded; from weights; real faces."
+"The face recipe: margin head, labels, QSD and controls, pairs as they are and degraded; from weights; real faces"
 import sys
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"The recipes as people run them: a command in a folder, tiny data."
+"The recipes as people run them: a command in a folder, tiny data"
 import json
 import os
 import signal

@@ -1,4 +1,4 @@
-"Bodies: names, weights, strides, and the AGW network against its golden forward."
+"Bodies: names, weights, strides, and the AGW network against its golden forward"
 import copy
 
 import numpy as np
@@ -14,7 +14,7 @@ from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.models.weights.read import load_reference
 
 
-def rel(a, b): return (np.abs(a - b).max() / np.abs(b).max()).item()
+def rel(a, b): return (np.abs(a - b).max()/np.abs(b).max()).item()
 
 
 def test_agw_forward_golden(golden, agw_weights, tmp_path):
@@ -27,14 +27,14 @@ def test_agw_forward_golden(golden, agw_weights, tmp_path):
     with torch.no_grad():
         model.eval()
         assert rel(model(x).numpy(), d['eval_feat']) < 1e-9
-        for i, level in enumerate(model.body.forward_intermediates(x, indices=model.level_indices)[1]):
+        for i,level in enumerate(model.body.forward_intermediates(x, indices=model.level_indices)[1]):
             assert tuple(level.shape) == tuple(d[f'eval_shape_{i}'])
             assert rel(level.square().mean(1).numpy(), d[f'eval_msq_{i}']) < 1e-9
             assert rel(level[:, :8].numpy(), d[f'eval_ch8_{i}']) < 1e-6
         # in training a neck that normalises three rows multiplies float32 rounding by a thousand: float32 is compared here
         assert rel(copy.deepcopy(model).float()(x.float()).numpy(), d['eval_feat']) < 1e-4
         out = model.train()(x)
-    for i, level in enumerate(out.levels): assert rel(level.square().mean(1).numpy(), d[f'train_msq_{i}']) < 1e-9
+    for i,level in enumerate(out.levels): assert rel(level.square().mean(1).numpy(), d[f'train_msq_{i}']) < 1e-9
     assert rel(out.logits.numpy(), d['train_score']) < 1e-9
     assert rel(out.pooled.numpy(), d['train_global_feat']) < 1e-9
     assert rel(out.emb.numpy(), d['train_bnneck']) < 1e-9
@@ -52,14 +52,14 @@ def test_stem_relu_and_inter_channels():
 def test_agw_body_without_non_local_is_timms_resnet():
     torch.manual_seed(0)
     layers = (1, 2, 1, 1)
-    ours, theirs = NonLocalResNet(layers, non_local=(0, 0, 0, 0)), set_last_stride(ResNet(Bottleneck, layers, num_classes=0), 1)
+    ours,theirs = NonLocalResNet(layers, non_local=(0, 0, 0, 0)), set_last_stride(ResNet(Bottleneck, layers, num_classes=0), 1)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 64, 32)
     ours.eval(), theirs.eval()
     with torch.no_grad():
-        final, levels = ours.forward_intermediates(x)
+        final,levels = ours.forward_intermediates(x)
         assert torch.equal(final, theirs.forward_features(x)) and torch.equal(final, ours.forward_features(x))
-        for a, b in zip(levels, theirs.forward_intermediates(x)[1], strict=True): assert torch.equal(a, b)
+        for a,b in zip(levels, theirs.forward_intermediates(x)[1], strict=True): assert torch.equal(a, b)
 
 
 def test_checkpointing_changes_nothing():
@@ -74,11 +74,11 @@ def test_checkpointing_changes_nothing():
 @pytest.mark.parametrize('name', ['resnet18', 'resnet26d'])
 def test_last_stride(name):
     torch.manual_seed(0)
-    plain, wide = make_body(name), make_body(name, last_stride=1)
+    plain,wide = make_body(name), make_body(name, last_stride=1)
     wide.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 32)
     plain.eval(), wide.eval()
-    with torch.no_grad(): a, b = plain.forward_features(x), wide.forward_features(x)
+    with torch.no_grad(): a,b = plain.forward_features(x), wide.forward_features(x)
     assert a.shape[-2:] == (2, 1) and b.shape[-2:] == (4, 2) and a.shape[1] == b.shape[1]
     assert wide.feature_info[-1]['reduction'] == 16
     with pytest.raises(ValueError, match='ResNets'): make_body('convnext_atto', last_stride=1)
@@ -112,7 +112,7 @@ def test_weights_from_a_file(tmp_path, suffix):
         from safetensors.torch import save_file
         save_file(weights, file)
     body = make_body('resnet18', pretrained=file)
-    assert all(torch.equal(v, weights[k]) for k, v in body.state_dict().items())
+    assert all(torch.equal(v, weights[k]) for k,v in body.state_dict().items())
     with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'): make_body('resnet18', pretrained=tmp_path/'nowhere.pth')
 
 
@@ -121,5 +121,5 @@ def test_agw_from_imagenet_weights_in_a_file(tmp_path):
     torch.save(weights, tmp_path/'resnet50.pth')
     body = make_body('agw_resnet50', pretrained=tmp_path/'resnet50.pth', last_stride=2)
     own = body.state_dict()
-    assert all(torch.equal(v, own[k]) for k, v in weights.items() if not k.startswith('fc.'))
+    assert all(torch.equal(v, own[k]) for k,v in weights.items() if not k.startswith('fc.'))
     assert body.feature_info[-1]['reduction'] == 32

@@ -1,4 +1,4 @@
-"Face bodies: shapes, levels, the key names of public weights, their channel order and scale."
+"Face bodies: shapes, levels, the key names of public weights, their channel order and scale"
 import re
 
 import pytest
@@ -28,8 +28,8 @@ def noisy(model):
 
 
 def same(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+    a,b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k,v in a.items())
 
 
 def parameters(model): return sum(p.numel() for p in model.parameters())
@@ -37,8 +37,8 @@ def parameters(model): return sum(p.numel() for p in model.parameters())
 
 def counted(layers):
     "Parameters of an improved residual network, from the paper's description of its units"
-    n, nf_in = 3*64*9 + 2*64 + 64, 64
-    for nf, blocks in zip((64, 128, 256, 512), layers, strict=True):
+    n,nf_in = 3*64*9 + 2*64 + 64, 64
+    for nf,blocks in zip((64, 128, 256, 512), layers, strict=True):
         n += nf_in*nf + 2*nf  # the shortcut
         for _ in range(blocks):
             n += 2*nf_in + 9*nf_in*nf + 2*nf + nf + 9*nf*nf + 2*nf
@@ -67,19 +67,19 @@ def make_meta(name):
                                                 (lambda: MobileFaceNet(512, (32, 32), 'prelu'), 512, [64, 128, 128])])
 def test_in_a_recognizer(make, nf, channels):
     torch.manual_seed(0)
-    model, x = Recognizer(make(), 5).train(), torch.rand(3, 3, 32, 32)
+    model,x = Recognizer(make(), 5).train(), torch.rand(3, 3, 32, 32)
     out = model(x)
     assert type(model.neck) is nn.Identity and model.embed_dim == nf and out.emb.shape == (3, nf) and out.emb is out.pooled
     assert [(o.shape[1], o.shape[2]) for o in out.levels] == list(zip(channels, [8, 4, 2], strict=True))
     (out.logits.sum() + sum(o.square().mean() for o in out.levels)).backward()
-    assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad), 'every parameter is used'
+    assert all(p.grad is not None for n,p in model.named_parameters() if p.requires_grad), 'every parameter is used'
     model.eval()
     with torch.no_grad():
         emb = model(x)
         assert torch.equal(emb, model.body(x)) and torch.allclose(emb[:1], model(x[:1]), rtol=1e-4, atol=1e-2)
-        final, levels = model.body.forward_intermediates(x)
+        final,levels = model.body.forward_intermediates(x)
         assert torch.equal(final, model.body.forward_features(x)) and len(levels) == len(model.body.feature_info)
-        for level, info in zip(levels, model.body.feature_info, strict=True): assert level.shape[1:] == (info['num_chs'], *[32//info['reduction']]*2)
+        for level,info in zip(levels, model.body.feature_info, strict=True): assert level.shape[1:] == (info['num_chs'], *[32//info['reduction']]*2)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim('n', min=1)},))
     with torch.no_grad(): assert torch.allclose(program.module()(x[:2]), emb[:2], rtol=1e-4, atol=1e-2)
 
@@ -92,7 +92,7 @@ def test_iresnet_naive():
         x = torch.randn(2, 3, 32, 32, dtype=torch.float64)*.01
         h = body.prelu(body.bn1(body.conv1(x)))
         for i in range(1, 5):
-            for j, unit in enumerate(getattr(body, f'layer{i}')):
+            for j,unit in enumerate(getattr(body, f'layer{i}')):
                 short = h if j else h[:, :, ::2, ::2] if form == 'adaface' and i == 1 else unit.downsample[1](unit.downsample[0](h))
                 h = unit.bn3(unit.conv2(unit.prelu(unit.bn2(unit.conv1(unit.bn1(h)))))) + short
         assert torch.allclose(body(x), body.features(body.fc(body.bn2(h).flatten(1))), rtol=1e-10)
@@ -124,20 +124,20 @@ def test_a_pool_in_place_of_the_embedding():
 def test_the_scale_of_the_embedding_stays():
     torch.manual_seed(0)
     model = Recognizer(tiny(), 5)
-    body, rest = recognizer_splitter(model)
+    body,rest = recognizer_splitter(model)
     still = model.body.features.weight
     assert all(p is not still for p in [*body, *rest]) and len(body) == len(list(model.body.parameters())) - 1
     still.requires_grad_(True)  # as fastai's unfreeze would
     model(torch.rand(4, 3, 32, 32)).emb.square().sum().backward()
     assert still.grad is None
-    x, plain = torch.randn(6, 512), nn.BatchNorm1d(512)
+    x,plain = torch.randn(6, 512), nn.BatchNorm1d(512)
     assert torch.equal(StillScale(512)(x), plain(x))
 
 
 @pytest.mark.parametrize('make', [tiny, lambda: MobileFaceNet(size=(32, 32))])
 def test_checkpointing_changes_nothing(make):
     torch.manual_seed(0)
-    body, x = make().train(), torch.rand(2, 3, 32, 32)
+    body,x = make().train(), torch.rand(2, 3, 32, 32)
     a = body(x)
     body.set_grad_checkpointing()
     assert torch.equal(a, body(x))
@@ -149,7 +149,7 @@ def save(state, file):
 
 
 def test_arcface_torch(tmp_path):
-    source, shard = noisy(tiny()), torch.rand(5, 512)
+    source,shard = noisy(tiny()), torch.rand(5, 512)
     state = source.state_dict()
     assert {'conv1.weight', 'bn1.weight', 'prelu.weight', 'layer1.0.bn1.weight', 'layer1.0.conv1.weight', 'layer1.0.bn2.bias',
             'layer1.0.prelu.weight', 'layer1.0.conv2.weight', 'layer1.0.bn3.running_var', 'layer1.0.downsample.0.weight',
@@ -172,19 +172,19 @@ def adaface_names(body):
              'downsample.0': 'shortcut_layer.0', 'downsample.1': 'shortcut_layer.1'}
     ends = {'conv1': 'input_layer.0', 'bn1': 'input_layer.1', 'prelu': 'input_layer.2', 'bn2': 'output_layer.0', 'fc': 'output_layer.3',
             'features': 'output_layer.4'}
-    first, found = dict(zip(range(1, 5), (0, *torch.tensor(body.layers).cumsum(0).tolist()), strict=False)), {}
-    for k, v in body.state_dict().items():
-        module, _, end = k.rpartition('.')
+    first,found = dict(zip(range(1, 5), (0, *torch.tensor(body.layers).cumsum(0).tolist()), strict=False)), {}
+    for k,v in body.state_dict().items():
+        module,_,end = k.rpartition('.')
         m = re.fullmatch(r'layer(\d)\.(\d+)\.(.+)', module)
         found[f'body.{first[int(m[1])] + int(m[2])}.{parts[m[3]]}.{end}' if m else f'{ends[module]}.{end}'] = v
     return found
 
 
 def test_adaface(tmp_path):
-    source, kernel = noisy(tiny('adaface')), torch.rand(512, 5)
+    source,kernel = noisy(tiny('adaface')), torch.rand(512, 5)
     names = adaface_names(source)
     assert {'body.2.shortcut_layer.0.weight', 'body.1.res_layer.5.weight'} <= names.keys() and 'body.0.shortcut_layer.0.weight' not in names
-    state = {**{f'model.{k}': v for k, v in names.items()}, 'head.kernel': kernel, 'head.t': torch.zeros(1),
+    state = {**{f'model.{k}': v for k,v in names.items()}, 'head.kernel': kernel, 'head.t': torch.zeros(1),
              'head.batch_mean': torch.full((1,), 22.), 'head.batch_std': torch.full((1,), 7.)}
     file = save({'state_dict': state, 'epoch': 1}, tmp_path/'adaface.ckpt')
     model = Recognizer(tiny('adaface'), 5, head=AdaFace)
@@ -203,8 +203,8 @@ def test_adaface(tmp_path):
 
 @pytest.mark.parametrize('prefix', ['features.module.', 'module.features.'])
 def test_magface(tmp_path, prefix):
-    source, kernel = noisy(tiny()), torch.rand(512, 5)
-    state = {f'{prefix}{k}': v for k, v in source.state_dict().items()}
+    source,kernel = noisy(tiny()), torch.rand(512, 5)
+    state = {f'{prefix}{k}': v for k,v in source.state_dict().items()}
     state['module.fc.weight' if prefix.startswith('module') else 'fc.weight'] = kernel
     model = Recognizer(tiny(), 5)
     report = load_reference(model, save({'state_dict': state, 'epoch': 25}, tmp_path/'magface.pth'), show=False)
@@ -237,8 +237,8 @@ def test_mobilefacenet_of_512(tmp_path):
               'conv2.1': 'conv_6_sep.bn', 'conv2.2': 'conv_6_sep.prelu',
               'gdconv.depthwise': 'conv_6_dw.conv', 'gdconv.bn': 'conv_6_dw.bn', 'conv3': 'linear', 'bn': 'bn'}
     state = {}
-    for k, v in source.state_dict().items():
-        module, _, end = k.rpartition('.')
+    for k,v in source.state_dict().items():
+        module,_,end = k.rpartition('.')
         m = re.fullmatch(r'features\.(\d+)\.conv\.(.+)', module)
         name = f'{blocks[int(m[1])]}.{units[m[2]]}.{end}' if m else f'{others[module]}.{end}'
         if k != 'conv3.bias': state[name] = v.flatten(1) if module == 'conv3' else v

@@ -1,4 +1,4 @@
-"Sampled and sharded classes: the same as a plain head where all are taken, the same on two processes as on one."
+"Sampled and sharded classes: the same as a plain head where all are taken, the same on two processes as on one"
 import copy
 import sys
 import warnings
@@ -18,14 +18,14 @@ from qsd_fastai.models.heads.partial_fc import BLOCK, PartialFC
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 MARGINS = [ArcFace, CosFace, AdaFace, partial(MagFace, norm_range=(1., 5.)), CurricularFace]
-N_IDS, NF = 13, 6
+N_IDS,NF = 13, 6
 IMPRINTS = torch.arange(48.).reshape(8, 6).cos(), torch.tensor([0, 0, 6, 7, 7, 12, 13, -1])
 
 
 def batches(n=3, bs=8):
     torch.manual_seed(0)
     found = [(torch.randn(bs, NF, dtype=torch.float64)*2, torch.randint(0, N_IDS, (bs,))) for _ in range(n)]
-    if n > 2: found[1][1][2], found[2][1][:bs // 2] = N_IDS, -1  # one of no class, and half a batch
+    if n > 2: found[1][1][2],found[2][1][:bs//2] = N_IDS, -1  # one of no class, and half a batch
     return found
 
 
@@ -35,19 +35,19 @@ def centers():
 
 
 def whole_state(head): return {'weight': centers(), 'momentum': torch.zeros(N_IDS, NF), 'step': torch.tensor(0),
-                               **{f'margin.{k}': v for k, v in head.margin.state_dict().items()}}
+                               **{f'margin.{k}': v for k,v in head.margin.state_dict().items()}}
 
 
 @pytest.mark.parametrize('make', MARGINS)
 def test_all_classes_are_the_plain_head_and_sgd(make):
-    head, plain = PartialFC(NF, N_IDS, margin=make, rate=1.).double(), make(NF, N_IDS).double()
+    head,plain = PartialFC(NF, N_IDS, margin=make, rate=1.).double(), make(NF, N_IDS).double()
     head.load_full_state(whole_state(head))
     plain.weight.data = centers()
     opt = torch.optim.SGD([plain.weight], lr=.3, momentum=.9, weight_decay=5e-4)
-    for x, ids in batches():
-        ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    for x,ids in batches():
+        ours,theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         head.sample(ids)
-        a, b = head.terms(head(ours), ours, ids), plain.terms(plain(theirs), theirs, ids)
+        a,b = head.terms(head(ours), ours, ids), plain.terms(plain(theirs), theirs, ids)
         assert a.keys() == b.keys()
         for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-12, atol=1e-12)
         sum(a.values()).backward(), sum(b.values()).backward()
@@ -59,7 +59,7 @@ def test_all_classes_are_the_plain_head_and_sgd(make):
 
 def test_a_sample_holds_the_batch_and_moves_nothing_else():
     head = PartialFC(NF, 1000, rate=.02, margin=partial(CosFace, s=4., m=.1)).double()
-    started, ids = head.weight.clone(), torch.tensor([5, 999, 5, 17, 1000, -1])
+    started,ids = head.weight.clone(), torch.tensor([5, 999, 5, 17, 1000, -1])
     head.sample(ids)
     assert len(head.rows) == 20 and {5, 17, 999} <= set(head.rows.tolist()) and head.rows.equal(head.rows.unique())
     x = torch.randn(6, NF, dtype=torch.float64, requires_grad=True)
@@ -68,7 +68,7 @@ def test_a_sample_holds_the_batch_and_moves_nothing_else():
     naive = 4*F.cosine_similarity(x[:, None], started[head.rows][None], dim=2)
     own = [head.rows.tolist().index(i) for i in (5, 999, 5, 17)]
     expected = 0
-    for i, j in enumerate(own):
+    for i,j in enumerate(own):
         z = naive[i].clone()
         z[j] -= 4*.1
         expected = expected - (z[j] - z.logsumexp(0))/4
@@ -92,7 +92,7 @@ def test_samples_are_drawn_anew_and_again_after_a_resume():
     head = PartialFC(NF, 500, rate=.1)
     all_of_them = drawn(head, 6)
     assert len({tuple(o) for o in all_of_them}) == 6
-    first, again = PartialFC(NF, 500, rate=.1), PartialFC(NF, 500, rate=.1)
+    first,again = PartialFC(NF, 500, rate=.1), PartialFC(NF, 500, rate=.1)
     assert drawn(first, 3) == all_of_them[:3]
     again.load_state_dict(first.state_dict())
     assert drawn(again, 3) == all_of_them[3:]
@@ -103,8 +103,8 @@ def test_samples_are_drawn_anew_and_again_after_a_resume():
 
 
 def test_accumulated_steps_add_up():
-    one, two = (PartialFC(NF, N_IDS, rate=1., margin=CosFace).double() for _ in range(2))
-    x, ids = batches(1)[0]
+    one,two = (PartialFC(NF, N_IDS, rate=1., margin=CosFace).double() for _ in range(2))
+    x,ids = batches(1)[0]
     one.sample(ids)
     one.terms(one(x), x, ids)['identity'].backward()
     one.update(.1)
@@ -117,8 +117,8 @@ def test_accumulated_steps_add_up():
 
 def test_mixed_precision():
     head = PartialFC(NF, N_IDS, rate=1.)
-    other, x, ids = copy.deepcopy(head), torch.randn(8, NF), torch.randint(0, N_IDS, (8,))
-    for h, scale in ((head, 1.), (other, 1024.)):
+    other,x,ids = copy.deepcopy(head), torch.randn(8, NF), torch.randint(0, N_IDS, (8,))
+    for h,scale in ((head, 1.), (other, 1024.)):
         h.sample(ids)
         with torch.autocast('cpu', dtype=torch.bfloat16): value = h.terms(h(x), x, ids)['identity']
         assert value.dtype == torch.float32
@@ -152,7 +152,7 @@ class Net(nn.Module):
     def __init__(self, head):
         super().__init__()
         torch.manual_seed(3)
-        self.body, self.head = nn.Linear(NF, NF, bias=False), head
+        self.body,self.head = nn.Linear(NF, NF, bias=False), head
 
     def forward(self, x):
         emb = self.body(x)
@@ -165,11 +165,11 @@ def trained(make, rate, rank, world):
     head.load_full_state(whole_state(head))
     net = Net(head).double()
     net._ddp_params_and_buffers_to_ignore = [f'head.{o}' for o in ('weight', 'momentum', 'step')]
-    model, found = DistributedDataParallel(net) if world > 1 else net, []
-    for x, ids in batches():
+    model,found = DistributedDataParallel(net) if world > 1 else net, []
+    for x,ids in batches():
         mine = slice(rank*len(x)//world, (rank + 1)*len(x)//world)
         head.sample(ids[mine])
-        cosine, emb = model(x[mine])
+        cosine,emb = model(x[mine])
         terms = head.terms(cosine, emb, ids[mine])
         model.zero_grad()
         sum(terms.values()).backward()
@@ -181,7 +181,7 @@ def trained(make, rate, rank, world):
 def work(rank, world, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    results = {(i, rate): trained(make, rate, rank, world) for i, make in enumerate(MARGINS) for rate in (1., .7)}
+    results = {(i, rate): trained(make, rate, rank, world) for i,make in enumerate(MARGINS) for rate in (1., .7)}
     head = PartialFC(NF, N_IDS)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
@@ -190,15 +190,15 @@ def work(rank, world, folder):
     except ValueError as e: uneven = str(e)
     # plain heads, whose statistics are of all processes: the second one's pictures have no class, then nobody's have one
     plain = {}
-    for name, make in (('curricular', CurricularFace), ('ada', partial(AdaFace, t_alpha=.5))):
+    for name,make in (('curricular', CurricularFace), ('ada', partial(AdaFace, t_alpha=.5))):
         plain[name] = make(NF, N_IDS).double()
         for classed in (rank == 0, False, rank == 0):
-            emb, ids = batches(1)[0]
-            plain[name].terms(F.normalize(emb) @ F.normalize(centers()).T, emb, torch.where(torch.tensor(classed), ids, -1))
+            emb,ids = batches(1)[0]
+            plain[name].terms(F.normalize(emb)@F.normalize(centers()).T, emb, torch.where(torch.tensor(classed), ids, -1))
     nobody = AdaFace(NF, N_IDS).double()
     for n in (3*rank, 0):  # a process without any picture
         nobody.terms(torch.zeros(n, N_IDS, dtype=torch.float64), torch.ones(n, NF, dtype=torch.float64), torch.zeros(n, dtype=torch.int64))
-    plain = {k: v.state_dict() for k, v in {**plain, 'nobody': nobody}.items()}
+    plain = {k: v.state_dict() for k,v in {**plain, 'nobody': nobody}.items()}
     imprinted = PartialFC(NF, N_IDS)
     imprinted.imprint(*IMPRINTS)
     torch.save({'results': results, 'plain': plain, 'imprinted': imprinted.weight,
@@ -211,17 +211,17 @@ def check_statistics(first, second):
     "Of plain heads on two processes, against their definitions"
     for k in first:
         for name in first[k]: assert torch.equal(first[k][name], second[k][name]), (k, name)
-    emb, ids = batches(1)[0]
-    own = (F.normalize(emb) * F.normalize(centers())[ids]).sum(1).mean()
+    emb,ids = batches(1)[0]
+    own = (F.normalize(emb)*F.normalize(centers())[ids]).sum(1).mean()
     assert float(first['curricular']['t']) == pytest.approx(float(own*.01*(1 + .99)), rel=1e-9)  # moved twice: nobody had a class in between
-    norms, mean, std = emb.norm(dim=1).repeat(2), 20., 100.
-    for _ in range(3): mean, std = (mean + float(norms.mean()))/2, (std + float(norms.std()))/2
+    norms,mean,std = emb.norm(dim=1).repeat(2), 20., 100.
+    for _ in range(3): mean,std = (mean + float(norms.mean()))/2, (std + float(norms.std()))/2
     assert [float(first['ada'][k]) for k in ('batch_mean', 'batch_std')] == pytest.approx([mean, std], rel=1e-9)
     assert float(first['nobody']['batch_mean']) == pytest.approx(20 + .01*(NF**.5 - 20), rel=1e-9)
 
 
 def test_imprint_is_that_of_a_margin_head():
-    head, plain = PartialFC(NF, N_IDS), ArcFace(NF, N_IDS)
+    head,plain = PartialFC(NF, N_IDS), ArcFace(NF, N_IDS)
     plain.weight.data = head.weight.clone()
     head.momentum.fill_(1.)
     for h in (head, plain): h.imprint(*IMPRINTS)
@@ -239,12 +239,12 @@ def test_two_processes_are_as_good_as_one(tmp_path):
     one.imprint(*IMPRINTS)
     assert torch.equal(torch.cat([o['imprinted'] for o in found]), one.weight)
     check_statistics(found[0]['plain'], found[1]['plain'])
-    for i, make in enumerate(MARGINS):
+    for i,make in enumerate(MARGINS):
         for rate in (1., .7):
-            alone, state = trained(make, rate, 0, 1)
+            alone,state = trained(make, rate, 0, 1)
             for rank in range(2):
-                steps, full = found[rank]['results'][i, rate]
-                for (loss, grad), (loss1, grad1) in zip(steps, alone, strict=True):
+                steps,full = found[rank]['results'][i, rate]
+                for (loss, grad),(loss1, grad1) in zip(steps, alone, strict=True):
                     torch.testing.assert_close(loss, loss1, rtol=1e-10, atol=1e-12)
                     torch.testing.assert_close(grad, grad1, rtol=1e-9, atol=1e-12)
                 assert (full is None) == (rank == 1)

@@ -1,4 +1,4 @@
-"Weights of other projects: every form of file, nothing of it executed, everything reported."
+"Weights of other projects: every form of file, nothing of it executed, everything reported"
 import os
 import pickle
 import sys
@@ -33,17 +33,17 @@ def noisy(model):
 def source(): torch.manual_seed(0); return noisy(small())
 
 
-def renamed(state, names): return {next(new + k[len(old):] for old, new in names.items() if k.startswith(old)): v for k, v in state.items()}
+def renamed(state, names): return {next(new + k[len(old):] for old,new in names.items() if k.startswith(old)): v for k,v in state.items()}
 
 
-def same(model, source): return all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
+def same(model, source): return all(torch.equal(v, source.state_dict()[k]) for k,v in model.state_dict().items())
 
 
 @pytest.mark.parametrize('legacy', [False, True])
 @pytest.mark.parametrize('form', ['bare', 'state_dict', 'model', 'module', 'module in state_dict'])
 def test_agw_state_dicts(source, tmp_path, form, legacy):
     state = renamed(source.state_dict(), AGW)
-    if 'module' in form: state = {f'module.{k}': v for k, v in state.items()}
+    if 'module' in form: state = {f'module.{k}': v for k,v in state.items()}
     if 'state_dict' in form: state = {'state_dict': state, 'epoch': 3}
     if form == 'model': state = {'model': state, 'optimizer': {'lr': .1}}
     torch.save(state, tmp_path/'agw.pth', _use_new_zipfile_serialization=not legacy)
@@ -61,10 +61,10 @@ def foreign(source):
     class Baseline(nn.Module):
         def __init__(self):
             super().__init__()
-            self.base, self.global_pool, self.bottleneck = source.body, GeM(), nn.BatchNorm1d(source.embed_dim)
+            self.base,self.global_pool,self.bottleneck = source.body, GeM(), nn.BatchNorm1d(source.embed_dim)
             self.classifier = nn.Linear(source.embed_dim, 5, bias=False)
             self.register_buffer('scratch', torch.ones(2), persistent=False)
-    Baseline.__module__, Baseline.__qualname__ = 'foreign_project', 'Baseline'
+    Baseline.__module__,Baseline.__qualname__ = 'foreign_project', 'Baseline'
     module.Baseline = Baseline
     sys.modules['foreign_project'] = module
     made = Baseline()
@@ -117,7 +117,7 @@ def test_odd_tensors(tmp_path):
     for legacy in (False, True):
         torch.save(state, tmp_path/'odd.pt', _use_new_zipfile_serialization=not legacy)
         found = read_checkpoint(tmp_path/'odd.pt')
-        for k, v in state.items(): assert torch.equal(found[k], v) and found[k].dtype == v.dtype and found[k].shape == v.shape, k
+        for k,v in state.items(): assert torch.equal(found[k], v) and found[k].dtype == v.dtype and found[k].shape == v.shape, k
 
 
 def test_fastreid(source, tmp_path):
@@ -131,11 +131,11 @@ def test_fastreid(source, tmp_path):
 
 def test_torchreid_and_plain_bodies(source, tmp_path):
     state = source.body.state_dict()
-    torch.save({'state_dict': {**{f'module.{k}': v for k, v in state.items()}, 'module.classifier.weight': source.head.weight.data,
+    torch.save({'state_dict': {**{f'module.{k}': v for k,v in state.items()}, 'module.classifier.weight': source.head.weight.data,
                                'module.classifier.bias': torch.zeros(5)}, 'rank1': .9}, tmp_path/'model-best.pth.tar')
     model = small()
     report = load_reference(model, tmp_path/'model-best.pth.tar', show=False)
-    assert all(torch.equal(v, state[k]) for k, v in model.body.state_dict().items()) and torch.equal(model.head.weight, source.head.weight)
+    assert all(torch.equal(v, state[k]) for k,v in model.body.state_dict().items()) and torch.equal(model.head.weight, source.head.weight)
     assert report.unexpected == ['head.bias'] and 'neck.weight' in report.missing and 'pool.p' in report.missing
     torch.save({**state, 'fc.weight': torch.zeros(1000, 2048), 'fc.bias': torch.zeros(1000)}, tmp_path/'imagenet.pth')
     report = load_reference(small(), tmp_path/'imagenet.pth', show=False)
@@ -143,7 +143,7 @@ def test_torchreid_and_plain_bodies(source, tmp_path):
 
 
 def test_adaface(source, tmp_path):
-    state = {**{f'model.{k}': v for k, v in source.body.state_dict().items()}, 'head.kernel': torch.zeros(512, 5), 'head.t': torch.zeros(1)}
+    state = {**{f'model.{k}': v for k,v in source.body.state_dict().items()}, 'head.kernel': torch.zeros(512, 5), 'head.t': torch.zeros(1)}
     torch.save({'state_dict': state, 'hyper_parameters': types.SimpleNamespace(margin=.4)}, tmp_path/'adaface.ckpt')
     report = load_reference(small(), tmp_path/'adaface.ckpt', show=False)
     assert report.source == 'AdaFace' and report.unexpected == ['head.t'] and report.skipped == ['head.weight']
@@ -183,7 +183,7 @@ def test_a_stem_that_was_asked_for_stays(source, tmp_path):
 def test_a_wrong_architecture(source, tmp_path, other):
     torch.save(renamed(source.state_dict(), AGW), tmp_path/'agw.pth')
     model = other()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    before = {k: v.clone() for k,v in model.state_dict().items()}
     with pytest.raises(ValueError, match=r'agw\.pth.*do not fit'): load_reference(model, tmp_path/'agw.pth')
     assert same(model, types.SimpleNamespace(state_dict=lambda: before))
 

@@ -32,17 +32,17 @@ def rate(f, n, repeat=3):
 
 @call_parse
 def main(
-    arch:str='regnetx_002', # a timm model
-    size:int=112, # of the pictures, pixels
-    n:int=1024, # pictures
-    bs:int=64, # a batch
+    arch:str='regnetx_002', # A timm model
+    size:int=112, # Of the pictures, pixels
+    n:int=1024, # Pictures
+    bs:int=64, # A batch
 ):
     "Print rates side by side"
     with tempfile.TemporaryDirectory() as tmp:
         table = generate_faces(Path(tmp)/'faces', n_train=n//8, n_test=2, n_imgs=8, n_test_imgs=4, size=(size, size), progress=False)
         learn = recognition_learner(recognition_dataloaders(table, size=(size, size), n_ids=2, n_imgs=2, num_workers=0), arch)
         files = picture_files(table).tolist()[:n]
-        body, x = timm.create_model(arch, num_classes=0).eval(), torch.randn(bs, 3, size, size)
+        body,x = timm.create_model(arch, num_classes=0).eval(), torch.randn(bs, 3, size, size)
         def plain():
             with torch.no_grad():
                 for _ in range(0, len(files), bs): body(x)
@@ -54,6 +54,6 @@ def main(
             export_embedder(learn, Path(tmp)/f'model.{kind}', files[:8])
             embedder = Embedder(Path(tmp)/f'model.{kind}')
             decoded = [embedder.prepare(o) for o in files]
-            for what, data in (('decoded', decoded), ('from files', files)):
+            for what,data in (('decoded', decoded), ('from files', files)):
                 r = rate(lambda e=embedder, d=data: e.embed(d, bs), len(files))
                 print(f'{f"Embedder, {kind}, {what}":34}{r:12.0f}{r/base:10.2f}')

@@ -27,7 +27,7 @@ from qsd_fastai.evaluation.retrieval import evaluate_distances, evaluate_retriev
 from qsd_fastai.evaluation.single_shot import single_shot_cmc
 
 SIZES = {'market / 16': (842, 3978, 188), 'market / 4': (1684, 7956, 376), 'market': (3368, 15913, 751), 'msmt17': (11659, 82161, 3060)}
-PAGE, libc = resource.getpagesize(), ctypes.CDLL(None)
+PAGE,libc = resource.getpagesize(), ctypes.CDLL(None)
 
 
 def search(n_query, n_gallery, n_ids, nf=2048):
@@ -35,8 +35,8 @@ def search(n_query, n_gallery, n_ids, nf=2048):
     generator = torch.Generator().manual_seed(n_gallery)
     ids = [torch.randint(n_ids, (n,), generator=generator) for n in (n_query, n_gallery)]
     centers = torch.randn(n_ids, nf, generator=generator)
-    emb = [torch.randn(len(o), nf, generator=generator).mul_(torch.rand(len(o), 1, generator=generator) * 8 + 2) for o in ids]
-    for e, o in zip(emb, ids):
+    emb = [torch.randn(len(o), nf, generator=generator).mul_(torch.rand(len(o), 1, generator=generator)*8 + 2) for o in ids]
+    for e,o in zip(emb, ids):
         for lo in range(0, len(e), 4096): e[lo:lo + 4096] += centers[o[lo:lo + 4096]]
     return *emb, *(o.numpy() for o in ids), *(torch.randint(6, (n,), generator=generator).numpy() for n in (n_query, n_gallery))
 
@@ -46,7 +46,7 @@ class Peak:
     def __enter__(self):
         gc.collect()
         if hasattr(libc, 'malloc_trim'): libc.malloc_trim(0)  # memory that was freed but kept would hide growth
-        self.before, self.most, self.end = self.now(), 0, threading.Event()
+        self.before,self.most,self.end = self.now(), 0, threading.Event()
         self.thread = threading.Thread(target=self.watch)
         self.thread.start()
         return self
@@ -59,7 +59,7 @@ class Peak:
         while not self.end.wait(.003): self.most = max(self.most, self.now() - self.before)
 
     @staticmethod
-    def now(): return int(Path('/proc/self/statm').read_text().split()[1]) * PAGE / 2**20
+    def now(): return int(Path('/proc/self/statm').read_text().split()[1])*PAGE/2**20
 
 
 class Took(NamedTuple):
@@ -73,7 +73,7 @@ def timed(f, sync=False, watch=True):
     "`Took` and result of a call; without `watch` memory is not looked at, which takes time itself"
     if sync: torch.cuda.synchronize()
     with Peak() if watch else nullcontext() as peak:
-        start, busy = time.perf_counter(), time.process_time()
+        start,busy = time.perf_counter(), time.process_time()
         out = f()
         if sync: torch.cuda.synchronize()
         took = Took(time.perf_counter() - start, time.process_time() - busy, 0)
@@ -84,10 +84,10 @@ def in_turn(forms, runs, sync=False):
     "The best that each of several forms took, and its last result; they take turns, and a last one for memory"
     got = {name: [] for name in forms}
     for _ in range(runs):
-        for name, f in forms.items(): got[name].append(timed(f, sync, watch=False)[0])
-    best = {name: Took(min(t.seconds for t in o), min(t.busy for t in o), 0) for name, o in got.items()}
-    watched = {name: timed(f, sync) for name, f in forms.items()}
-    return {name: (best[name]._replace(memory=took.memory), out) for name, (took, out) in watched.items()}
+        for name,f in forms.items(): got[name].append(timed(f, sync, watch=False)[0])
+    best = {name: Took(min(t.seconds for t in o), min(t.busy for t in o), 0) for name,o in got.items()}
+    watched = {name: timed(f, sync) for name,f in forms.items()}
+    return {name: (best[name]._replace(memory=took.memory), out) for name,(took, out) in watched.items()}
 
 
 def product_alone(q, g, chunk):
@@ -100,16 +100,16 @@ def published_loop(dist, q_ids, g_ids, q_cameras, g_cameras, max_rank=50):
     "mAP, a query at a time: everything sorted, junk masked, sums along the list"
     order = np.argsort(dist, axis=1)
     right = g_ids[order] == q_ids[:, None]
-    ap, inp, cmc = [], [], []
+    ap,inp,cmc = [], [], []
     for i in range(len(dist)):
         keep = ~((g_ids[order[i]] == q_ids[i]) & (g_cameras[order[i]] == q_cameras[i]))
         hits = right[i][keep].astype(np.int32)
         if not hits.any(): continue
         so_far = hits.cumsum()
         last = np.where(hits == 1)[0].max()
-        inp.append(so_far[last] / (last + 1))
+        inp.append(so_far[last]/(last + 1))
         cmc.append((so_far > 0)[:max_rank])
-        ap.append((np.array([c / (k + 1) for k, c in enumerate(so_far)]) * hits).sum() / hits.sum())
+        ap.append((np.array([c/(k + 1) for k,c in enumerate(so_far)])*hits).sum()/hits.sum())
     return np.mean(ap)
 
 
@@ -118,21 +118,21 @@ def by_sorting(dist, q_ids, g_ids, q_cameras, g_cameras):
     total = n = 0
     labels = [torch.as_tensor(o, device=dist.device) for o in (q_ids, g_ids, q_cameras, g_cameras)]
     for lo in range(0, len(dist), 256):
-        q_id, q_camera = (o[lo:lo + 256, None] for o in labels[::2])
+        q_id,q_camera = (o[lo:lo + 256, None] for o in labels[::2])
         order = dist[lo:lo + 256].sort(dim=1, stable=True)[1]
         same = labels[1][order] == q_id
         junk = same & (labels[3][order] == q_camera)
         hits = same & ~junk
         rank = (~junk).cumsum(1)
-        ap = (hits.cumsum(1) / rank.clamp(min=1) * hits).sum(1) / hits.sum(1)
-        total, n = total + ap.nansum().item(), n + ap.isfinite().sum().item()
-    return total / n
+        ap = (hits.cumsum(1)/rank.clamp(min=1)*hits).sum(1)/hits.sum(1)
+        total,n = total + ap.nansum().item(), n + ap.isfinite().sum().item()
+    return total/n
 
 
 def dense_reranking(q, g, k1=20, k2=6, share=.3):
     "k-reciprocal re-ranking with full matrices in numpy, a picture at a time"
     x = np.concatenate([q, g])
-    dist = 2 - 2 * x @ x.T
+    dist = 2 - 2*x@x.T
     dist /= dist.max(1, keepdims=True)
     near = np.argsort(dist, axis=1)
     weights = np.zeros_like(dist)
@@ -143,11 +143,11 @@ def dense_reranking(q, g, k1=20, k2=6, share=.3):
         base = mutual(i, k1)
         members = base
         for j in base:
-            other = mutual(j, round(k1 / 2))
-            if len(np.intersect1d(other, base)) > 2 / 3 * len(other): members = np.append(members, other)
+            other = mutual(j, round(k1/2))
+            if len(np.intersect1d(other, base)) > 2/3*len(other): members = np.append(members, other)
         members = np.unique(members)
         weight = np.exp(-dist[i, members])
-        weights[i, members] = weight / weight.sum()
+        weights[i, members] = weight/weight.sum()
     dist = dist[:len(q)].copy()
     averaged = np.zeros_like(weights)
     for i in range(len(x)): averaged[i] = weights[near[i, :k2]].mean(0)
@@ -157,8 +157,8 @@ def dense_reranking(q, g, k1=20, k2=6, share=.3):
     for i in range(len(q)):
         shared = np.zeros(len(x), dtype=np.float32)
         for j in np.where(averaged[i] != 0)[0]: shared[having[j]] += np.minimum(averaged[i, j], averaged[having[j], j])
-        jaccard[i] = 1 - shared / (2 - shared)
-    return (jaccard * (1 - share) + dist * share)[:, len(q):]
+        jaccard[i] = 1 - shared/(2 - shared)
+    return (jaccard*(1 - share) + dist*share)[:, len(q):]
 
 
 def line(what, took, note=''):
@@ -167,7 +167,7 @@ def line(what, took, note=''):
 
 def limit(took, other, bound, at_most):
     "The ratio of two times beside its limit"
-    value, busy = took.seconds / other.seconds, took.busy / other.busy
+    value,busy = took.seconds/other.seconds, took.busy/other.busy
     return f'{value:.2f} x ({busy:.2f} x busy), {verdict(value, bound, "x", at_most)}'
 
 
@@ -179,14 +179,14 @@ def verdict(value, bound, unit, at_most=True):
 
 def judge(name, device, runs, n_sorted):
     "One size on one device; seconds of the whole judgement"
-    q, g, *labels = search(*SIZES[name])
+    q,g,*labels = search(*SIZES[name])
     on_gpu = device == 'cuda'
     print(f'{name}, {device}: {len(q):,} queries x {len(g):,} gallery pictures, {q.shape[1]} features')
-    stored, unit = [o.to(device) for o in (q, g)], [torch.nn.functional.normalize(o).to(device) for o in (q, g)]
-    chunk = max(1, 2**25 // len(g))
+    stored,unit = [o.to(device) for o in (q, g)], [torch.nn.functional.normalize(o).to(device) for o in (q, g)]
+    chunk = max(1, 2**25//len(g))
     got = in_turn({'product alone': lambda: product_alone(*unit, chunk), 'product and ranking': lambda: evaluate_retrieval(*stored, *labels)},
                   runs, on_gpu)
-    (alone, _), (whole, result) = got.values()
+    (alone, _),(whole, result) = got.values()
     line('product alone', alone)
     notes = [limit(whole, alone, 1.15, True)]
     if not on_gpu: notes.append(verdict(whole.memory, 500, 'MB'))  # stated at MSMT17's size: smaller ones need no more
@@ -200,11 +200,11 @@ def judge(name, device, runs, n_sorted):
     forms = {'ours': lambda: evaluate_distances(dist, *some), 'sort': lambda: by_sorting(dist, *some)}
     if not on_gpu: forms['loop'] = lambda: published_loop(dist.numpy(), *some)
     got = in_turn(forms, min(runs, 2), on_gpu)
-    ours, result = got['ours']
+    ours,result = got['ours']
     line(f'ranking without product, {n:,} queries', ours)
-    for form, what, bound in (('sort', '  torch.sort', 20), ('loop', '  published loop', 50)):
+    for form,what,bound in (('sort', '  torch.sort', 20), ('loop', '  published loop', 50)):
         if form not in got: continue
-        other, mean = got[form]
+        other,mean = got[form]
         assert abs(mean - result.mAP) < 1e-4, (form, mean, result.mAP)
         line(what, other, limit(other, ours, bound, False))
     return whole.seconds
@@ -222,14 +222,14 @@ def others(q, g, *labels):
 
 def rerank(dense, device):
     "Re-ranking at Market-1501's size, its judgement included"
-    q, g, *labels = search(*SIZES['market'])
-    q, g = (torch.nn.functional.normalize(o).to(device) for o in (q, g))
+    q,g,*labels = search(*SIZES['market'])
+    q,g = (torch.nn.functional.normalize(o).to(device) for o in (q, g))
     evaluate_distances(k_reciprocal(q[:99], g[:999]), labels[0][:99], labels[1][:999])  # the first call compiles
-    sparse, ours = in_turn({'ours': lambda: evaluate_distances(k_reciprocal(q, g), *labels)}, 2, device == 'cuda')['ours']
+    sparse,ours = in_turn({'ours': lambda: evaluate_distances(k_reciprocal(q, g), *labels)}, 2, device == 'cuda')['ours']
     print(f're-ranking, market, {device}')
     line('k_reciprocal and its judgement', sparse, str(ours))
     if not dense or device == 'cuda': return
-    plain, dist = timed(lambda: dense_reranking(q.numpy(), g.numpy()))
+    plain,dist = timed(lambda: dense_reranking(q.numpy(), g.numpy()))
     note = limit(plain, sparse, 5, False) + f'; memory {(less := plain.memory / max(sparse.memory, 1)):.1f} x, {verdict(less, 10, "x", False)}'
     line('dense in numpy, not judged', plain, note)
     difference = np.abs(k_reciprocal(q, g).distances(0, 200).numpy() - dist[:200])
@@ -237,21 +237,21 @@ def rerank(dense, device):
 
 
 def main(
-    sizes=tuple(SIZES),  # names of sizes
-    runs=3,  # turns of each form; one fewer at MSMT17's size
-    dense=True,  # dense re-ranking too
+    sizes=tuple(SIZES),  # Names of sizes
+    runs=3,  # Turns of each form; one fewer at MSMT17's size
+    dense=True,  # Dense re-ranking too
 ):
     "Print seconds, memory, and ratios with their limits"
     devices = ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
     print(f'torch {torch.__version__}, {torch.get_num_threads()} threads' + (f', {torch.cuda.get_device_name()}' if devices[1:] else ''))
     for device in devices:
-        q, g, *labels = search(64, 256, 9, 64)
+        q,g,*labels = search(64, 256, 9, 64)
         start = time.perf_counter()
         evaluate_retrieval(q.to(device), g.to(device), *labels)
         print(f'first call, {device}: {time.perf_counter() - start:.1f} s (compiled, or read from the cache)')
         before = None
         for name in sizes:
-            large, pairs = name == 'msmt17', SIZES[name][0] * SIZES[name][1]
+            large,pairs = name == 'msmt17', SIZES[name][0]*SIZES[name][1]
             seconds = judge(name, device, max(1, runs - large), 512 if large else 10**9)
             if before: print(f'    growth with pairs: exponent {np.log(seconds / before[0]) / np.log(pairs / before[1]):.2f} (1 is linear)')
             before = seconds, pairs

@@ -28,9 +28,9 @@ def run(name, n_ids, nf, bs, rate, steps, results):
         head = ArcFace(nf, n_ids)
         opt = torch.optim.SGD(head.parameters(), lr=.1, momentum=.9, weight_decay=5e-4)
     else: head = PartialFC(nf, n_ids, rate=rate)
-    made, times = time.perf_counter() - began, []
+    made,times = time.perf_counter() - began, []
     for _ in range(steps):
-        emb, ids = torch.randn(bs, nf, requires_grad=True), torch.randint(0, n_ids, (bs,))
+        emb,ids = torch.randn(bs, nf, requires_grad=True), torch.randint(0, n_ids, (bs,))
         began = time.perf_counter()
         if isinstance(head, PartialFC): head.sample(ids)
         sum(head.terms(head(emb), emb, ids).values()).backward()
@@ -52,7 +52,7 @@ def main():
     forms = [(f'sampled, rate {args.rate:g}', args.rate)] + ([('sampled, rate 1', 1.), ('parameter, SGD', 1.)] if args.all else [])
     print(f'{args.n_ids:,} identities x {args.nf}, {args.bs} pictures a step, {torch.get_num_threads()} threads, torch {torch.__version__}')
     context = multiprocessing.get_context('spawn')
-    for name, rate in forms:
+    for name,rate in forms:
         results = context.SimpleQueue()
         process = context.Process(target=run, args=(name, args.n_ids, args.nf, args.bs, rate, args.steps, results))
         process.start()

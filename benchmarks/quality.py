@@ -23,17 +23,17 @@ SIZES = 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 100_000
 def embeddings(n, nf=512, n_imgs=20):
     "Unit embeddings (n, nf) of `n // n_imgs` identities in no order, and the identities (n,)"
     generator = torch.Generator().manual_seed(n)
-    ids = torch.randperm(n, generator=generator) // n_imgs
-    emb = torch.randn(n, nf, generator=generator).mul_(torch.rand(n, 1, generator=generator) * 1.5 + .5)
+    ids = torch.randperm(n, generator=generator)//n_imgs
+    emb = torch.randn(n, nf, generator=generator).mul_(torch.rand(n, 1, generator=generator)*1.5 + .5)
     emb += torch.randn(len(ids.unique()), nf, generator=generator)[ids]
     return torch.nn.functional.normalize(emb, dim=1), ids
 
 
 def plain_round(emb, ids, m=24):
     "One round of the published definition, a picture and a pair at a time: labels (n,), 0..100"
-    draw, distances = random.Random(0), []
+    draw,distances = random.Random(0), []
     for i in range(len(ids)):
-        others = [j for j, o in enumerate(ids) if o == ids[i] and j != i]
+        others = [j for j,o in enumerate(ids) if o == ids[i] and j != i]
         pos = [float(np.dot(emb[i], emb[j])) for j in draw.sample(others, min(m, len(others)))]
         picks = []
         while len(picks) < m:
@@ -41,12 +41,12 @@ def plain_round(emb, ids, m=24):
             if ids[j] != ids[i] and j not in picks: picks.append(j)
         distances.append(wasserstein_distance(pos, [float(np.dot(emb[i], emb[j])) for j in picks]))
     distances = np.array(distances)
-    return 100 * (distances - distances.min()) / (distances.max() - distances.min())
+    return 100*(distances - distances.min())/(distances.max() - distances.min())
 
 
 def timed(f, *args, **kwargs):
     "Seconds and result of a call: the best of three, of fewer where they are long"
-    best, end = float('inf'), time.perf_counter() + 5
+    best,end = float('inf'), time.perf_counter() + 5
     for _ in range(3):
         start = time.perf_counter()
         out = f(*args, **kwargs)
@@ -56,9 +56,9 @@ def timed(f, *args, **kwargs):
 
 
 def main(
-    max_n=100_000,  # largest number of pictures
-    max_plain=4_000,  # largest number of pictures for the plain form
-    max_exact=16_000,  # largest number of pictures for all pairs, which grows with their square
+    max_n=100_000,  # Largest number of pictures
+    max_plain=4_000,  # Largest number of pictures for the plain form
+    max_exact=16_000,  # Largest number of pictures for all pairs, which grows with their square
 ):
     "Print seconds, labels per second, growth and peak memory for growing numbers of pictures"
     devices = ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
@@ -68,20 +68,20 @@ def main(
     before = {}
 
     def row(form, device, n, seconds):
-        n0, seconds0 = before.get((form, device), (n, seconds))
+        n0,seconds0 = before.get((form, device), (n, seconds))
         growth = f'{np.log(seconds / seconds0) / np.log(n / n0):.2f}' if n > n0 else ''
         before[form, device] = n, seconds
         on_gpu = device == 'cuda'
-        memory = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        memory = torch.cuda.max_memory_allocated()/2**20 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
         print(f'{form:>14} {device:>6} {n:9,} {seconds:9.2f} {n / seconds:10,.0f} {growth:>7} {memory:8,.0f}', flush=True)
 
     for n in [o for o in SIZES if o <= max_n]:
-        emb, ids = embeddings(n)
+        emb,ids = embeddings(n)
         if n <= max_plain:
-            seconds, labels = timed(plain_round, emb.numpy(), ids.tolist())
-            row('plain x 12', 'cpu', n, 12 * seconds)
+            seconds,labels = timed(plain_round, emb.numpy(), ids.tolist())
+            row('plain x 12', 'cpu', n, 12*seconds)
         for device in devices:
-            seconds, ours = timed(similarity_quality, emb.to(device), ids)
+            seconds,ours = timed(similarity_quality, emb.to(device), ids)
             row('sampled', device, n, seconds)
             if n <= max_exact: row('exact', device, n, timed(similarity_quality, emb.to(device), ids, mode='exact')[0])
         if n <= max_plain:
@@ -93,7 +93,7 @@ def main(
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for name, default, text in (('max_n', 100_000, 'pictures'), ('max_plain', 4_000, 'pictures for the plain form'),
+    for name,default,text in (('max_n', 100_000, 'pictures'), ('max_plain', 4_000, 'pictures for the plain form'),
                                 ('max_exact', 16_000, 'pictures for all pairs')):
         parser.add_argument(f'--{name}', f'--{name.replace("_", "-")}', type=int, default=default, help=f'largest number of {text}')
     main(**vars(parser.parse_args()))

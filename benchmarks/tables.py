@@ -15,25 +15,25 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-LIMIT_S, LIMIT_GB = 60, 2
+LIMIT_S,LIMIT_GB = 60, 2
 PREP = Path(__file__).parents[1]/'data_prep'
 READ = 'import sys; from qsd_fastai.data.table import read_table; print(len(read_table(sys.argv[1])))'
 
 
 def make_files(
-    folder, # where they go
-    n,      # how many, 50 an identity
+    folder, # Where they go
+    n,      # How many, 50 an identity
 ):
     "Empty files named as Market-1501 names its pictures"
-    for i in range(n // 50):
+    for i in range(n//50):
         at = f'{folder}/{i:05d}'
         os.makedirs(at)
         for k in range(50): os.close(os.open(f'{at}/{i:05d}_c{k % 6 + 1}s1_{k:06d}.jpg', os.O_CREAT | os.O_WRONLY))
 
 
 def run(
-    *command, # arguments of Python
-): # seconds
+    *command, # Arguments of Python
+): # Seconds
     "Wall time of a process; its memory is the largest of all children"
     start = time.perf_counter()
     subprocess.run([sys.executable, '-W', 'ignore', *map(str, command)], check=True, stdout=subprocess.DEVNULL)
@@ -42,7 +42,7 @@ def run(
 
 @call_parse
 def main(
-    n:int=1_000_000, # pictures
+    n:int=1_000_000, # Pictures
 ):
     "Scan, write and read back"
     with tempfile.TemporaryDirectory() as tmp:
@@ -50,9 +50,9 @@ def main(
         write = run(PREP/'folder.py', f'{tmp}/pictures', '--camera', r'_c(\d+)', '--no-verify', '--out', f'{tmp}/out')
         read = run('-c', READ, f'{tmp}/out/images.csv')
         size = os.path.getsize(f'{tmp}/out/images.csv')
-    gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9
+    gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/1e9
     print(f'{n:,} pictures, a table of {size/1e6:.0f} MB, each step a process of its own, imports included\n')
     print(f'{"":28}{"ours":>8}{"limit":>8}')
-    for name, ours, limit in (('scan, split, write, s', write, ''), ('read back and check, s', read, ''),
+    for name,ours,limit in (('scan, split, write, s', write, ''), ('read back and check, s', read, ''),
                               ('together, s', write + read, LIMIT_S), ('largest memory, GB', gb, LIMIT_GB)):
         print(f'{name:28}{ours:8.1f}{limit:>8}')

@@ -36,8 +36,8 @@ MISSING = ('crop', 'drop', 'stop')
 
 
 def points_of(
-    table, # table of pictures, `attrs['root']` their folder
-    file,  # file of landmarks
+    table, # Table of pictures, `attrs['root']` their folder
+    file,  # File of landmarks
 ):
     "For each row of the table its landmarks (5, 2) or None, and whether they are parts of width and height; LandmarkError if none is of this table"
     noted = read_landmarks(file)
@@ -47,18 +47,19 @@ def points_of(
         index = Path(table.attrs['root'], where[0][0]).with_suffix('.idx')
         if not where[0][0].endswith('.rec') or not index.is_file():
             raise LandmarkError(f'{file} tells records by their number: it needs a table of a record file with its index, {index.name}.')
-        try: key = {int(o): int(k) for k, o in (line.split() for line in index.read_text(encoding='utf-8').splitlines() if line.strip())}
+        try: key = {int(o): int(k) for k,o in (line.split() for line in index.read_text(encoding='utf-8').splitlines() if line.strip())}
         except ValueError: raise LandmarkError(f'{index} is not lines of `key<tab>offset`. Copy it again.') from None
-        found = [numbers.get(key.get(at)) for _, at in where]
+        found = [numbers.get(key.get(at)) for _,at in where]
     else:
         short = pd.Series([posixpath.basename(k) for k in numbers])
         by_name = dict(zip(short, numbers.values())) if not short.duplicated().any() else {}
         names = table['path'].map(posixpath.basename)
         if names.duplicated().any(): by_name = {}                                  # a base name tells which picture only where all have another
-        found = [numbers.get(p, by_name.get(n)) for p, n in zip(table['path'], names)]
+        found = [numbers.get(p, by_name.get(n)) for p,n in zip(table['path'], names)]
     if not any(p is not None for p in found):
         raise LandmarkError(f"{file} has no picture of the table: {noted.index[0]!r} there, {table['path'].iloc[0]!r} here.")
     return found, noted.attrs['fractions']
+
 
 def _save(image, path, quality):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,17 +69,18 @@ def _save(image, path, quality):
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
+
 def aligned_copy(
-    table,          # table of pictures, `attrs['root']` their folder
-    out,            # folder to write to, `out/images/...`
-    landmarks=None, # file of landmarks
-    detector=None,  # file of OpenCV's YuNet, where nobody has noted landmarks
-    missing='crop', # what becomes of a face that is not found: its middle, nothing, or ValueError
-    size=112,       # height and width of the aligned pictures
-    score=.6,       # least certainty of the detector, 0 to 1
+    table,          # Table of pictures, `attrs['root']` their folder
+    out,            # Folder to write to, `out/images/...`
+    landmarks=None, # File of landmarks
+    detector=None,  # File of OpenCV's YuNet, where nobody has noted landmarks
+    missing='crop', # What becomes of a face that is not found: its middle, nothing, or ValueError
+    size=112,       # Height and width of the aligned pictures
+    score=.6,       # Least certainty of the detector, 0 to 1
     suffix='.jpg',  # .jpg or .png
-    quality=95,     # of JPEG, without reducing colours
-    workers=8,      # threads
+    quality=95,     # Of JPEG, without reducing colours
+    workers=8,      # Threads
 ):
     """Write the aligned pictures; the table of them with `aligned` (1, or 0 where a middle stands for a face) and `detector_score` where detected.
 
@@ -87,18 +89,18 @@ def aligned_copy(
     if missing not in MISSING: raise ValueError(f"missing is {missing!r}: pass {', '.join(MISSING)}.")
     if suffix not in ('.jpg', '.png'): raise ValueError(f'{suffix!r} is not a format for aligned pictures: jpg or png.')
     if size < 16: raise ValueError(f'size is {size}: faces of less than 16 pixels are of no use.')
-    root, out = Path(table.attrs['root']), Path(out)
+    root,out = Path(table.attrs['root']), Path(out)
     if out.resolve() == root.resolve(): raise ValueError(f'{out} holds the pictures themselves: write the aligned ones elsewhere, --out DIR.')
-    names, find = new_names(table['path'].tolist(), suffix), FaceFinder(detector, score) if detector else None
-    noted, fractions = points_of(table, landmarks) if landmarks else ([None]*len(table), False)
+    names,find = new_names(table['path'].tolist(), suffix), FaceFinder(detector, score) if detector else None
+    noted,fractions = points_of(table, landmarks) if landmarks else ([None]*len(table), False)
 
     def one(row):
-        path, name, points = row
+        path,name,points = row
         try:
             with open_picture(os.path.join(root, path)) as im: image = ImageOps.exif_transpose(im).convert('RGB')
         except Exception as e: return -1, np.nan, f'{type(e).__name__}: {" ".join(str(e).split())}'  # a decoder may raise anything on broken bytes
-        sure, why = np.nan, 'no landmarks'
-        if find: (points, sure), why = find(image), 'no face found'
+        sure,why = np.nan, 'no landmarks'
+        if find: (points, sure),why = find(image), 'no face found'
         elif points is not None and fractions: points = points*image.size
         face = None
         if points is not None:
@@ -110,10 +112,10 @@ def aligned_copy(
         return int(not why), sure, why
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        aligned, sure, why = zip(*progress_bar(pool.map(one, zip(table['path'], names, noted)), total=len(table), leave=False))
-    made, aligned = table.assign(path=names, aligned=aligned), np.array(aligned)
+        aligned,sure,why = zip(*progress_bar(pool.map(one, zip(table['path'], names, noted)), total=len(table), leave=False))
+    made,aligned = table.assign(path=names, aligned=aligned), np.array(aligned)
     if find: made['detector_score'] = np.round(sure, 4)
-    listed = [f'{p}\t{w}' for p, w in zip(table['path'], why) if w]
+    listed = [f'{p}\t{w}' for p,w in zip(table['path'], why) if w]
     if missing == 'stop' and listed:
         raise ValueError(f'{len(listed)} of {len(table)} faces cannot be aligned, first {listed[0]!r}. --missing crop or drop goes on without them.')
     keep = aligned > (0 if missing == 'drop' else -1)
@@ -123,10 +125,11 @@ def aligned_copy(
     out.attrs = made.attrs
     return out
 
+
 def moved(
-    listed,   # pairs, or a list of templates
-    columns,  # its columns that hold paths
-    new_path, # path of a picture -> that of its aligned one
+    listed,   # Pairs, or a list of templates
+    columns,  # Its columns that hold paths
+    new_path, # Path of a picture -> that of its aligned one
 ):
     "`(listed with the new paths, how many rows were left out)`: rows of a picture that is not there any more"
     out = listed.copy()
@@ -134,9 +137,10 @@ def moved(
     keep = out[columns].notna().all(axis=1)
     return out[keep].reset_index(drop=True), int((~keep).sum())
 
+
 def read_lists(
-    source, # the table's file
-    table,  # the table
+    source, # The table's file
+    table,  # The table
 ):
     "What stands beside a table, checked: pairs of pictures, or templates and their lists, by name"
     beside = {n: source.with_name(f'{n}.csv') for n in ('pairs', 'templates', 'template_pairs', 'gallery', 'probe')}
@@ -146,42 +150,44 @@ def read_lists(
     if beside['template_pairs'].is_file(): out['template_pairs'] = read_template_pairs(beside['template_pairs'], out['templates'])
     return out | {n: pd.read_csv(beside[n], dtype={'identity': str}, keep_default_na=False) for n in ('gallery', 'probe') if beside[n].is_file()}
 
+
 def write_lists(
-    lists, # of `read_lists`
-    to,    # the file of the aligned table
-    made,  # the aligned table, `attrs['new_path']` its names
+    lists, # Of `read_lists`
+    to,    # The file of the aligned table
+    made,  # The aligned table, `attrs['new_path']` its names
 ):
     "Write the lists with the new paths, without what is of pictures that were left out; says how much that is"
-    new_path, there = made.attrs['new_path'], None
-    for name, rows in lists.items():
-        if name == 'pairs': out, lost = moved(rows, ['path1', 'path2'], new_path)
+    new_path,there = made.attrs['new_path'], None
+    for name,rows in lists.items():
+        if name == 'pairs': out,lost = moved(rows, ['path1', 'path2'], new_path)
         elif name == 'templates':
-            out, lost = moved(rows, ['path'], new_path)
+            out,lost = moved(rows, ['path'], new_path)
             there = set(out['template'])
         else:
             keep = rows[[c for c in rows if c.startswith('template')]].isin(there).all(axis=1)
-            out, lost = rows[keep], int((~keep).sum())
+            out,lost = rows[keep], int((~keep).sum())
         if lost: print(f'Note: {lost} rows of {name}.csv are left out with them: the figures are not those of the whole list.')
         if name == 'pairs': write_pairs(out, to.with_name('pairs.csv'), made)
         else: write_list(out.astype({'same': int}) if 'same' in out else out, to.with_name(f'{name}.csv'))
 
+
 @call_parse
 def main(
-    table:str, # the table, images.csv or images.parquet
-    out:str, # folder for the aligned pictures and their table
-    landmarks:str='', # file of landmarks
-    detector:str='', # file of OpenCV's YuNet, face_detection_yunet_*.onnx
-    missing:str='crop', # a face that is not found: crop (the middle of the picture), drop, stop
-    size:int=112, # height and width of the aligned pictures
-    score:float=.6, # least certainty of the detector, 0 to 1
-    format:str='jpg', # jpg or png
-    quality:int=95, # of JPEG
-    workers:int=8, # threads
-    force:bool=False, # align anew where it was done
+    table:str, # The table, images.csv or images.parquet
+    out:str, # Folder for the aligned pictures and their table
+    landmarks:str='', # File of landmarks
+    detector:str='', # File of OpenCV's YuNet, face_detection_yunet_*.onnx
+    missing:str='crop', # A face that is not found: crop (the middle of the picture), drop, stop
+    size:int=112, # Height and width of the aligned pictures
+    score:float=.6, # Least certainty of the detector, 0 to 1
+    format:str='jpg', # Jpg or png
+    quality:int=95, # Of JPEG
+    workers:int=8, # Threads
+    force:bool=False, # Align anew where it was done
 ):
-    "An aligned copy of a table of faces and of its pictures."
+    "An aligned copy of a table of faces and of its pictures"
     try:
-        source, to, file = Path(table), Path(out)/'images.csv', Path(landmarks or detector)
+        source,to,file = Path(table), Path(out)/'images.csv', Path(landmarks or detector)
         found = read_table(source, check=False)
         check_table(found)
         if not file.is_file(): raise FileNotFoundError(f'{file}: no such file. Pass either --landmarks FILE or --detector FILE.onnx.')
@@ -195,13 +201,13 @@ def main(
         lists = read_lists(source, found)
         to.unlink(missing_ok=True)  # stopped from here on, there is no table rather than one of other pictures
         made = aligned_copy(found, out, landmarks, detector, missing, size, score, f'.{format}', quality, workers)
-        listed, note = made.attrs['missing'], to.with_name('missing.txt')
+        listed,note = made.attrs['missing'], to.with_name('missing.txt')
         note.unlink(missing_ok=True)
         if listed:
             note.write_text('\n'.join(listed) + '\n', encoding='utf-8')
             what = {'crop': 'the middle of their pictures stands for them, or nothing where it cannot be read'}.get(missing, 'they were left out')
             print(f'{len(listed)} of {len(found)} faces could not be aligned, see {note}; {what}')
         write_lists(lists, to, made)
-        kept = {k: v for k, v in (found.attrs.get('record') or {}).items() if k != 'published' or len(made) == len(found)}
+        kept = {k: v for k,v in (found.attrs.get('record') or {}).items() if k != 'published' or len(made) == len(found)}
         finish(made, to, {**kept, **record, 'source': kept.get('source', 'aligned'), 'faces': len(made), 'not_aligned': len(listed)}, 'face')
     except (ValueError, OSError, ImportError) as e: sys.exit(f'{type(e).__name__}: {e}')

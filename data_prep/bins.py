@@ -29,9 +29,9 @@ PUBLISHED = {'lfw': 6000, 'cfp_fp': 7000, 'cfp_ff': 7000, 'agedb_30': 6000, 'cal
 
 
 def bin_files(
-    path, # a .bin, or a folder of them
+    path, # A .bin, or a folder of them
 ):
-    "The `.bin` files, sorted; FileNotFoundError saying what is there instead."
+    "The `.bin` files, sorted; FileNotFoundError saying what is there instead"
     path = Path(path)
     if path.is_file() and path.suffix != '.bin': raise ValueError(f'{path}: a verification set ends in .bin; rename it.')
     if path.is_file(): return [path]
@@ -40,23 +40,24 @@ def bin_files(
     there = ', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing' if path.is_dir() else 'no such file or folder'
     raise FileNotFoundError(f'{path} holds no verification set (*.bin), but: {there}. A list of pairs over pictures: data_prep/pairs.py.')
 
+
 def bin_table(
     file,        # `lfw.bin`
-    folds=10,    # the pairs are cut into so many runs of equal length, in their order
-    verify=True, # decode every picture? One that cannot be read is an error: no pair may be left out
-    workers=8,   # threads that decode
+    folds=10,    # The pairs are cut into so many runs of equal length, in their order
+    verify=True, # Decode every picture? One that cannot be read is an error: no pair may be left out
+    workers=8,   # Threads that decode
 ):
-    "`(table, pairs)`, paths relative to the folder of the file. Nothing is written or unpacked."
+    "`(table, pairs)`, paths relative to the folder of the file. Nothing is written or unpacked"
     if folds < 1: raise ValueError(f'--folds {folds}: give 1 or more.')
     file = Path(file)
-    pictures, same = read_bin(file)
+    pictures,same = read_bin(file)
     paths = [f'{file.name}#{n}' for n in range(len(pictures))]
     pairs = pd.DataFrame({'path1': paths[::2], 'path2': paths[1::2], 'same': same.astype(int),
-                          'fold': np.concatenate([np.full(len(part), k) for k, part in enumerate(np.array_split(same, min(folds, len(same))))])})
+                          'fold': np.concatenate([np.full(len(part), k) for k,part in enumerate(np.array_split(same, min(folds, len(same))))])})
     digests = [hashlib.blake2b(p, digest_size=16).digest() for p in pictures]
     copy_of = np.unique(np.array(digests, 'V16'), return_index=True, return_inverse=True)
     first = copy_of[1][copy_of[2]]
-    a, b = np.concatenate([2*same.nonzero()[0], np.arange(len(paths))]), np.concatenate([2*same.nonzero()[0] + 1, first])
+    a,b = np.concatenate([2*same.nonzero()[0], np.arange(len(paths))]), np.concatenate([2*same.nonzero()[0] + 1, first])
     who = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(len(paths), len(paths))), directed=False)[1]
     who = pd.factorize(who)[0]                                                     # numbered in the order they come in
     table = pd.DataFrame({'path': paths, 'identity': [f'{file.stem}_{k:05d}' for k in who], 'camera': '', 'split': 'train', 'quality': np.nan})
@@ -70,16 +71,17 @@ def bin_table(
         table.attrs['copies'] = looked.attrs['copies']
     return table, check_pairs(pairs, table)
 
+
 @call_parse
 def main(
-    path:str, # a .bin, or a folder of them
-    out:str='', # folder for the folders with the tables; default: where the .bin is
-    folds:int=10, # the pairs are cut into so many
-    no_verify:bool=False, # do not decode every picture
-    workers:int=8, # threads that decode pictures
-    force:bool=False, # make the tables anew where they are
+    path:str, # A .bin, or a folder of them
+    out:str='', # Folder for the folders with the tables; default: where the .bin is
+    folds:int=10, # The pairs are cut into so many
+    no_verify:bool=False, # Do not decode every picture
+    workers:int=8, # Threads that decode pictures
+    force:bool=False, # Make the tables anew where they are
 ):
-    "Tables and pairs of verification sets."
+    "Tables and pairs of verification sets"
     try:
         for file in bin_files(path):
             to = Path(out or file.parent)/file.stem/'images.csv'
@@ -89,7 +91,7 @@ def main(
                 read_pairs(to.with_name('pairs.csv'), check_table(read_table(to, check=False)))
                 print(f'{to} and pairs.csv are there already, made from the same file in the same way: nothing to do.')
                 continue
-            table, pairs = bin_table(file, folds, not no_verify, workers)
+            table,pairs = bin_table(file, folds, not no_verify, workers)
             to.parent.mkdir(parents=True, exist_ok=True)
             to.with_name('pairs.csv').unlink(missing_ok=True)  # stopped before there are new ones, old ones are not believed
             finish(table, to, {**table.attrs['record'], **record}, 'evaluate')  # a set to judge on, whatever its split says

@@ -23,14 +23,14 @@ from qsd_fastai.data.table import check_table, read_table
 
 
 def with_copies(
-    table,  # table of pictures in train, query and gallery, `attrs['root']` their folder
-    out,    # folder to write to: `out/images/...`
-    n=5,    # degraded copies a picture of train and query; the gallery stays clean, so that it is the queries that are hard
-    seed=0, # seed of kinds and severities
-    workers=8, # threads
+    table,  # Table of pictures in train, query and gallery, `attrs['root']` their folder
+    out,    # Folder to write to: `out/images/...`
+    n=5,    # Degraded copies a picture of train and query; the gallery stays clean, so that it is the queries that are hard
+    seed=0, # Seed of kinds and severities
+    workers=8, # Threads
 ):
-    "Write every picture and `n` copies degraded in a known way; the table of them, with `original`, `degradation` and `true_quality` (0..100)."
-    root, out, rows = Path(table.attrs['root']), Path(out), []
+    "Write every picture and `n` copies degraded in a known way; the table of them, with `original`, `degradation` and `true_quality` (0..100)"
+    root,out,rows = Path(table.attrs['root']), Path(out), []
     folders = {(root/split_address(p)[0]).parent.resolve() for p in table['path']}
     for folder in folders | {root.resolve() for f in folders if root.resolve() in f.parents}:
         if folder in (out.resolve(), *out.resolve().parents):
@@ -39,14 +39,14 @@ def with_copies(
 
     def copy(i, row):
         rng = np.random.default_rng([seed, zlib.crc32(row['path'].encode())])  # not one stream: other pictures change nothing here
-        stem, done = out/names[i], []
+        stem,done = out/names[i], []
         stem.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open_picture(root/row['path']) as im: img = upright(im).convert('RGB')
         except Exception as e:  # a decoder may raise anything on broken bytes
             raise ValueError(f"{row['path']} cannot be read ({type(e).__name__}: {e}). `python data_prep/doctor.py` lists all of them.") from e
         for k in range((n if row['split'] != 'gallery' else 0) + 1):
-            kind, severity = (DEGRADATIONS[rng.integers(len(DEGRADATIONS))], 1 - rng.random()) if k else ('none', 0.)
+            kind,severity = (DEGRADATIONS[rng.integers(len(DEGRADATIONS))], 1 - rng.random()) if k else ('none', 0.)
             file = stem.with_name(f'{stem.name}_{k}_{kind}.jpg')
             (degrade(img, kind, severity, rng) if k else img).save(file, quality=95)
             done.append({**row, 'path': file.relative_to(out).as_posix(), 'original': row['path'], 'degradation': kind,
@@ -58,19 +58,20 @@ def with_copies(
     made.attrs = {**table.attrs, 'root': str(out)}
     return made
 
+
 @call_parse
 def main(
-    table:str, # the table, images.csv or images.parquet
-    out:str='', # folder for the copies and their table; it must be given
-    copies:int=1, # degraded copies of each picture to train on and of each query
-    seed:int=0, # seed of kinds and severities
-    workers:int=8, # threads that read, degrade and write
-    force:bool=False, # make the table anew where there is one
+    table:str, # The table, images.csv or images.parquet
+    out:str='', # Folder for the copies and their table; it must be given
+    copies:int=1, # Degraded copies of each picture to train on and of each query
+    seed:int=0, # Seed of kinds and severities
+    workers:int=8, # Threads that read, degrade and write
+    force:bool=False, # Make the table anew where there is one
 ):
-    "Table with degraded copies."
+    "Table with degraded copies"
     try:
         if not out: raise ValueError('Copies are pictures: say where they go with --out DIR.')
-        found, to = read_table(table), Path(out)/'images.csv'
+        found,to = read_table(table), Path(out)/'images.csv'
         pairs = Path(table).with_name('pairs.csv')
         record = {'degraded': {'copies': copies, 'seed': seed, 'table': zlib.crc32(Path(table).read_bytes()),
                                'pairs': zlib.crc32(pairs.read_bytes()) if pairs.is_file() else None}}

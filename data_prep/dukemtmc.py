@@ -19,14 +19,15 @@ PUBLISHED = {'reid': {'train': (16522, 702), 'query': (2228, 702), 'gallery': (1
              'occluded': {'train': (15618, 702), 'query': (2210, 519), 'gallery': (17661, 1110)}}
 NAMES = {'reid': 'DukeMTMC-reID', 'occluded': 'Occluded-Duke'}
 
+
 def dukemtmc_table(
-    root,         # folder of the set
-    variant='',   # reid, occluded, or '' to go by the name of the folder
-    verify=True,  # decode every picture and leave the unreadable ones out?
-    strict=False, # an unreadable picture is an error?
-    workers=8,    # threads that decode
+    root,         # Folder of the set
+    variant='',   # Reid, occluded, or '' to go by the name of the folder
+    verify=True,  # Decode every picture and leave the unreadable ones out?
+    strict=False, # An unreadable picture is an error?
+    workers=8,    # Threads that decode
 ):
-    "Table of DukeMTMC-reID or Occluded-Duke with how it was made in `attrs['record']`; nothing is written."
+    "Table of DukeMTMC-reID or Occluded-Duke with how it was made in `attrs['record']`; nothing is written"
     if variant not in ('', *NAMES): raise ValueError(f"--variant {variant!r} is unknown: use {' or '.join(NAMES)}.")
     at = find(root, MARKET.values(), 'DukeMTMC-reID')
     variant = variant or ('occluded' if 'occluded' in f'{Path(root).resolve().name}/{at.resolve().name}'.lower() else 'reid')
@@ -35,15 +36,16 @@ def dukemtmc_table(
                              'published': PUBLISHED[variant]}
     return verified(table, verify, strict, workers)
 
+
 @call_parse
 def main(
-    root:str, # folder of the set
-    out:str='', # folder for the table; default: ROOT
-    variant:str='', # reid or occluded; default: by the name of the folder
-    no_verify:bool=False, # do not decode every picture to find unreadable ones
-    strict:bool=False, # stop at unreadable pictures instead of leaving them out
-    workers:int=8, # threads that decode pictures
-    force:bool=False, # make the table anew where there is one
+    root:str, # Folder of the set
+    out:str='', # Folder for the table; default: ROOT
+    variant:str='', # Reid or occluded; default: by the name of the folder
+    no_verify:bool=False, # Do not decode every picture to find unreadable ones
+    strict:bool=False, # Stop at unreadable pictures instead of leaving them out
+    workers:int=8, # Threads that decode pictures
+    force:bool=False, # Make the table anew where there is one
 ):
-    "Table of images from DukeMTMC-reID or Occluded-Duke."
+    "Table of images from DukeMTMC-reID or Occluded-Duke"
     make(lambda: dukemtmc_table(root, variant, not no_verify, strict, workers), root, out, {'variant': variant, 'verify': not no_verify}, force)

@@ -42,22 +42,24 @@ def _subjects(file):
     if twice.any(): raise TemplateError(f"{file}: template {out['template'][twice].iloc[0]} is of two people. Copy the list again.")
     return out.reset_index(drop=True)
 
+
 def _linked(templates, pairs):
     "Identity by template where nobody tells it: those that pairs of one person lead together, named by the least"
     numbers = np.unique(templates)
     same = pairs[pairs['same'] == 1]
-    a, b = np.searchsorted(numbers, same['template1']), np.searchsorted(numbers, same['template2'])
+    a,b = np.searchsorted(numbers, same['template1']), np.searchsorted(numbers, same['template2'])
     group = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(len(numbers),)*2), directed=False)[1]
     least = pd.Series(numbers).groupby(group).min().to_numpy()
     return dict(zip(numbers.tolist(), [f'of_template_{least[g]}' for g in group]))
 
+
 def ijb_tables(
-    root,        # folder with `loose_crop` and `meta`, or the one above it
-    name='ijbc', # ijbb or ijbc
-    verify=True, # decode every picture? One that cannot be read is an error: no template may lose one
-    workers=8,   # threads that decode
+    root,        # Folder with `loose_crop` and `meta`, or the one above it
+    name='ijbc', # Ijbb or ijbc
+    verify=True, # Decode every picture? One that cannot be read is an error: no template may lose one
+    workers=8,   # Threads that decode
 ):
-    "`{'images': table, 'templates': .., 'template_pairs': .., 'gallery': .., 'probe': ..}`, the last two from 1:N lists. Nothing is written."
+    "`{'images': table, 'templates': .., 'template_pairs': .., 'gallery': .., 'probe': ..}`, the last two from 1:N lists. Nothing is written"
     if name not in PUBLISHED: raise ValueError(f"--set is {name!r}: pass {' or '.join(PUBLISHED)}.")
     lists = f'meta/{name}_face_tid_mid.txt', f'meta/{name}_template_pair_label.txt'
     at = find(root, [*lists, 'loose_crop'], name.upper().replace('IJB', 'IJB-'))
@@ -70,7 +72,7 @@ def ijb_tables(
         raise FileNotFoundError(f"{at/lists[0]}: {lost.sum()} of {len(templates)} pictures are not in {at/'loose_crop'}, "
                                 f"first {templates['path'][lost].iloc[0]!r}. Unpack all of it.")
     galleries = [p for k in ('G1', 'G2', 'S1', 'S2') if (p := at/f'meta/{name}_1N_gallery_{k}.csv').is_file()]
-    probe, out = at/f'meta/{name}_1N_probe_mixed.csv', {}
+    probe,out = at/f'meta/{name}_1N_probe_mixed.csv', {}
     if galleries: out['gallery'] = pd.concat([_subjects(p).assign(list=p.stem[-2:]) for p in galleries], ignore_index=True)
     if probe.is_file(): out['probe'] = _subjects(probe)
     told = pd.concat([o[['template', 'identity']] for o in out.values()]).drop_duplicates() if out else None
@@ -96,16 +98,17 @@ def ijb_tables(
         raise ValueError(f'{len(bad)} of {len(table)} pictures cannot be read, first {bad[0]!r}. Copy them again: no template may lose one.')
     return {'images': table, 'templates': check_templates(templates, table), 'template_pairs': pairs, **out}
 
+
 @call_parse
 def main(
-    root:str, # folder with loose_crop and meta, or the one above it
-    set:str='ijbc', # ijbb or ijbc
-    out:str='', # folder for the tables; default: ROOT
-    no_verify:bool=False, # do not decode every picture
-    workers:int=8, # threads that decode pictures
-    force:bool=False, # make the tables anew where they are
+    root:str, # Folder with loose_crop and meta, or the one above it
+    set:str='ijbc', # Ijbb or ijbc
+    out:str='', # Folder for the tables; default: ROOT
+    no_verify:bool=False, # Do not decode every picture
+    workers:int=8, # Threads that decode pictures
+    force:bool=False, # Make the tables anew where they are
 ):
-    "Tables of IJB-B or IJB-C."
+    "Tables of IJB-B or IJB-C"
     try:
         to = Path(out or root)/'images.csv'
         lists = sorted(p for p in Path(root).glob(f'**/meta/{set}_*') if p.is_file())
@@ -115,13 +118,13 @@ def main(
             check_table(read_table(to, check=False))
             return print(f'{to} and the lists of templates are there already, made from the same lists: nothing to do.')
         made = ijb_tables(root, set, not no_verify, workers)
-        table, templates = made.pop('images'), made['templates']
+        table,templates = made.pop('images'), made['templates']
         # those of a stopped run, or of the other set, are not believed
         for n in ('templates', 'template_pairs', 'gallery', 'probe'): to.with_name(f'{n}.csv').unlink(missing_ok=True)
         finish(table, to, {**table.attrs['record'], **record}, 'face')
         moved = dict(zip(table['path'], read_table(to, check=False)['path']))
         made['templates'] = templates.assign(path=templates['path'].map(moved))
-        for name, frame in reversed(made.items()): write_list(frame, to.with_name(f'{name}.csv'))
+        for name,frame in reversed(made.items()): write_list(frame, to.with_name(f'{name}.csv'))
         counts = len(table), table.attrs['record']['templates'], table.attrs['record']['template_pairs']
         print(f'{counts[1]:,} templates, {counts[2]:,} pairs of them')
         if counts != PUBLISHED[set]: print('Note: published are {:,} pictures, {:,} templates and {:,} pairs.'.format(*PUBLISHED[set]))

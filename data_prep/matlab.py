@@ -10,7 +10,7 @@ import numpy as np
 LARGEST = 2**26  # bytes of a list, packed or unpacked
 NUMBERS = {1: 'i1', 2: 'u1', 3: 'i2', 4: 'u2', 5: 'i4', 6: 'u4', 7: 'f4', 9: 'f8', 12: 'i8', 13: 'u8'}
 TEXTS = {1: 'utf-8', 2: 'latin-1', 4: 'utf-16', 16: 'utf-8', 17: 'utf-16', 18: 'utf-32'}
-PACKED, MATRIX, CELL, CHAR = 15, 14, 1, 4
+PACKED,MATRIX,CELL,CHAR = 15, 14, 1, 4
 
 
 class MatlabError(ValueError):
@@ -22,22 +22,23 @@ def _elements(data, order):
     at = 0
     while at < len(data):
         if at + 8 > len(data): raise ValueError('it ends within an element')
-        kind, n = np.frombuffer(data, f'{order}u4', 2, at).tolist()
-        if kind >> 16: kind, n, start, at = kind & 0xffff, kind >> 16, at + 4, at + 8       # a short one, within eight bytes
+        kind,n = np.frombuffer(data, f'{order}u4', 2, at).tolist()
+        if kind >> 16: kind,n,start,at = kind & 0xffff, kind >> 16, at + 4, at + 8       # a short one, within eight bytes
         else:
             start = at + 8
             at = start + n + (0 if kind == PACKED else -n % 8)
         if (n > 4 and start + 4 == at) or start + n > len(data): raise ValueError('an element is longer than the file')
         yield kind, data[start:start + n]
 
+
 def _value(data, order, depth=0):
     "`(name, value)` of a matrix: a list for cells, text, or an array of numbers; None for what is none of these"
     parts = _elements(data, order)
-    flags, dims, name = (next(parts, (0, b''))[1] for _ in range(3))
+    flags,dims,name = (next(parts, (0, b''))[1] for _ in range(3))
     if len(flags) < 8 or len(dims) < 8 or len(dims) % 4: raise ValueError('a matrix without its size')
-    kind, name = int(np.frombuffer(flags, f'{order}u4')[0]) & 0xff, name.decode('latin-1')
-    if kind == CELL: return name, [_value(d, order, depth + 1)[1] for k, d in parts if k == MATRIX] if depth < 2 else None
-    stored, body = next(parts, (0, b''))
+    kind,name = int(np.frombuffer(flags, f'{order}u4')[0]) & 0xff, name.decode('latin-1')
+    if kind == CELL: return name, [_value(d, order, depth + 1)[1] for k,d in parts if k == MATRIX] if depth < 2 else None
+    stored,body = next(parts, (0, b''))
     if kind == CHAR:
         if stored not in TEXTS: raise ValueError(f'text of kind {stored}')
         coding = TEXTS[stored]
@@ -46,28 +47,29 @@ def _value(data, order, depth=0):
     if stored not in NUMBERS or len(body) % np.dtype(NUMBERS[stored]).itemsize: raise ValueError(f'numbers of kind {stored}')
     return name, np.frombuffer(body, order + NUMBERS[stored])
 
+
 def read_variables(
     file,  # .mat
-    names, # of the variables wanted
-)->dict: # name -> list of text, text, or array of numbers; those that are not there are left out
+    names, # Of the variables wanted
+)->dict: # Name -> list of text, text, or array of numbers; those that are not there are left out
     "Variables of a MATLAB file; MatlabError naming the file, what is wrong and the remedy"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such MATLAB file.')
     if file.stat().st_size > LARGEST: raise MatlabError(f'{file} is too large for a list of names, {file.stat().st_size} bytes. Copy it again.')
-    data, out = file.read_bytes(), {}
+    data,out = file.read_bytes(), {}
     if data[:8] == b'\x89HDF\r\n\x1a\n' or data[512:520] == b'\x89HDF\r\n\x1a\n':
         raise MatlabError(f"{file} is of MATLAB 7.3: write it anew there with save(..., '-v7').")
     order = {b'IM': '<', b'MI': '>'}.get(data[126:128])
     if order is None: raise MatlabError(f'{file} is not a MATLAB file of version 5 to 7.2. Copy it again.')
     try:
-        for kind, body in _elements(data[128:], order):
+        for kind,body in _elements(data[128:], order):
             if kind == PACKED:
                 unpack = zlib.decompressobj()
                 body = unpack.decompress(body, LARGEST)
                 if unpack.unconsumed_tail: raise ValueError('a variable is too large for a list')
-                kind, body = next(_elements(body, order), (0, b''))
+                kind,body = next(_elements(body, order), (0, b''))
             if kind != MATRIX: continue
-            name, value = _value(body, order)
+            name,value = _value(body, order)
             if name in names: out[name] = value
     except (ValueError, zlib.error) as e: raise MatlabError(f'{file} is damaged ({e}). Copy it again.') from None
     return out

@@ -26,12 +26,13 @@ TRAINED_ON = {'train': ('train',), 'trainval': ('train', 'val')}
 COUNTS = {'train': (30248, 1041), 'trainval': (32621, 1041)}
 CAMERA_RULES = {'as-named': r'(\d+)_c(\d+)', 'one-digit': r'(\d+)_c(\d)'}
 
+
 def _read_list(file, folder, there):
-    "Pictures of a list with identity and camera; ValueError naming the line where it cannot be read or the picture is missing."
+    "Pictures of a list with identity and camera; ValueError naming the line where it cannot be read or the picture is missing"
     rows = []
-    for n, line in text_lines(file):
+    for n,line in text_lines(file):
         try:
-            path, identity = line.rsplit(None, 1)
+            path,identity = line.rsplit(None, 1)
             camera = int(path.strip().rsplit('/', 1)[-1].split('_')[2])
             rows.append((path.strip(), f'{int(identity):04d}', str(camera)))
             if not 1 <= camera <= 15: raise ValueError
@@ -41,13 +42,14 @@ def _read_list(file, folder, there):
             raise FileNotFoundError(f'{file}, line {n}: {rows[-1][0]!r} is not in {folder}. Unpack all of MSMT17, of one version.')
     return pd.DataFrame(rows, columns=['path', 'identity', 'camera'])
 
+
 def _listed(at, root, train):
     masked = (at/'mask_train_v2').is_dir()
     folders = ('mask_train_v2', 'mask_test_v2') if masked else ('train', 'test')
     if lack := [f for f in folders if not (at/f).is_dir()]:
         raise FileNotFoundError(f"{at} has the lists and lacks {', '.join(lack)}: unpack all of MSMT17 there.")
-    there, parts, left_out = [set(pictures_in(at/f)) for f in folders], [], 0
-    for split, name in LISTS.items():
+    there,parts,left_out = [set(pictures_in(at/f)) for f in folders], [], 0
+    for split,name in LISTS.items():
         half = int(split in ('query', 'gallery'))
         part = _read_list(at/name, at/folders[half], there[half])
         if not half and split not in TRAINED_ON[train]:
@@ -59,15 +61,16 @@ def _listed(at, root, train):
     return pd.concat(parts, ignore_index=True), {'version': 'V2' if masked else 'V1', 'train': train, 'validation_left_out': left_out,
                                                  'camera_rule': 'as-named'}
 
+
 def msmt17_table(
-    root,                   # folder of MSMT17
-    train='train',          # train, or trainval: is list_val.txt trained on as well?
-    camera_rule='as-named', # flattened form: as-named, or one-digit as AGW and QSD read it
-    verify=True,            # decode every picture and leave the unreadable ones out?
-    strict=False,           # an unreadable picture is an error?
-    workers=8,              # threads that decode
+    root,                   # Folder of MSMT17
+    train='train',          # Train, or trainval: is list_val.txt trained on as well?
+    camera_rule='as-named', # Flattened form: as-named, or one-digit as AGW and QSD read it
+    verify=True,            # Decode every picture and leave the unreadable ones out?
+    strict=False,           # An unreadable picture is an error?
+    workers=8,              # Threads that decode
 ):
-    "Table of MSMT17 with how it was made in `attrs['record']`; nothing is written."
+    "Table of MSMT17 with how it was made in `attrs['record']`; nothing is written"
     root = Path(root)
     if train not in TRAINED_ON: raise ValueError(f"--train {train!r} is unknown: use {' or '.join(TRAINED_ON)}.")
     if camera_rule not in CAMERA_RULES: raise ValueError(f"--camera-rule {camera_rule!r} is unknown: use {' or '.join(CAMERA_RULES)}.")
@@ -80,22 +83,23 @@ def msmt17_table(
         made = {'version': 'flattened', 'train': 'as found', 'camera_rule': camera_rule}
     else:
         if camera_rule != 'as-named': raise ValueError('--camera-rule one-digit is for the flattened form: the lists name cameras in two digits.')
-        table, made = _listed(find(root, LISTS.values(), 'MSMT17'), root, train)
+        table,made = _listed(find(root, LISTS.values(), 'MSMT17'), root, train)
     published = {} if flat else {'published': {'train': COUNTS[train], 'query': (11659, 3060), 'gallery': (82161, 3060)}}
     table.attrs = {'root': str(root), 'record': {'source': 'MSMT17', 'protocol': 'published', **made, **published}}
     return verified(table, verify, strict, workers)
 
+
 @call_parse
 def main(
-    root:str, # folder of MSMT17
-    out:str='', # folder for the table; default: ROOT
-    train:str='train', # train, or trainval: list_val.txt is trained on as well
-    camera_rule:str='as-named', # flattened form: as-named, or one-digit as AGW and QSD read it
-    no_verify:bool=False, # do not decode every picture to find unreadable ones
-    strict:bool=False, # stop at unreadable pictures instead of leaving them out
-    workers:int=8, # threads that decode pictures
-    force:bool=False, # make the table anew where there is one
+    root:str, # Folder of MSMT17
+    out:str='', # Folder for the table; default: ROOT
+    train:str='train', # Train, or trainval: list_val.txt is trained on as well
+    camera_rule:str='as-named', # Flattened form: as-named, or one-digit as AGW and QSD read it
+    no_verify:bool=False, # Do not decode every picture to find unreadable ones
+    strict:bool=False, # Stop at unreadable pictures instead of leaving them out
+    workers:int=8, # Threads that decode pictures
+    force:bool=False, # Make the table anew where there is one
 ):
-    "Table of images from MSMT17."
+    "Table of images from MSMT17"
     make(lambda: msmt17_table(root, train, camera_rule, not no_verify, strict, workers), root, out,
          {'train': train, 'camera_rule': camera_rule, 'verify': not no_verify}, force)

@@ -33,28 +33,30 @@ def _pictures(paths, root, workers):
         for lo in progress_bar(range(0, len(paths), 256), leave=False):
             yield from pool.map(picture_bytes, [os.path.join(root, p) for p in paths[lo:lo + 256]])
 
+
 def _one_size(paths, pictures, any_size):
     "The pictures, after a look at each: it can be opened, and is of the size of the first"
     first = None
-    for path, data in zip(paths, pictures):
-        try: width, height = Image.open(BytesIO(data)).size
+    for path,data in zip(paths, pictures):
+        try: width,height = Image.open(BytesIO(data)).size
         except OSError as e: raise ValueError(f'{path} cannot be read ({e}). `python data_prep/doctor.py images.csv` finds all of them.') from e
         first = first or (height, width)
         if not any_size and (height, width) != first:
             raise ValueError(f'{path} is {height}x{width}, the first {first[0]}x{first[1]}: align them (data_prep/align.py), or pass --any-size.')
         yield data
 
+
 def pack_records(
-    table,          # table of pictures, `attrs['root']` their folder
-    out,            # folder for `train.rec` and what belongs to it
+    table,          # Table of pictures, `attrs['root']` their folder
+    out,            # Folder for `train.rec` and what belongs to it
     style='ranges', # header: ranges (InsightFace) or plain (im2rec)
-    any_size=False, # write pictures of different sizes?
-    workers=8,      # threads that read
+    any_size=False, # Write pictures of different sizes?
+    workers=8,      # Threads that read
 ):
-    "Write all pictures of the table; `(pictures, identities)`. `identities.csv` beside: label, identity."
+    "Write all pictures of the table; `(pictures, identities)`. `identities.csv` beside: label, identity"
     names = sorted(table['identity'].unique())
     rows = table.assign(label=pd.Categorical(table['identity'], names).codes).sort_values(['label', 'path'], kind='stable')
-    out, paths = Path(out), rows['path'].tolist()
+    out,paths = Path(out), rows['path'].tolist()
     out.mkdir(parents=True, exist_ok=True)
     pictures = _one_size(paths, _pictures(paths, table.attrs['root'], workers), any_size)
     done = write_records(zip(rows['label'].tolist(), pictures), out/'train.rec', style=style)
@@ -63,35 +65,37 @@ def pack_records(
     os.replace(tmp, out/'identities.csv')
     return done
 
+
 def pack_pairs(
-    table,     # table of pictures, `attrs['root']` their folder
-    pairs,     # its pairs, as `read_pairs` gives them
+    table,     # Table of pictures, `attrs['root']` their folder
+    pairs,     # Its pairs, as `read_pairs` gives them
     file,      # `lfw.bin`
-    workers=8, # threads that read
+    workers=8, # Threads that read
 ):
-    "Write the pairs, fold by fold; whether readers, who cut them into runs of equal length, will find the same folds."
+    "Write the pairs, fold by fold; whether readers, who cut them into runs of equal length, will find the same folds"
     pairs = pairs.sort_values('fold', kind='stable')
     paths = pairs[['path1', 'path2']].to_numpy().reshape(-1).tolist()
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     write_bin(_one_size(paths, _pictures(paths, table.attrs['root'], workers), True), pairs['same'], file)
     return bool((np.bincount(pairs['fold'].to_numpy()) == len(pairs)/pairs['fold'].nunique()).all())
 
+
 @call_parse
 def main(
-    table:str, # the table, images.csv or images.parquet
-    out:str, # folder for what is written
-    bin:str='', # name of a verification set to write from pairs.csv beside the table, such as lfw; default: a record file
-    split:str='train', # rows that go into the record file: train, query, gallery or all
-    style:str='ranges', # header of the record file: ranges (InsightFace) or plain (im2rec)
-    any_size:bool=False, # pictures of different sizes may go into a record file
-    workers:int=8, # threads that read pictures
-    force:bool=False, # write anew what is there
+    table:str, # The table, images.csv or images.parquet
+    out:str, # Folder for what is written
+    bin:str='', # Name of a verification set to write from pairs.csv beside the table, such as lfw; default: a record file
+    split:str='train', # Rows that go into the record file: train, query, gallery or all
+    style:str='ranges', # Header of the record file: ranges (InsightFace) or plain (im2rec)
+    any_size:bool=False, # Pictures of different sizes may go into a record file
+    workers:int=8, # Threads that read pictures
+    force:bool=False, # Write anew what is there
 ):
-    "A table of faces as RecordIO, or its pairs as a verification set."
+    "A table of faces as RecordIO, or its pairs as a verification set"
     try:
         source = Path(table)
         found = check_table(read_table(source, check=False))
-        to, beside = Path(out)/(f'{bin.removesuffix(".bin")}.bin' if bin else 'train.rec'), source.with_name('pairs.csv')
+        to,beside = Path(out)/(f'{bin.removesuffix(".bin")}.bin' if bin else 'train.rec'), source.with_name('pairs.csv')
         note = to.with_name(f'{to.name}.json')
         record = {'table': zlib.crc32(source.read_bytes()), 'pairs': zlib.crc32(beside.read_bytes()) if bin and beside.is_file() else None,
                   'options': {} if bin else {'split': split, 'style': style, 'any_size': any_size}}
@@ -107,7 +111,7 @@ def main(
             if split not in ('train', 'query', 'gallery', 'all'): raise ValueError(f'--split is {split!r}: train, query, gallery or all.')
             rows = found if split == 'all' else found[found['split'] == split]
             if not len(rows): raise ValueError(f"{source} has no picture in {split}, only in {', '.join(sorted(found['split'].unique()))}.")
-            n, n_ids = pack_records(rows, out, style, any_size, workers)
+            n,n_ids = pack_records(rows, out, style, any_size, workers)
             print(f'{n:,} pictures of {n_ids:,} identities; {to.with_name("identities.csv")} tells their numbers')
         note.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
         print(f'Written: {to}')

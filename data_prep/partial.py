@@ -29,34 +29,36 @@ LAYOUTS = {('partial_body_images', 'whole_body_images'): 'partial-reid', ('occlu
 CAMERA_RULES = ('none', 'number')
 _NAME = re.compile(r'(\d+)(?:_(\d+))?\.')
 
+
 def _layout(root, variant):
-    "Folder, names of its query and gallery folder, variant; errors say what was looked for, or that the variant must be told."
-    root, names = Path(root), [' '.join(x) for x in LAYOUTS]
+    "Folder, names of its query and gallery folder, variant; errors say what was looked for, or that the variant must be told"
+    root,names = Path(root), [' '.join(x) for x in LAYOUTS]
     places = [root, *sorted(p for p in root.iterdir() if p.is_dir())] if root.is_dir() else []
     here = [x for x in LAYOUTS if any(all((p/f).is_dir() for f in x) for p in places)]
     if not here: find(root, [' and '.join(x) for x in LAYOUTS], SOURCES.get(variant) or 'None of the partial sets')
-    if len(here) > 1: raise ValueError(f"{root} holds more than one set ({', '.join(n for n, x in zip(names, LAYOUTS) if x in here)}): point at one.")
-    at, folders = find(root, here[0], SOURCES.get(variant, 'a partial set')), here[0]
+    if len(here) > 1: raise ValueError(f"{root} holds more than one set ({', '.join(n for n,x in zip(names, LAYOUTS) if x in here)}): point at one.")
+    at,folders = find(root, here[0], SOURCES.get(variant, 'a partial set')), here[0]
     called = re.sub('[^a-z]', '', f'{root.resolve().name} {at.resolve().name}'.lower())
     told = [v for v in SOURCES if v.replace('-', '') in called]
     guess = LAYOUTS[folders] or (told[0] if len(told) == 1 else '')
     if not (variant or guess): raise ValueError(f"{at} does not tell which set it is: say --variant {', '.join(SOURCES)}.")
     return at, folders, variant or guess
 
+
 def partial_table(
-    root,              # folder of the set
-    variant='',        # partial-reid, partial-ilids, occluded-reid, or '' to go by the names of the folders
+    root,              # Folder of the set
+    variant='',        # Partial-reid, partial-ilids, occluded-reid, or '' to go by the names of the folders
     camera_rule='none',# none: cameras are unknown; number: the number of the picture, as AGW and FastReID read it
-    verify=True,       # decode every picture and leave the unreadable ones out?
-    strict=False,      # an unreadable picture is an error?
-    workers=8,         # threads that decode
+    verify=True,       # Decode every picture and leave the unreadable ones out?
+    strict=False,      # An unreadable picture is an error?
+    workers=8,         # Threads that decode
 ):
-    "Table of query and gallery with how it was made in `attrs['record']`; nothing is written."
+    "Table of query and gallery with how it was made in `attrs['record']`; nothing is written"
     if variant not in ('', *SOURCES): raise ValueError(f"--variant {variant!r} is unknown: use {', '.join(SOURCES)}.")
     if camera_rule not in CAMERA_RULES: raise ValueError(f"--camera-rule {camera_rule!r} is unknown: use {' or '.join(CAMERA_RULES)}.")
-    root, rows = Path(root), []
-    at, folders, variant = _layout(root, variant)
-    for split, folder in zip(('query', 'gallery'), folders):
+    root,rows = Path(root), []
+    at,folders,variant = _layout(root, variant)
+    for split,folder in zip(('query', 'gallery'), folders):
         prefix = (at/folder).relative_to(root).as_posix()
         for p in pictures_in(at/folder):
             m = _NAME.match(p.rsplit('/', 1)[-1])
@@ -70,17 +72,18 @@ def partial_table(
                                                  'camera_rule': camera_rule, 'published': PUBLISHED[variant]}}
     return verified(table, verify, strict, workers)
 
+
 @call_parse
 def main(
-    root:str, # folder of the set
-    out:str='', # folder for the table; default: ROOT
-    variant:str='', # partial-reid, partial-ilids or occluded-reid; default: by the names of the folders
-    camera_rule:str='none', # none, or number: the number of the picture, as AGW and FastReID read it
-    no_verify:bool=False, # do not decode every picture to find unreadable ones
-    strict:bool=False, # stop at unreadable pictures instead of leaving them out
-    workers:int=8, # threads that decode pictures
-    force:bool=False, # make the table anew where there is one
+    root:str, # Folder of the set
+    out:str='', # Folder for the table; default: ROOT
+    variant:str='', # Partial-reid, partial-ilids or occluded-reid; default: by the names of the folders
+    camera_rule:str='none', # None, or number: the number of the picture, as AGW and FastReID read it
+    no_verify:bool=False, # Do not decode every picture to find unreadable ones
+    strict:bool=False, # Stop at unreadable pictures instead of leaving them out
+    workers:int=8, # Threads that decode pictures
+    force:bool=False, # Make the table anew where there is one
 ):
-    "Table of images from Partial-REID, Partial-iLIDS or Occluded-REID."
+    "Table of images from Partial-REID, Partial-iLIDS or Occluded-REID"
     make(lambda: partial_table(root, variant, camera_rule, not no_verify, strict, workers), root, out,
          {'variant': variant, 'camera_rule': camera_rule, 'verify': not no_verify}, force)

@@ -20,9 +20,9 @@ from qsd_fastai.data.table import check_table, read_table, split_identities
 
 
 def record_file(
-    path, # a record file, or the folder that holds one
+    path, # A record file, or the folder that holds one
 ):
-    "The one record file; FileNotFoundError or ValueError saying what is there instead."
+    "The one record file; FileNotFoundError or ValueError saying what is there instead"
     path = Path(path)
     if path.is_file() and path.suffix != '.rec': raise ValueError(f'{path}: a record file ends in .rec; rename it.')
     if path.is_file(): return path
@@ -32,15 +32,16 @@ def record_file(
     there = ', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing' if path.is_dir() else 'no such folder'
     raise FileNotFoundError(f'{path} holds no record file (*.rec), but: {there}. A folder of pictures: data_prep/folder.py.')
 
+
 def records_table(
-    path,         # a record file, or the folder that holds one
-    test=0,       # held-out identities: a fraction up to 1 or a number above; 0: a table to train on only
-    seed=0,       # seed of the split
-    verify=True,  # decode every picture and leave the unreadable ones out?
-    strict=False, # an unreadable picture is an error?
-    workers=8,    # threads that decode
+    path,         # A record file, or the folder that holds one
+    test=0,       # Held-out identities: a fraction up to 1 or a number above; 0: a table to train on only
+    seed=0,       # Seed of the split
+    verify=True,  # Decode every picture and leave the unreadable ones out?
+    strict=False, # An unreadable picture is an error?
+    workers=8,    # Threads that decode
 ):
-    "Table of the pictures in a record file with how it was made in `attrs['record']`; nothing is written or unpacked."
+    "Table of the pictures in a record file with how it was made in `attrs['record']`; nothing is written or unpacked"
     file = record_file(path)
     listed = list_records(file)
     odd = listed['label'] != np.floor(listed['label'])
@@ -52,7 +53,7 @@ def records_table(
     record = {'source': 'RecordIO', 'header': listed.attrs['header'], 'index': file.with_suffix('.idx').is_file()}
     note = file.with_name('property')
     if note.is_file():
-        try: n_ids, height, width = (int(v) for v in note.read_text(encoding='utf-8').splitlines()[0].split(','))
+        try: n_ids,height,width = (int(v) for v in note.read_text(encoding='utf-8').splitlines()[0].split(','))
         except (ValueError, IndexError): raise RecordError(f'{note} does not begin with `identities,height,width`: mend or remove it.') from None
         record |= {'size': [height, width], 'published': {'train': (len(table), n_ids)}}
     table.attrs = {'root': str(file.parent), 'record': record}
@@ -61,18 +62,19 @@ def records_table(
     record.pop('published', None)  # of all identities, before some were held out
     return split_identities(table, test if test <= 1 else int(test), seed=seed)
 
+
 @call_parse
 def main(
-    path:str, # a record file, or the folder that holds one
-    out:str='', # folder for the table; default: that of the record file
-    test:float=0., # held-out identities: a fraction up to 1, or how many; 0: a table to train on
-    seed:int=0, # seed of the split
-    no_verify:bool=False, # do not decode every picture to find unreadable ones
-    strict:bool=False, # stop at unreadable pictures instead of leaving them out
-    workers:int=8, # threads that decode pictures
-    force:bool=False, # make the table anew where there is one
+    path:str, # A record file, or the folder that holds one
+    out:str='', # Folder for the table; default: that of the record file
+    test:float=0., # Held-out identities: a fraction up to 1, or how many; 0: a table to train on
+    seed:int=0, # Seed of the split
+    no_verify:bool=False, # Do not decode every picture to find unreadable ones
+    strict:bool=False, # Stop at unreadable pictures instead of leaving them out
+    workers:int=8, # Threads that decode pictures
+    force:bool=False, # Make the table anew where there is one
 ):
-    "Table of faces in a RecordIO file."
+    "Table of faces in a RecordIO file"
     try:
         file = record_file(path)
         to = Path(out or file.parent)/'images.csv'

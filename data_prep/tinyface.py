@@ -22,18 +22,18 @@ from folder import pictures_in
 from layout import find, make, verified
 from matlab import read_variables
 
-PROBE, MATCH, DISTRACTOR = 'Probe', 'Gallery_Match', 'Gallery_Distractor'
+PROBE,MATCH,DISTRACTOR = 'Probe', 'Gallery_Match', 'Gallery_Distractor'
 PUBLISHED = {'train': (7_804, 2_570), 'query': (3_728, 2_569), 'gallery': (157_871, 155_997)}
 
 
 def read_pairs_file(
     file, # probe_img_ID_pairs.mat or gallery_match_img_ID_pairs.mat
-    kind, # probe or gallery: variables are `<kind>_set` (names) and `<kind>_ids`, the latter may be missing
+    kind, # Probe or gallery: variables are `<kind>_set` (names) and `<kind>_ids`, the latter may be missing
 ):
-    "`(names, ids)` as lists, of text and whole numbers; ValueError naming file and what is wrong with it."
+    "`(names, ids)` as lists, of text and whole numbers; ValueError naming file and what is wrong with it"
     found = read_variables(file, (f'{kind}_set', f'{kind}_ids'))
     if f'{kind}_set' not in found: raise ValueError(f"{file} has no variable '{kind}_set'. Copy it again.")
-    names, ids = found[f'{kind}_set'], found.get(f'{kind}_ids')
+    names,ids = found[f'{kind}_set'], found.get(f'{kind}_ids')
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ValueError(f'{file}: {kind}_set is no list of names. Copy it again.')
     ids = [n.split('_')[0] for n in names] if ids is None else ids
@@ -48,6 +48,7 @@ def read_pairs_file(
     if twice.any(): raise ValueError(f'{file} has {names[twice.argmax()]!r} twice. Copy it again.')
     return names, ids
 
+
 def _placed(names, there, file):
     "Path of each name, its ending apart: aligned copies may have another one"
     stems = {}
@@ -59,18 +60,19 @@ def _placed(names, there, file):
         raise FileNotFoundError(f'{out.count(None)} of {len(names)} pictures of {file.name} are missing, first {names[out.index(None)]!r}.')
     return out
 
+
 def tinyface_table(
-    root,         # folder with `Testing_Set`, or the one above it
-    aligned='',   # folder of an aligned copy; '': the pictures as published
-    verify=True,  # decode every picture and leave the unreadable ones out?
-    strict=False, # an unreadable picture is an error?
-    workers=8,    # threads that decode
+    root,         # Folder with `Testing_Set`, or the one above it
+    aligned='',   # Folder of an aligned copy; '': the pictures as published
+    verify=True,  # Decode every picture and leave the unreadable ones out?
+    strict=False, # An unreadable picture is an error?
+    workers=8,    # Threads that decode
 ):
-    "Table of TinyFace with how it was made in `attrs['record']`; nothing is written."
+    "Table of TinyFace with how it was made in `attrs['record']`; nothing is written"
     root = Path(root)
     lists = {'probe': 'probe_img_ID_pairs.mat', 'gallery': 'gallery_match_img_ID_pairs.mat'}
     at = find(root, [f'Testing_Set/{f}' for f in lists.values()], 'TinyFace')/'Testing_Set'
-    base, folders = at, [PROBE, MATCH, DISTRACTOR]
+    base,folders = at, [PROBE, MATCH, DISTRACTOR]
     if aligned:
         base = next((p for p in (root/aligned, at.parent/aligned, root.parent/aligned, Path(aligned)) if p.is_dir()), None)
         if base is None: raise FileNotFoundError(f'{aligned} is not a folder in {root}, beside it or of itself.')
@@ -78,12 +80,12 @@ def tinyface_table(
     if not flat and (lack := [f for f in folders if not (base/f).is_dir()]):
         raise FileNotFoundError(f"{base} lacks {', '.join(lack)}; found {', '.join(sorted(p.name for p in base.iterdir())[:8])}. Unpack all of it.")
     there = {f: pictures_in(base) if flat else [f'{f}/{p}' for p in pictures_in(base/f)] for f in folders}
-    rows, contradicted = [], 0
-    for kind, folder, split in (('probe', PROBE, 'query'), ('gallery', MATCH, 'gallery')):
-        names, ids = read_pairs_file(at/lists[kind], kind)
-        contradicted += sum(n.split('_')[0].isdigit() and int(n.split('_')[0]) != i for n, i in zip(names, ids))
-        rows += [(p, str(i), split) for p, i in zip(_placed(names, there[folder], at/lists[kind]), ids)]
-    taken = {p for p, _, _ in rows}
+    rows,contradicted = [], 0
+    for kind,folder,split in (('probe', PROBE, 'query'), ('gallery', MATCH, 'gallery')):
+        names,ids = read_pairs_file(at/lists[kind], kind)
+        contradicted += sum(n.split('_')[0].isdigit() and int(n.split('_')[0]) != i for n,i in zip(names, ids))
+        rows += [(p, str(i), split) for p,i in zip(_placed(names, there[folder], at/lists[kind]), ids)]
+    taken = {p for p,_,_ in rows}
     rows += [(p, 'distractor_' + p.removeprefix(f'{DISTRACTOR}/').rpartition('.')[0], 'gallery') for p in there[DISTRACTOR] if p not in taken]
     table = pd.DataFrame(rows, columns=['path', 'identity', 'split'])
     def below(folder): return os.path.relpath(folder.resolve(), root.resolve()).replace(os.sep, '/')
@@ -95,21 +97,22 @@ def tinyface_table(
         more = [posixpath.normpath(f'{below(train)}/{p}') for p in more]
         table = pd.concat([pd.DataFrame({'path': more, 'identity': name, 'split': 'train'}), table], ignore_index=True)
     table = table.assign(camera='', quality=np.nan)[['path', 'identity', 'camera', 'split', 'quality']]
-    published = {k: v for k, v in PUBLISHED.items() if k != 'train' or (table['split'] == 'train').any()}
+    published = {k: v for k,v in PUBLISHED.items() if k != 'train' or (table['split'] == 'train').any()}
     table.attrs = {'root': str(root), 'record': {'source': 'TinyFace', 'aligned': Path(aligned).name, 'ids_that_names_contradict': contradicted,
                                                  'published': published}}
     return verified(table, verify, strict, workers)
 
+
 @call_parse
 def main(
-    root:str, # folder with Testing_Set, or the one above it
-    aligned:str='', # folder of an aligned copy; default: the pictures as published
-    out:str='', # folder for the table; default: ROOT
-    no_verify:bool=False, # do not decode every picture to find unreadable ones
-    strict:bool=False, # stop at unreadable pictures instead of leaving them out
-    workers:int=8, # threads that decode pictures
-    force:bool=False, # make the table anew where there is one
+    root:str, # Folder with Testing_Set, or the one above it
+    aligned:str='', # Folder of an aligned copy; default: the pictures as published
+    out:str='', # Folder for the table; default: ROOT
+    no_verify:bool=False, # Do not decode every picture to find unreadable ones
+    strict:bool=False, # Stop at unreadable pictures instead of leaving them out
+    workers:int=8, # Threads that decode pictures
+    force:bool=False, # Make the table anew where there is one
 ):
-    "Table of TinyFace."
+    "Table of TinyFace"
     make(lambda: tinyface_table(root, aligned, not no_verify, strict, workers), root, out,
          {'aligned': Path(aligned).name, 'verify': not no_verify}, force)

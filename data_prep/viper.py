@@ -20,11 +20,12 @@ CAMERAS = {'a': 'cam_a', 'b': 'cam_b'}
 PUBLISHED = {'train': (632, 316), 'query': (316, 316), 'gallery': (316, 316)}
 N_SPLITS = 20
 
+
 def _pictures(root):
-    "Table of all pictures; ValueError naming the first that is not named as it should be, or that has no partner."
-    root, rows = Path(root), []
+    "Table of all pictures; ValueError naming the first that is not named as it should be, or that has no partner"
+    root,rows = Path(root), []
     at = find(root, CAMERAS.values(), 'VIPeR')
-    for camera, folder in CAMERAS.items():
+    for camera,folder in CAMERAS.items():
         seen = {}
         for p in pictures_in(at/folder):
             m = re.match(r'(\d+)_\d+\.', p.rsplit('/', 1)[-1])
@@ -39,6 +40,7 @@ def _pictures(root):
     table.attrs['root'] = str(root)
     return table
 
+
 def _split(table, half, number):
     "Split `number` of `table`; `half` are the people trained on"
     asks = 'ab'[number % 2]
@@ -49,30 +51,32 @@ def _split(table, half, number):
                                            'half': number//2, 'queries': f'camera {asks}', 'published': PUBLISHED}}
     return out
 
+
 def viper_tables(
-    root,         # folder of the set
-    numbers,      # splits, each 0 to 19
-    verify=True,  # decode every picture, once, and leave the unreadable ones out?
-    strict=False, # an unreadable picture is an error?
-    workers=8,    # threads that decode
+    root,         # Folder of the set
+    numbers,      # Splits, each 0 to 19
+    verify=True,  # Decode every picture, once, and leave the unreadable ones out?
+    strict=False, # An unreadable picture is an error?
+    workers=8,    # Threads that decode
 ):
-    "List of the tables of these splits with how they were made in `attrs['record']`; nothing is written."
+    "List of the tables of these splits with how they were made in `attrs['record']`; nothing is written"
     table = _pictures(root)
     people = table['identity'].unique()
     table = verified(table, verify, strict, workers)
     halves = {k: drawn(people, f'VIPeR/{k}')[:len(people)//2] for k in {n//2 for n in numbers}}
     return [_split(table, halves[n//2], n) for n in numbers]
 
+
 @call_parse
 def main(
-    root:str, # folder of the set
-    out:str='', # folder for the table; default: ROOT
+    root:str, # Folder of the set
+    out:str='', # Folder for the table; default: ROOT
     split:str='0', # 0 to 19, or all: one table each
-    no_verify:bool=False, # do not decode every picture to find unreadable ones
-    strict:bool=False, # stop at unreadable pictures instead of leaving them out
-    workers:int=8, # threads that decode pictures
-    force:bool=False, # make the table anew where there is one
+    no_verify:bool=False, # Do not decode every picture to find unreadable ones
+    strict:bool=False, # Stop at unreadable pictures instead of leaving them out
+    workers:int=8, # Threads that decode pictures
+    force:bool=False, # Make the table anew where there is one
 ):
-    "Table of images from VIPeR."
+    "Table of images from VIPeR"
     make_splits(lambda numbers: viper_tables(root, numbers, not no_verify, strict, workers), split, N_SPLITS, root, out,
                 {'verify': not no_verify}, force)

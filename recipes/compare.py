@@ -23,7 +23,7 @@ sys.argv,behind = sys.argv[:cut], sys.argv[cut + 1:]
 @call_parse
 def main(
     seeds:int=5,    # How many, counted from 0
-    recipe:str='reid', # reid or face
+    recipe:str='reid', # Reid or face
     out:str=None,   # Folder of the comparison; a new one under runs when not given
     arms:str='',    # The first is what the others are compared with; without, shuffled, with, and true where it is known, when not given
     resume:bool=False, # Go on with the newest comparison that was stopped, or with that in --out

@@ -288,7 +288,7 @@ def main(
     reject_figure:str='mAP', # Of queries kept: mAP, rank1, mINP
     unit:str='picture',      # What is rejected of pairs: picture (with all its pairs), pair
     reject_far:float=0.,     # False match rate of the rejection curve; .001, or what so many pairs can show, when not given
-    reject_threshold:str='fixed', # fixed at the start, or refixed on what is kept
+    reject_threshold:str='fixed', # Fixed at the start, or refixed on what is kept
     hardest:int=8,           # Queries, and pairs of each kind, to look at; 0 shows none
     bs:int=64,               # Pictures a batch
     workers:int=0,           # With --weights: loading processes

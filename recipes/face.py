@@ -45,10 +45,10 @@ def main(
     data:str=None,            # A table, a record file (or its folder), or a folder of identities; drawn faces when not given
     pairs:str='',             # More sets to judge, with commas between: pairs.csv (a table beside it) or .bin; that beside --data is judged anyway
     out:str=None,             # Folder of the run: weights, labels, figures, results, W&B files; a new one under runs when not given
-    arch:str='regnetx_002',   # mobilefacenet, iresnet18/34/50/100, or a timm model
+    arch:str='regnetx_002',   # Mobilefacenet, iresnet18/34/50/100, or a timm model
     weights:str='',           # A file of weights that the baseline starts from
-    head:str='arcface',       # arcface, cosface, adaface, magface, curricularface, subcenter, linear
-    scale:float=32.,          # s of the margin head; 64 suits very many identities
+    head:str='arcface',       # Arcface, cosface, adaface, magface, curricularface, subcenter, linear
+    scale:float=32.,          # S of the margin head; 64 suits very many identities
     rate:float=1.,            # Below 1: share of the identities that a step compares with (Partial FC), for very many of them
     size:int=64,              # Of the network's input, pixels; 112 for real faces
     by:str='identity',        # What batches are dealt by: identity, or picture (each once an epoch) for very many faces

@@ -1,4 +1,4 @@
-"Hands the metadata in settings.ini to setuptools; everything else stands in pyproject.toml."
+"Hands the metadata in settings.ini to setuptools; everything else stands in pyproject.toml"
 from configparser import ConfigParser
 from pathlib import Path
 

@@ -1,12 +1,14 @@
 """Pictures and tables in, batches out
 
 table         The one table of images: read, checked, described, split, written
+splits        Which pictures are trained on, and which are judged
 rows          Refusing a row of a table, with the remedy
 pairs         `pairs.csv`: who is compared with whom
 templates     `templates.csv`: several pictures judged as one
 labels        Quality labels that come in a file of their own
 made          A set that was made in the same way already
-sources       A picture opened, from a file or from within a record file
+pictures      A picture opened, wherever it lies, and turned upright (EXIF)
+sources       Pictures inside record files, by their address
 bins          Verification sets in `.bin` files
 packing       Pictures back into record files and `.bin` files
 alignment     Five landmarks of a face to the usual template

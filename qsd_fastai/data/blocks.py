@@ -11,21 +11,22 @@ from fastai.vision.data import ImageBlock
 from fastcore.basics import merge
 from fasttransform import DisplayedTransform
 
-from .sources import picture_bytes, split_address, upright
+from .pictures import picture_bytes, upright
+from .sources import split_address
 
-__all__ = ['HeldOutCategorize', 'IdentityBlock', 'PictureBlock', 'Quality', 'QualityBlock', 'RecognitionImage', 'SceneBlock',
-           'TensorQuality', 'TensorScene']
+__all__ = ['HeldOutCategorize', 'IdentityBlock', 'PictureBlock', 'Quality', 'QualityBlock', 'RecognitionImage',
+           'SceneBlock', 'TensorQuality', 'TensorScene']
 
 
 class RecognitionImage(PILImage):
-    "An upright `PILImage` whose `create` takes addresses in record files too, and names the file when a picture cannot be read"
+    "An upright `PILImage`; `create` takes addresses in record files too, and names a picture that cannot be read"
     @classmethod
     def create(cls, fn, **kwargs):
         try:
             inside = isinstance(fn, (str, PathLike)) and split_address(fn)[1] is not None
             return cls(upright(super().create(picture_bytes(fn) if inside else fn, **kwargs)))
         except FileNotFoundError as e:
-            raise FileNotFoundError(f'Picture {fn} does not exist. Run `check_table(table)` to list what is missing.') from e
+            raise FileNotFoundError(f'Picture {fn} does not exist. `check_table(table)` lists what is missing.') from e
         except (OSError, SyntaxError) as e:
             raise OSError(f'Picture {fn} cannot be read ({e}). Replace it, or remove its row from the table.') from e
 
@@ -36,7 +37,7 @@ def PictureBlock():
 
 
 class HeldOutCategorize(Categorize):
-    "Number identities: those of the training split first, in sorted order, then the held-out ones; `c` counts training identities only"
+    "Number identities: those of the training split first, in sorted order, which `c` counts, then the held-out ones"
     train_setup = False  # see the whole `TfmdLists`, not its training half alone
 
     def setups(self, dsets):
@@ -51,7 +52,7 @@ class HeldOutCategorize(Categorize):
 
 
 def IdentityBlock(
-    held_out:bool=True, # May validation hold identities that no training picture has? `False`: such a one is an error
+    held_out:bool=True, # May validation hold identities that training does not have? False: such a one is an error
 ):
     "A block for who is in the picture: an int64 number; `dls.c` counts the identities that can be trained on"
     return TransformBlock(type_tfms=HeldOutCategorize()) if held_out else CategoryBlock()
@@ -74,7 +75,8 @@ class EncodeQuality(DisplayedTransform):
 
     def encodes(self, o:object):
         q = float('nan') if o is None or o == '' else float(o)
-        if q < 0 or q > 100: raise ValueError(f'Quality {q:g} is outside 0 to 100. Rescale the column, or leave unknown ones empty.')
+        if q < 0 or q > 100:
+            raise ValueError(f'Quality {q:g} is outside 0 to 100. Rescale the column, or leave unknown ones empty.')
         return TensorQuality(torch.tensor(q, dtype=torch.float32))
 
     def decodes(self, o:TensorQuality): return Quality(o)
@@ -97,7 +99,7 @@ class Scene(tuple, ShowTitle):
 
 
 class EncodeScene(DisplayedTransform):
-    "`[row, camera, split]` to `TensorScene` and back; cameras are numbered in sorted order over training and validation"
+    "`[row, camera, split]` to `TensorScene` and back; cameras of training and validation are numbered in sorted order"
     order,train_setup = 1,False
 
     def __init__(self, cameras=None): self.cameras = cameras

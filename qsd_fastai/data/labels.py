@@ -12,11 +12,12 @@ __all__ = ['join_quality', 'read_labels']
 def text_lines(
     file, # A list in text: pairs, labels, pictures
 ): # `(number from 1, line)`
-    "The lines of a list that are not blank. FileNotFoundError, or ValueError naming the file, and line or byte, where it is no UTF-8 text"
+    "The lines of a list that are not blank; ValueError naming the file, and line or byte, where it is no UTF-8 text"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such list.')
     try: text = file.read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError as e: raise ValueError(f'{file}, byte {e.start}: not UTF-8 text. Save the list as UTF-8.') from None
+    except UnicodeDecodeError as e:
+        raise ValueError(f'{file}, byte {e.start}: not UTF-8 text. Save the list as UTF-8.') from None
     lines = [(n, line.rstrip('\r')) for n,line in enumerate(text.split('\n'), 1) if line.strip()]
     if not lines: raise ValueError(f'{file} is empty.')
     for n,line in lines:
@@ -25,48 +26,59 @@ def text_lines(
 
 
 def read_labels(
-    labels, # File of `path score` lines, split at the last space or tab (the form SDD-FIQA and QSD publish), or .csv with `path,quality`
-):
-    "{path: quality 0..100} with forward slashes, unknown ones (NaN, an empty cell) left out; ValueError naming the line of a bad label"
-    if not isinstance(labels, (str, os.PathLike)): name,rows = 'labels', ((i, *o) for i,o in enumerate(labels.items(), 1))
-    else:
-        name = Path(labels)
-        if not name.is_file():
-            raise FileNotFoundError(f"No label file at {name}. `python data_prep/quality.py` makes labels with a trained baseline.")
-        if name.suffix == '.csv':
-            try: data = pd.read_csv(name, dtype=str, keep_default_na=False)
-            except ValueError as e: raise ValueError(f"{name} cannot be read as CSV ({e}). Write it again, or as lines of `path score`.") from e
-            if not {'path', 'quality'} <= set(data.columns):
-                raise ValueError(f"{name} needs the columns path and quality, it has {', '.join(map(str, data.columns))}.")
-            rows = zip(range(2, len(data)+2), data['path'], data['quality'].replace('', 'nan'))
-        else: rows = [(i, *(t.rsplit(None, 1) + [''])[:2]) for i,t in text_lines(name)]
+    labels, # File of `path score` lines, or .csv with `path,quality`; or a dict or Series of path to quality
+)->dict: # Path, with forward slashes, to quality, 0 to 100
+    """Quality by path, without the unknown ones (NaN, an empty cell); ValueError naming the line of a bad label.
+
+    Lines are split at the last space or tab, the form that SDD-FIQA and QSD publish."""
+    if isinstance(labels, (str, os.PathLike)): name,rows = Path(labels), _rows(Path(labels))
+    else: name,rows = 'labels', ((i, *o) for i,o in enumerate(labels.items(), 1))
     out = {}
     for i,path,score in rows:
         try: value = float(score)
         except (TypeError, ValueError): value = np.inf
         path = posixpath.normpath(str(path).strip().replace('\\', '/'))
         if value < 0 or value > 100:
-            raise ValueError(f"{name}, line {i}: {score!r} is not a quality in 0..100 (path {path!r}). A line is path, tab, number.")
+            raise ValueError(f'{name}, line {i}: {score!r} is not a quality in 0..100 (path {path!r}). '
+                             'A line is path, tab, number.')
         if value != value: continue
         if out.get(path, value) != value:
-            raise ValueError(f"{name}, line {i}: {path!r} has {value}, and {out[path]} further up. Keep one label a picture.")
+            raise ValueError(f'{name}, line {i}: {path!r} has {value}, and {out[path]} further up. '
+                             'Keep one label a picture.')
         out[path] = value
     return out
+
+
+def _rows(file):
+    "`(line, path, score)` of each label of a file, as text"
+    if not file.is_file():
+        raise FileNotFoundError(f'No label file at {file}. '
+                                '`python data_prep/quality.py` makes labels with a trained baseline.')
+    if file.suffix != '.csv': return [(i, *(t.rsplit(None, 1) + [''])[:2]) for i,t in text_lines(file)]
+    try: data = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ValueError as e:
+        raise ValueError(f'{file} cannot be read as CSV ({e}). Write it again, or as lines of `path score`.') from e
+    if not {'path', 'quality'} <= set(data.columns):
+        raise ValueError(f'{file} needs the columns path and quality, it has {", ".join(map(str, data.columns))}.')
+    return zip(range(2, len(data) + 2), data['path'], data['quality'].replace('', 'nan'))
 
 
 def join_quality(
     table,           # The table; a `quality` it has is replaced
     labels,          # Label file (see `read_labels`), or a dict or Series of path to quality
-    min_coverage=.9, # Least part of the training pictures (of all, where there is no train split) that must get a label, 0 to 1
+    min_coverage=.9, # Least part of the training pictures (of all, without a train split) that must get a label, 0 to 1
     root=None,       # What the paths of the labels start with; None: the folder of the table
 ):
-    """A copy of `table` with the labels as `quality`, NaN (never 50) where there is none; the coverage is printed and in `attrs`.
+    """A copy of `table` with the labels as `quality`, NaN (never 50) where there is none.
 
-    Matched by path relative to the root, then by its last parts (a moved root keeps them), then by base name if both sides have it once."""
+    Matched by path relative to the root, then by its last parts (a moved root keeps them), then by base name if both
+    sides have it once. The coverage is printed, and in `attrs`."""
     scores,out = read_labels(labels), table.copy()
-    paths,keys = [posixpath.normpath(p) for p in table['path']], [_relative(p, root, table.attrs.get('root')) for p in scores]
+    paths = [posixpath.normpath(p) for p in table['path']]
+    keys = [_relative(p, root, table.attrs.get('root')) for p in scores]
     got,how = _match(paths, keys)
-    out['quality'] = np.where(got >= 0, np.append(np.fromiter(scores.values(), float, len(scores)), np.nan)[got], np.nan)
+    values = np.append(np.fromiter(scores.values(), float, len(scores)), np.nan)
+    out['quality'] = np.where(got >= 0, values[got], np.nan)
     known = out['quality'].notna().to_numpy()
     train = out['split'].to_numpy() == 'train' if 'split' in out else np.zeros(len(out), bool)
     which,mask = ('training pictures', train) if train.any() else ('pictures', ~train)
@@ -75,19 +87,21 @@ def join_quality(
     counts = {'labelled': int(known.sum()), 'pictures': len(out), 'unused_labels': len(unused), 'matched_by': how}
     out.attrs['coverage'] = {'part': part, **counts}
     by = ', '.join(f'{v} by {k}' for k,v in how.items() if v) or 'none matched'
-    text = f"Labels for {part:.1%} of the {which}, {known.sum()} of all {len(out)} ({by}); {len(unused)} labels unused"
+    text = f'Labels for {part:.1%} of the {which}, {known.sum()} of all {len(out)} ({by}); {len(unused)} labels unused'
     if part < min_coverage:
         lacking = out['path'][mask & ~known].head(3).tolist()
-        raise ValueError(f"{text}. min_coverage is {min_coverage:.0%}. Pictures without a label: {lacking}; labels without a picture: "
-                         f"{unused[:3]}. Pass root= (what the paths of the labels start with), or a lower min_coverage.")
+        raise ValueError(f'{text}. min_coverage is {min_coverage:.0%}. Pictures without a label: {lacking}; labels '
+                         f'without a picture: {unused[:3]}. Pass root= (what the paths of the labels start with), or a '
+                         'lower min_coverage.')
     print(f'{text}.')
     return out
 
 
 def _relative(path, root, default):
-    "`path` of a label relative to the root. A root given by the user is cut off as text: SDD-FIQA joins root and name with no separator"
+    "`path` of a label relative to the root. A given root is cut off as text: SDD-FIQA puts no separator behind it"
     if root is not None: starts = [str(root).replace('\\', '/')]
-    else: starts = [str(o).replace(os.sep, '/').rstrip('/') + '/' for o in (default, os.path.abspath(default))] if default else []
+    elif default: starts = [str(o).replace(os.sep, '/').rstrip('/') + '/' for o in (default, os.path.abspath(default))]
+    else: starts = []
     for s in starts:
         if path.startswith(s): return path[len(s):].lstrip('/')
     return path
@@ -98,6 +112,7 @@ def _match(paths, keys):
     def once(names):
         names = pd.Series(names, dtype=object)
         return {n: i for i,n in names[~names.duplicated(keep=False)].items() if n is not None}
+    def tails(names, n): return ['/'.join(p.rsplit('/', n)[-n:]) for p in names]
     depth = np.array([p.count('/') + 1 for p in paths])
     at = {k: i for i,k in enumerate(keys)}
     got = np.array([at.get(p, -1) for p in paths])
@@ -105,10 +120,9 @@ def _match(paths, keys):
     for n in sorted(set(depth.tolist()) - {1}, reverse=True) + [1]:
         before = (got >= 0).sum()
         if before == len(paths): break
-        tails = lambda names, n=n: ['/'.join(p.rsplit('/', n)[-n:]) for p in names]
         used = set(got.tolist())
-        theirs = {k: i for k,i in once(tails(keys)).items() if i not in used}
-        mine = once(tails(paths)) if n == 1 else {paths[i]: i for i in np.flatnonzero(depth == n)}
+        theirs = {k: i for k,i in once(tails(keys, n)).items() if i not in used}
+        mine = once(tails(paths, n)) if n == 1 else {paths[i]: i for i in np.flatnonzero(depth == n)}
         for p,i in mine.items():
             if got[i] < 0: got[i] = theirs.get(p, -1)
         how['base name' if n == 1 else 'last parts'] += int((got >= 0).sum() - before)

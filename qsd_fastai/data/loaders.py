@@ -17,24 +17,25 @@ from fastai.torch_core import num_distrib
 from fastai.vision.core import imagenet_stats
 from fastcore.basics import merge
 
+from ..choices import one_of
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
 
-__all__ = ['IdentityDL', 'TableRow', 'identity_order', 'partner_order', 'picture_files', 'recognition_block', 'recognition_dataloaders',
-           'table_rows']
+__all__ = ['IdentityDL', 'TableRow', 'identity_order', 'partner_order', 'picture_files', 'recognition_block',
+           'recognition_dataloaders', 'table_rows']
 
 
 def identity_order(
-    ids,         # Identity of each picture, `(n,)`, anything hashable
-    n_ids:int,   # Identities a batch
-    n_imgs:int,  # Pictures of each
-    rng=random,  # Anything with `shuffle`, `sample` and `choices`
+    ids,        # Identity of each picture, `(n,)`, anything hashable
+    n_ids:int,  # Identities a batch
+    n_imgs:int, # Pictures of each
+    rng=random, # Anything with `shuffle`, `sample` and `choices`
 )->list: # Indices, consecutive runs of `n_ids*n_imgs` are batches
-    """One epoch's order of pictures, each batch `n_ids` identities x `n_imgs` pictures (the sampler of Hermans et al. 2017, as AGW and QSD use it).
+    """One epoch's order of pictures, each batch `n_ids` identities x `n_imgs` pictures (Hermans et al. 2017, AGW, QSD).
 
-    Every identity is cut into groups of `n_imgs`; groups are dealt until fewer than `n_ids` identities have one left. An identity
-    with fewer pictures than `n_imgs` repeats them."""
+    Every identity is cut into groups of `n_imgs`; groups are dealt until fewer than `n_ids` identities have one left.
+    An identity with fewer pictures than `n_imgs` repeats them."""
     where = {}
     for i,identity in enumerate(ids): where.setdefault(identity, []).append(i)
     groups = {}
@@ -42,7 +43,7 @@ def identity_order(
         idxs = list(idxs) if len(idxs) >= n_imgs else rng.choices(idxs, k=n_imgs)
         rng.shuffle(idxs)
         groups[identity] = [idxs[i:i + n_imgs] for i in range(0, len(idxs) - n_imgs + 1, n_imgs)]
-    waiting,order = list(groups),[]
+    waiting,order = list(groups), []
     while len(waiting) >= n_ids:
         for identity in rng.sample(waiting, n_ids):
             order += groups[identity].pop(0)
@@ -72,27 +73,30 @@ def partner_order(
 
 
 class IdentityDL(TfmdDL):
-    """A `TfmdDL` that shuffles into batches of `n_ids` identities x `n_imgs` pictures; without `shuffle`, or on validation data, a plain one.
+    """A `TfmdDL` that shuffles into batches of `n_ids` identities x `n_imgs` pictures.
 
-    With `partners`, a batch is those pictures followed by a partner of each: another picture of the same identity, drawn evenly from all
-    that training has of it, as QSD does. An identity with a single picture is its own partner. The first halves are the batches that the
-    same seed gives without partners.
+    Without `shuffle`, or on validation data, it is a plain one.
 
-    `by='picture'` deals every picture once an epoch, in no order, `n_ids*n_imgs` a batch: the habit with very many faces, where a batch by
-    identity would show few people. Pairs then come from `partners`."""
+    With `partners`, a batch is those pictures followed by a partner of each: another picture of the same identity,
+    drawn evenly from all that training has of it, as QSD does. An identity with a single picture is its own partner.
+    The first halves are the batches that the same seed gives without partners.
+
+    `by='picture'` deals every picture once an epoch, in no order, `n_ids*n_imgs` a batch: the habit with very many
+    faces, where a batch by identity would show few people. Pairs then come from `partners`."""
     def __init__(self,
         dataset,             # `Datasets` whose first target is the identity
         n_ids:int=16,        # Identities a batch
         n_imgs:int=4,        # Pictures of each
         partners:bool=False, # Add a partner of each picture, for `QualityDistillation(pairs='partner')`? `bs` doubles
         by:str='identity',   # `'identity'`, or `'picture'`: each picture once an epoch, whomever it shows
-        seed:int=None,       # Of the order of pictures; `None`: from the state of `random`
+        seed:int=None,       # Of the order of pictures; None: from the state of `random`
         ids=None,            # Identity of each item; read from the dataset when not given
         bs:int=None,         # For plain order only: pictures a batch; `n_ids*n_imgs` when not given
         do_setup:bool=True,  # Set up the transforms of batches?
-        **kwargs):
-        if n_imgs < 1 or n_ids < 1: raise ValueError(f'n_ids={n_ids} and n_imgs={n_imgs} must be 1 or more.')
-        if by not in ('identity', 'picture'): raise ValueError(f"by={by!r} is unknown. Use 'identity' or 'picture'.")
+        **kwargs,            # For `TfmdDL`
+    ):
+        if n_imgs < 1 or n_ids < 1: raise ValueError(f'n_ids={n_ids} and n_imgs={n_imgs}. Both are 1 or more.')
+        one_of('by', by, 'identity', 'picture')
         super().__init__(dataset, bs=bs or n_ids*n_imgs, do_setup=False, **kwargs)
         self.n_ids,self.n_imgs,self.partners,self.by,self.ids,self.seed = n_ids,n_imgs,partners,by,ids,seed
         if seed is not None: self.rng = random.Random(seed)
@@ -100,12 +104,14 @@ class IdentityDL(TfmdDL):
             if self.ids is None: self.ids = self._read_ids()
             counts = np.unique(self.ids, return_counts=True)[1]
             if by == 'picture' and len(self.ids) < n_ids*n_imgs:
-                raise ValueError(f'A batch of n_ids*n_imgs={n_ids*n_imgs} is larger than the training set, {len(self.ids)} pictures. Use less.')
+                raise ValueError(f'A batch of n_ids*n_imgs={n_ids*n_imgs} is larger than the training set, '
+                                 f'{len(self.ids)} pictures. Use less.')
             if by == 'identity' and len(counts) < n_ids:
                 raise ValueError(f'n_ids={n_ids} is larger than the number of training identities, {len(counts)}. '
                                  f'Use n_ids={len(counts)} or less, or add identities.')
             self.bs = n_ids*n_imgs*(1 + partners)
-            self.n_groups = int(np.maximum(counts//n_imgs, 1).sum()) if by == 'identity' else len(self.ids)//n_imgs
+            of_ids = np.maximum(counts//n_imgs, 1)
+            self.n_groups = int(of_ids.sum()) if by == 'identity' else len(self.ids)//n_imgs
         if do_setup:  # only now: a transform may ask for a batch, `Normalize` without statistics does
             for tfms in (self.after_item, self.before_batch, self.after_batch): tfms.setup(self)
 
@@ -120,9 +126,9 @@ class IdentityDL(TfmdDL):
     def _order(self, ids):
         "Indices of one pass"
         if self.by == 'identity': return identity_order(ids, self.n_ids, self.n_imgs, self.rng)
-        order = list(range(len(ids)))
+        order,n = list(range(len(ids))), self.n_ids*self.n_imgs
         self.rng.shuffle(order)
-        return order[:len(order)//(self.n_ids*self.n_imgs)*self.n_ids*self.n_imgs]
+        return order[:len(order)//n*n]
 
     def _read_ids(self):
         "The identity pipeline alone: no picture is opened"
@@ -136,8 +142,9 @@ class IdentityDL(TfmdDL):
 
     def get_idxs(self):
         if not self.deals: return super().get_idxs()
-        ids,n,order = np.asarray(self.ids).tolist(), self.n_ids*self.n_imgs, []
-        rng = random.Random(repr(self.rng.getstate()))  # the partners' own, so that they change nothing in the order of the others
+        ids = np.asarray(self.ids).tolist()
+        order,n = [], self.n_ids*self.n_imgs
+        rng = random.Random(repr(self.rng.getstate()))  # the partners' own: they change nothing in the order of others
         while len(order) < len(self)*n: order += self._order(ids)
         order = order[:len(self)*n]
         if not self.partners: return order
@@ -146,26 +153,31 @@ class IdentityDL(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         same = dataset is None or dataset is self.dataset
-        own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, partners=self.partners, by=self.by, seed=self.seed, ids=self.ids if same else None)
+        own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, partners=self.partners, by=self.by, seed=self.seed,
+                   ids=self.ids if same else None)
         return super().new(dataset, cls, **merge(own, kwargs))
 
     def show_batch(self,
         b=None,            # Batch to show; one is drawn when not given
         max_n:int=None,    # Pictures; four rows when not given, or 9 pictures where batches are not by identity
         ctxs=None,         # Axes to draw on
-        show:bool=True,    # `False`: give the decoded batch back instead
+        show:bool=True,    # False: give the decoded batch back instead
         unique:bool=False, # Show one item again and again, each time as augmented?
         nrows:int=None,    # Rows of the grid
         ncols:int=None,    # Columns of the grid; `n_imgs` when neither is given and batches are by identity
-        **kwargs):
+        **kwargs,          # For `TfmdDL.show_batch`
+    ):
         "Show one identity a row; with partners, each row of pictures above the row of their partners"
-        if not show or unique or ctxs is not None: return super().show_batch(b, max_n or 9, ctxs, show, unique, **kwargs)
+        if not show or unique or ctxs is not None:
+            return super().show_batch(b, max_n or 9, ctxs, show, unique, **kwargs)
         if b is None: b = self.one_batch()
         if self.deals and self.partners and len(b[0]) == self.bs:
             order = torch.arange(self.bs).view(2, -1, self.n_imgs).transpose(0, 1).flatten()
             b = tuple(o[order.to(o.device)] for o in b)
         max_n = min(max_n or (4*self.n_imgs if self.by_identity else 9), len(b[0]))
-        if not ncols: ncols = math.ceil(max_n/nrows) if nrows else self.n_imgs if self.by_identity else math.ceil(math.sqrt(max_n))
+        if not ncols:
+            usual = self.n_imgs if self.by_identity else math.ceil(math.sqrt(max_n))
+            ncols = math.ceil(max_n/nrows) if nrows else usual
         nrows = nrows or math.ceil(max_n/ncols)
         height,width = b[0].shape[-2:]
         size = 1.5*ncols, (1.5*height/width + .6)*nrows  # inches; a title takes .6
@@ -184,11 +196,11 @@ def picture_files(
 
 @dataclass(slots=True)
 class TableRow:
-    "One picture of a table, as the getters of `recognition_block` want it; reading a `DataFrame` row by row costs more than the picture"
-    file:str                   # The picture
-    identity:str = ''          # Who
-    quality:float = math.nan   # 0 to 100, NaN = unknown
-    scene:list = None          # `[row of the table, camera, split]`; a list, because transforms would go into a tuple's parts
+    "One picture of a table, for the getters of `recognition_block`; rows of a `DataFrame` cost more than the pictures"
+    file: str                 # The picture
+    identity: str = ''        # Who
+    quality: float = math.nan # 0 to 100, NaN = unknown
+    scene: list = None        # `[row of the table, camera, split]`; transforms would go into the parts of a tuple
 
     @property
     def held_out(self): return self.scene[2] != 'train'
@@ -199,60 +211,67 @@ def table_rows(
     root=None,          # The folder the paths start from; `table.attrs['root']` when not given
 )->list:
     "A `TableRow` for each row of a table"
-    scenes = zip(range(len(table)), table['camera'].tolist(), table['split'].tolist())
-    return [TableRow(*o, list(scene)) for *o,scene in zip(picture_files(table, root), table['identity'].tolist(), table['quality'].tolist(), scenes)]
+    identity,quality,camera,split = (table[c].tolist() for c in ('identity', 'quality', 'camera', 'split'))
+    scenes = zip(range(len(table)), camera, split)
+    parts = zip(picture_files(table, root), identity, quality, scenes)
+    return [TableRow(file, who, q, list(scene)) for file,who,q,scene in parts]
 
 
-def _held_out(rows): return [i for i,o in enumerate(rows) if not o.held_out], [i for i,o in enumerate(rows) if o.held_out]
+def _held_out(rows):
+    held_out = [o.held_out for o in rows]
+    return [i for i,o in enumerate(held_out) if not o], [i for i,o in enumerate(held_out) if o]
 
 
 def recognition_block(
-    size:tuple=(256, 128),  # `(height, width)`, pixels
-    augment=True,           # Training pictures: mirror and shift, by up to 10 pixels at width 128 as published, in proportion at others;
-                            # 'face': mirror and `FaceAugment()`; a list of batch transforms in place of these; `False`: nothing
-    erase:float=.5,         # Chance that a rectangle of a training picture is erased, 0 to 1
-    stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels, 0 to 1; `None`: pictures stay in 0 to 1
-    cameras:list=None,      # All camera names; found in the items when not given
+    size:tuple=(256, 128),      # `(height, width)`, pixels
+    augment=True,               # What is done to training pictures: True, False, 'face' or a list of batch transforms
+    erase:float=.5,             # Chance that a rectangle of a training picture is erased, 0 to 1
+    stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels, 0 to 1; None: they stay in 0 to 1
+    cameras:list=None,          # All camera names; found in the items when not given
 )->DataBlock:
-    """The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`
+    """The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`.
 
-    Quality is that of the picture as it is on disk: what `augment` and `erase` take away, no label knows. ValueError if `augment` is unknown"""
+    `augment=True` mirrors and shifts, by up to 10 pixels at width 128 as published, in proportion at others; 'face'
+    mirrors and does as `FaceAugment()`. Quality is that of the picture as it is on disk: what `augment` and `erase`
+    take away, no label knows. ValueError if `augment` is unknown."""
     if isinstance(augment, (list, tuple)): batch_tfms = list(augment)
     elif augment == 'face': batch_tfms = [CropFlip(0), FaceAugment()]
     elif augment in (True, False): batch_tfms = [CropFlip(round(10*size[1]/128))] if augment else []
-    else: raise ValueError(f"augment={augment!r} is unknown; it is True, False, 'face' or a list of batch transforms")
+    else: raise ValueError(f"augment={augment!r} is unknown. Use True, False, 'face' or a list of batch transforms.")
     if stats is not None: batch_tfms.append(Normalize.from_stats(*stats))
     if erase: batch_tfms.append(RandomErasing(erase))
-    return DataBlock(blocks=(PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras)), n_inp=1,
-                     getters=[attrgetter(o) for o in ('file', 'identity', 'quality', 'scene')], splitter=_held_out,
-                     item_tfms=Squish(size), batch_tfms=batch_tfms)
+    blocks = (PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras))
+    getters = [attrgetter(o) for o in ('file', 'identity', 'quality', 'scene')]
+    return DataBlock(blocks=blocks, n_inp=1, getters=getters, splitter=_held_out, item_tfms=Squish(size),
+                     batch_tfms=batch_tfms)
 
 
 def recognition_dataloaders(
-    table:pd.DataFrame,     # Checked by `check_table`
-    path=None,              # The folder the paths of the table start from; `table.attrs['root']` when not given
-    size:tuple=(256, 128),  # `(height, width)`, pixels
-    n_ids:int=16,           # Identities a training batch
-    n_imgs:int=4,           # Pictures of each
-    partners:bool=False,    # Add a partner of each picture, for `QualityDistillation(pairs='partner')`?
-    by:str='identity',      # What training batches are dealt by: `'identity'`, or `'picture'`, each once an epoch, for very many faces
-    bs:int=None,            # Pictures a validation batch; twice `n_ids*n_imgs` when not given
-    augment=True,           # `True`: mirror and shift training pictures; 'face': mirror and `FaceAugment()`; a list of batch transforms; `False`
-    erase:float=.5,         # Chance that a rectangle of a training picture is erased, 0 to 1
+    table:pd.DataFrame,         # Checked by `check_table`
+    path=None,                  # The folder the paths of the table start from; `table.attrs['root']` when not given
+    size:tuple=(256, 128),      # `(height, width)`, pixels
+    n_ids:int=16,               # Identities a training batch
+    n_imgs:int=4,               # Pictures of each
+    partners:bool=False,        # Add a partner of each picture, for `QualityDistillation(pairs='partner')`?
+    by:str='identity',          # What training batches are dealt by; `'picture'`: each once an epoch, for many faces
+    bs:int=None,                # Pictures a validation batch; twice `n_ids*n_imgs` when not given
+    augment=True,               # As in `recognition_block`: True, False, 'face' or a list of batch transforms
+    erase:float=.5,             # Chance that a rectangle of a training picture is erased, 0 to 1
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels
-    seed:int=None,          # Of the order of training pictures
-    num_workers:int=None,   # Loading processes; 0 loads in this one; `None`: up to 8
-    device=None,            # Where batches go; fastai's default when not given
+    seed:int=None,              # Of the order of training pictures
+    num_workers:int=None,       # Loading processes; 0 loads in this one; None: up to 8
+    device=None,                # Where batches go; fastai's default when not given
 ):
-    "`DataLoaders` from a table: `n_ids` x `n_imgs` training batches, validation over query + gallery in the order of the table"
+    "`DataLoaders` from a table: batches of `n_ids` x `n_imgs` for training, query + gallery in order for validation"
     root = path if path is not None else table.attrs.get('root', '.')
     check_table(table, root=root)
     if not (table['split'] == 'train').any():
         raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
     block = recognition_block(size, augment, erase, stats, cameras=sorted(set(table['camera']) - {''}))
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs, partners=partners, by=by,
-                            seed=seed, num_workers=workers, device=device, val_bs=bs or 2*n_ids*n_imgs)
+    dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
+                            partners=partners, by=by, seed=seed, num_workers=workers, device=device,
+                            val_bs=bs or 2*n_ids*n_imgs)
     dls.table = table.reset_index(drop=True)
     dls.table.attrs = {**table.attrs, 'root': str(root)}
     return dls

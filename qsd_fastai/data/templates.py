@@ -1,5 +1,7 @@
-"""Templates: several pictures of one person that are judged as one (IJB-B, IJB-C). `templates.csv` beside the table tells which pictures, with the
-medium that each is from; `template_pairs.csv` which two templates are compared; `gallery.csv` and `probe.csv` who is looked for among whom."""
+"""Templates: several pictures of one person that are judged as one (IJB-B, IJB-C).
+
+`templates.csv` beside the table tells which pictures, with the medium that each is from; `template_pairs.csv` which two
+templates are compared; `gallery.csv` and `probe.csv` who is looked for among whom."""
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import pandas as pd
 from ..files import in_one_move
 from .rows import refuse_rows
 
-__all__ = ['TemplateError', 'check_template_pairs', 'check_templates', 'read_list', 'read_template_pairs', 'read_templates', 'write_list']
+__all__ = ['TemplateError', 'check_template_pairs', 'check_templates', 'read_list', 'read_template_pairs',
+           'read_templates', 'write_list']
 
 
 class TemplateError(ValueError):
@@ -21,26 +24,30 @@ def read_list(
     header=False, # Is the first line one of names? They may be others than those of `columns`
     more=False,   # May a line have further columns? They are not read
 )->pd.DataFrame:
-    "The columns of a list, of tens of millions of lines in seconds; TemplateError naming the first line that does not fit"
+    "The columns of a list, tens of millions of lines in seconds; TemplateError naming the first line that does not fit"
     file,form = Path(file), ' '.join(columns)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such list of `{form}`.')
     commas,kinds = file.suffix == '.csv', list(columns.values())
+    # columns are counted, not named: a line that is longer than the first is then an error
+    some = range(len(kinds)) if more else None
     try:
-        # columns are counted, not named: a line that is longer than the first is then an error. A number beyond integers is one too
-        with np.errstate(invalid='raise'):
-            out = pd.read_csv(file, sep=',' if commas else r'\s+', header=None, skiprows=int(header), usecols=range(len(kinds)) if more else None,
-                              dtype=dict(enumerate(kinds)), keep_default_na=False, quoting=3, encoding='utf-8', low_memory=False)
-        if out.shape[1] != len(kinds): raise ValueError('other columns')
-        out.columns = list(columns)
+        with np.errstate(invalid='raise'):  # a number beyond integers
+            out = pd.read_csv(file, sep=',' if commas else r'\s+', header=None, skiprows=int(header), usecols=some,
+                              dtype=dict(enumerate(kinds)), keep_default_na=False, quoting=3, encoding='utf-8',
+                              low_memory=False)
+        out.columns = list(columns)  # a ValueError where there are others
         for c,kind in columns.items():
-            if (kind is str and (out[c].isna() | (out[c] == '')).any()) or (kind is not str and not np.isfinite(out[c]).all()): raise ValueError(c)
-    except (ValueError, ArithmeticError, TypeError) as e: raise _first_bad(file, columns, header, commas, more, e) from None
+            bad = out[c].isna() | (out[c] == '') if kind is str else ~np.isfinite(out[c])
+            if bad.any(): raise ValueError(c)
+    except (ValueError, ArithmeticError, TypeError) as e:
+        raise _first_bad(file, columns, header, commas, more, e) from None
     if not len(out): raise TemplateError(f'{file} holds no line of `{form}`. Copy it again.')
     return out
 
 
 def _first_bad(file, columns, header, commas, more, error):
     "The error of a list that pandas refused, with the line looked for slowly"
+    form = ' '.join(columns)
     with open(file, encoding='utf-8', errors='replace') as f:
         for n,line in enumerate(f, 1):
             part = [p.strip() for p in line.split(',')] if commas else line.split()
@@ -51,8 +58,9 @@ def _first_bad(file, columns, header, commas, more, error):
                     value = kind(text)
                     if text == '' or (kind is not str and not abs(value) < 2**63): raise ValueError
             except (ValueError, OverflowError):
-                return TemplateError(f'{file}, line {n}: {line.rstrip()[:100]!r} is not `{" ".join(columns)}`. Copy the list again.')
-    return TemplateError(f'{file} is not lines of `{" ".join(columns)}` ({type(error).__name__}: {str(error)[:100]}). Copy the list again.')
+                return TemplateError(f'{file}, line {n}: {line.rstrip()[:100]!r} is not `{form}`. Copy the list again.')
+    why = f'{type(error).__name__}: {str(error)[:100]}'
+    return TemplateError(f'{file} is not lines of `{form}` ({why}). Copy the list again.')
 
 
 def check_templates(
@@ -62,9 +70,12 @@ def check_templates(
     "`templates` itself, or a TemplateError naming the column, the first bad row and the remedy"
     _need(templates, ('path', 'template', 'media'), 'templates')
     for c in ('template', 'media'):
-        refuse_rows(templates, c, pd.to_numeric(templates[c], errors='coerce').mod(1) != 0, 'is no whole number', 'Number templates and media.', TemplateError)
+        number = pd.to_numeric(templates[c], errors='coerce')
+        refuse_rows(templates, c, number.mod(1) != 0, 'is no whole number', 'Number templates and media.',
+                    TemplateError)
     if table is not None:
-        refuse_rows(templates, 'path', ~templates['path'].isin(table['path']), 'is not in the table', 'Make table and templates together.', TemplateError)
+        refuse_rows(templates, 'path', ~templates['path'].isin(table['path']), 'is not in the table',
+                    'Make table and templates together.', TemplateError)
     return templates
 
 
@@ -74,16 +85,19 @@ def check_template_pairs(
 ):
     "`pairs` itself, or a TemplateError naming the column, the first bad row and the remedy"
     _need(pairs, ('template1', 'template2', 'same'), 'pairs of templates')
-    refuse_rows(pairs, 'same', ~pairs['same'].isin([0, 1]), 'is neither 0 nor 1', 'Write 1 for one person, 0 for two.', TemplateError)
+    refuse_rows(pairs, 'same', ~pairs['same'].isin([0, 1]), 'is neither 0 nor 1', 'Write 1 for one person, 0 for two.',
+                TemplateError)
     for c in ('template1', 'template2'):
-        refuse_rows(pairs, c, ~pairs[c].isin(templates['template'].unique()), 'is a template without pictures', 'Copy the lists again, all of one set.', TemplateError)
+        refuse_rows(pairs, c, ~pairs[c].isin(templates['template'].unique()), 'is a template without pictures',
+                    'Copy the lists again, all of one set.', TemplateError)
     return pairs
 
 
 def _need(frame, columns, what):
     if lack := [c for c in columns if c not in frame]:
-        raise TemplateError(f"The {what} have no column {lack[0]!r}, only {', '.join(map(str, frame.columns))}. `data_prep/ijb.py` makes them.")
-    if not len(frame): raise TemplateError(f'The {what} have no rows: there is nothing to judge.')
+        raise TemplateError(f'The {what} have no column {lack[0]!r}, only {", ".join(map(str, frame.columns))}. '
+                            '`data_prep/ijb.py` makes them.')
+    if not len(frame): raise TemplateError(f'The {what} have no rows. There is nothing to judge.')
 
 
 def read_templates(
@@ -99,13 +113,16 @@ def read_template_pairs(
     templates, # For `check_template_pairs`
 )->pd.DataFrame: # `template1, template2` (int), `same` (bool)
     "Which templates are compared, checked"
-    return check_template_pairs(_read(path, {'template1': int, 'template2': int, 'same': int}), templates).astype({'same': bool})
+    pairs = _read(path, {'template1': int, 'template2': int, 'same': int})
+    return check_template_pairs(pairs, templates).astype({'same': bool})
 
 
 def _read(path, columns):
-    if not Path(path).is_file(): raise FileNotFoundError(f'No list at {path}. `python data_prep/ijb.py ROOT --set ijbc` makes it.')
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'No list at {path}. `python data_prep/ijb.py ROOT --set ijbc` makes it.')
     try: return pd.read_csv(path, dtype=columns, keep_default_na=False)
-    except (ValueError, OverflowError) as e: raise TemplateError(f'{path} cannot be read ({e}). Make it again with data_prep/ijb.py --force.') from e
+    except (ValueError, OverflowError) as e:
+        raise TemplateError(f'{path} cannot be read ({e}). Make it again with data_prep/ijb.py --force.') from e
 
 
 def write_list(

@@ -1,4 +1,4 @@
-"One face, modelled from a few solids that turn together, with features painted on them, hair over them and a light on all of it"
+"One face, modelled from a few solids that turn together, features painted on them, hair over them, a light on it all"
 import math
 
 import numpy as np
@@ -23,10 +23,10 @@ def _plane(colour): return np.asarray(colour, np.float32)[:, None, None]
 
 class _Face:
     def __init__(self, traits, view, size, grain):
-        self.t,self.v,self.size,self.grain = traits, view, size, grain
+        self.t,self.v,self.size,self.grain = traits,view,size,grain
         least = min(size)
-        self.pose = Pose(size, .33*least*view.zoom, (size[1]*(.5 + view.shift[0]), size[0]*.5 + least*(.075 + view.shift[1])),
-                         view.yaw, view.pitch, view.roll)
+        middle = size[1]*(.5 + view.shift[0]), size[0]*.5 + least*(.075 + view.shift[1])
+        self.pose = Pose(size, .33*least*view.zoom, middle, view.yaw, view.pitch, view.roll)
         self.u,self.tone = self.pose.unit, _plane(view.tone)
         self.skin,self.hair = (np.array(c, np.float32)/255 for c in (traits.skin, traits.hair))
 
@@ -48,15 +48,15 @@ class _Face:
         part += mask*(colour - part)
 
     def head(self):
-        t = self.t
-        s,w,n = Surface(self.pose), t.width, t.length
+        t,s = self.t, Surface(self.pose)
+        w,n = t.width,t.length
         s.add((0, -.3, -.2), (w, 1.02, 1.12))
         s.add((0, .3, 0), (.94*w, 1.02*n, .9), .2)
         s.add((0, .74*n, .14), (t.jaw*w, .6*n, .66), .25)
         s.add((0, 1.17*n, .5), (t.chin, .25, .29), .3)
         for side in (-1, 1): s.add((side*.42*w, .4, .36), (.34*w, .34, .4 + .09*t.cheek), .3)
         self.sockets(s)
-        tip,out = t.nose_length, t.nose_out
+        tip,out = t.nose_length,t.nose_out
         s.add((0, .5*tip, .84 + .25*out), (1.25*t.nose_bridge, .6*tip, .1 + .26*out), .14)
         s.add((0, tip - .04, .82 + .3*out), (.55*t.nose_width, .13, .16 + .4*out), .1)
         for side in (-1, 1): s.add((side*.62*t.nose_width, tip + .01, .84), (.42*t.nose_width, .095, .13 + .2*out), .05)
@@ -74,11 +74,12 @@ class _Face:
             s.depth[where] -= .05*dent*dent
 
     def features(self):
-        t,s = self.t, self.surface
-        self.X,self.Y,self.Z = self.pose.head_coordinates(s.depth)
+        t = self.t
+        self.X,self.Y,self.Z = self.pose.head_coordinates(self.surface.depth)
         self.albedo = _plane(self.skin)*(1 + .05*(self.grain - .5))
         red = self.skin*np.array((1.04, .78, .76), np.float32)
-        for x,y,r in ((-.52, .42, .5), (.52, .42, .5), (0, t.nose_length - .03, .2)): self.blush(x, y, r, red, .15 + .5*t.ruddy)
+        for x,y,r in ((-.52, .42, .5), (.52, .42, .5), (0, t.nose_length - .03, .2)):
+            self.blush(x, y, r, red, .15 + .5*t.ruddy)
         self.beard()
         if t.freckles:
             spots = np.random.default_rng(t.freckles)
@@ -105,13 +106,15 @@ class _Face:
         self.paint(where, strength*self.edge(r - np.sqrt((X - x)**2 + (Y - y)**2))*front, colour)
 
     def eye(self, side):
-        t,v = self.t, self.v
+        t,v = self.t,self.v
         where,X,Y,front = self.window(side*t.eye_gap, 0, .34)
         x = (X - side*t.eye_gap)*side
-        y,wide,opened = Y + (t.eye_tilt/t.eye_width)*x, t.eye_width, t.eye_open*v.lids
+        y = Y + (t.eye_tilt/t.eye_width)*x
+        wide,opened = t.eye_width, t.eye_open*v.lids
         dark = self.skin*.45
         bow = 1 - (x/wide)**2
-        top,low = -1.1*opened*bow, (.5*t.eye_open + .15*opened)*bow*min(1, .35 + v.lids)*(1 - .25*max(0, v.smile))
+        top = -1.1*opened*bow
+        low = (.5*t.eye_open + .15*opened)*bow*min(1, .35 + v.lids)*(1 - .25*max(0, v.smile))
         self.shadow(where, .13*_step(1.25 - (x/.3)**2 - (Y/.2)**2)*front)
         inside = self.edge(np.minimum(y - top, low - y))*(bow > 0)*front
         self.paint(where, inside, (.93, .92, .9))
@@ -129,23 +132,25 @@ class _Face:
         self.paint(where, .45*self.edge(.009 - np.abs(y - top + .055))*(bow > .1)*front, dark)
 
     def brow(self, side):
-        t = self.t
+        t,v = self.t,self.v
         where,X,Y,front = self.window(side*t.eye_gap, -t.brow_height, .36)
         x = ((X - side*t.eye_gap)*side - .01)/.27
-        middle = -t.brow_height - .06*self.v.brows - t.brow_arch*(1 - x*x) - t.brow_tilt*x + .02*min(0, self.v.brows)*x
+        middle = -t.brow_height - .06*v.brows - t.brow_arch*(1 - x*x) - t.brow_tilt*x + .02*min(0, v.brows)*x
         half = .5*t.brow_thick*(1.15 - .35*np.maximum(x, 0) - .15*x*x)
         d = np.minimum(half - np.abs(Y - middle), (1 - np.abs(x))*.27)
         colour = self.hair*.62 if t.style != 'bald' else self.hair*.55
         self.paint(where, np.clip(d*self.u*.8 + .5, 0, 1)*(.72 + .28*self.grain[where])*front, colour)
 
     def mouth(self):
-        t,v = self.t, self.v
-        my,wide = t.nose_length + t.mouth_height, t.mouth_width*(1 + .16*v.smile - .12*v.gape)
+        t,v = self.t,self.v
+        my = t.nose_length + t.mouth_height
+        wide = t.mouth_width*(1 + .16*v.smile - .12*v.gape)
         where,x,Y,front = self.window(0, my + .05, .62)
         q = (x/wide)**2
         bow,gape = np.maximum(1 - q, 0), .16*v.gape
         y = Y - my + .1*v.smile*np.minimum(q, 1.3) - .02*bow
-        lips = self.skin + (.25 + .6*t.lip_red)*(np.array((.72, .32, .34), np.float32)*(.35 + .65*self.skin.max()) - self.skin)
+        red = np.array((.72, .32, .34), np.float32)*(.35 + .65*self.skin.max())
+        lips = self.skin + (.25 + .6*t.lip_red)*(red - self.skin)
         notch = np.maximum(1 - (x/(.3*wide))**2, 0)
         upper = -gape*.5*bow - t.lip_upper*np.sqrt(bow)*(1 - .35*notch)
         lower = gape*bow + t.lip_lower*bow
@@ -163,10 +168,12 @@ class _Face:
         if v.gape > .12:
             self.paint(where, hole, (.22, .07, .07))
             self.paint(where, hole*self.edge(hole_top + .055 + .2*gape - y)*(q < .75), (.93, .91, .86))
-        else: self.paint(where, .75*self.edge(.013 - np.abs(y))*(q < 1.08)*front, self.skin*np.array((.42, .3, .3), np.float32))
+        else:
+            dark = self.skin*np.array((.42, .3, .3), np.float32)
+            self.paint(where, .75*self.edge(.013 - np.abs(y))*(q < 1.08)*front, dark)
 
     def beard(self):
-        t,X,Y = self.t, self.X, self.Y
+        t,X,Y = self.t,self.X,self.Y
         if t.beard == 'none': return
         nose,my = t.nose_length, t.nose_length + t.mouth_height
         q = np.minimum((X/(.86*t.width))**2, 1)
@@ -181,13 +188,13 @@ class _Face:
 
     def hairline(self, X, Y, Z):
         "How far below the hairline a point of the scalp is, negative under hair"
-        t,f = self.t, -self.t.forehead
-        style,ax = t.style, np.abs(X)
+        style,f,ax = self.t.style, -self.t.forehead, np.abs(X)
+        def ramp(v): return np.clip(v, 0, 1)
         if style in ('fringe', 'fringe long'): line = f*.45 - .12 + .06*ax + .05*self.strands(X*9)
-        elif style == 'parted': line = f + .42*np.clip((X + .4)*.9, 0, 1) - .25*np.clip(-(X + .4)*2, 0, 1) + .03*self.strands(X*7)
-        elif style == 'parted long': line = f + .55*np.clip((X + .35)*.9, 0, 1) + .6*np.clip(-(X + .35)*1.2, 0, 1)
+        elif style == 'parted': line = f + .42*ramp((X + .4)*.9) - .25*ramp(-(X + .4)*2) + .03*self.strands(X*7)
+        elif style == 'parted long': line = f + .55*ramp((X + .35)*.9) + .6*ramp(-(X + .35)*1.2)
         elif style == 'long': line = f - .1 + .95*ax*np.minimum(ax + .2, 1)
-        elif style == 'receding': line = f - .22 - .4*np.clip(1 - np.abs(ax - .5)*3.2, 0, 1)
+        elif style == 'receding': line = f - .22 - .4*ramp(1 - np.abs(ax - .5)*3.2)
         else: line = f + .1*ax*ax + (.05*self.strands(X*6) if style == 'curly' else 0)
         burn = .75 if style in _LONG else .3 if style == 'curly' else .12
         line = line + (burn - line)*_step((.66 - Z)*3) + .6*_step((-.15 - Z)*4)
@@ -207,7 +214,7 @@ class _Face:
         return (_plane(self.hair)*shade + shine)*self.tone
 
     def hair_over(self):
-        t,v = self.t, self.t.volume
+        t,v = self.t,self.t.volume
         if t.style == 'bald': return
         v = .02 if t.style in ('buzz', 'receding') else v + .14 if t.style == 'curly' else v
         s = Surface(self.pose).add((0, -.32 - .4*v, -.2 - .5*v), (t.width + .4*v, 1.02 + .8*v, 1.13 + .55*v))
@@ -225,15 +232,17 @@ class _Face:
 
     def behind(self):
         "Hair behind the neck, the neck, the clothes"
-        t,p = self.t, self.pose
+        t,p = self.t,self.pose
         if t.style in _LONG:
             s = Surface(p).add((0, .45, -.35), (1.08*t.width + t.volume, 1.75, .7))
             X,Y,Z = p.head_coordinates(s.depth)
             self.over(_ALL, s.cover(), .7*self.hair_colour(s, X, Y, Z))
         nx,ny,_ = p.project(0, 1., -.25)
         x = (p.x - nx)/(.56*t.width)
-        # The neck is a column, in the shadow of the chin.
-        shade = self.v.ambient + (1 - self.v.ambient)*np.maximum(x*self.v.light[0] + np.sqrt(np.maximum(1 - x*x, 0))*self.v.light[2], 0)
+        # the neck is a column, in the shadow of the chin
+        light,ambient = self.v.light,self.v.ambient
+        facing = x*light[0] + np.sqrt(np.maximum(1 - x*x, 0))*light[2]
+        shade = ambient + (1 - ambient)*np.maximum(facing, 0)
         dark = .55 + .35*_step((p.y - ny - .35)*1.5)
         mask = self.edge((1 - np.abs(x))*.56)*(p.y > ny)
         self.over(_ALL, mask, _plane(self.skin)*(shade*dark)*self.tone)
@@ -241,7 +250,7 @@ class _Face:
         x = p.x - nx
         coat = p.y - top + .12 - .26*np.clip(np.abs(x) - .5, 0, .5) - np.maximum(.25 - x*x, 0)
         cloth = _plane(self.v.cloth)*self.tone
-        self.over(_ALL, self.edge(coat), cloth*(.75 + .25*self.v.light[0]*np.clip(x, -1, 1)))
+        self.over(_ALL, self.edge(coat), cloth*(.75 + .25*light[0]*np.clip(x, -1, 1)))
 
     def glasses(self):
         t = self.t
@@ -280,11 +289,11 @@ class _Face:
 
 
 def draw_face(
-    traits: FaceTraits, # Who
-    view: FaceView, # How it is seen
-    size: tuple[int, int], # `(height, width)`, pixels
-    background: np.ndarray, # `(3, height, width)`, float32, 0..1; drawn over
-    grain: np.ndarray, # `(height, width)`, float32, 0..1: the roughness of skin and hair
+    traits:FaceTraits,     # Who
+    view:FaceView,         # How it is seen
+    size:tuple[int, int],  # `(height, width)`, pixels
+    background:np.ndarray, # `(3, height, width)`, float32, 0 to 1; drawn over
+    grain:np.ndarray,      # `(height, width)`, float32, 0 to 1: the roughness of skin and hair
 )->np.ndarray: # The background with the face on it
     "Draw one face as an aligned crop of it"
     return _Face(traits, view, size, grain).draw(background)

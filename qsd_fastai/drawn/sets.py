@@ -1,4 +1,4 @@
-"What all generated data sets share: a seed for each picture, degradation of known severity, and a table that says how it was made"
+"What all generated sets share: a seed for each picture, degradation of known severity, a table with its record"
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.parallel import parallel
-from PIL import Image
 
 from ..data.degradations import degrade_random
 from ..data.made import existing
@@ -28,7 +27,7 @@ def refuse_small(
 ):
     "ValueError naming the first argument that is too small"
     for name,value,lowest in least:
-        if value < lowest: raise ValueError(f'{name}={value} is too small; give at least {lowest}')
+        if value < lowest: raise ValueError(f'{name}={value} is too small. Use {lowest} or more.')
 
 
 def _one(row, folder, draw):
@@ -38,28 +37,31 @@ def _one(row, folder, draw):
     img,kind,severity = degrade_random(img, rng)
     data = io.BytesIO()
     img.save(data, 'JPEG', quality=92)
-    # In one move, for another process of the same launch may already be reading.
+    # in one move, for another process of the same launch may already be reading
     with in_one_move(Path(folder)/path) as part: part.write_bytes(data.getvalue())
     return kind, severity
 
 
 def write_generated(
-    folder, # Where `images.csv`, `images.json` and `images/` go; made if missing
-    table: pd.DataFrame, # Path (in `images/`), identity, camera, split
-    draw: Callable[..., tuple[Image.Image, np.random.Generator]], # What draws a picture, and the source of what then happens to it
-    rows: list, # The arguments of `draw`, one tuple a picture
-    record: dict, # How the set is made: the source, the version of its drawing, all options
-    finish: Callable = None, # Called with the table before it is written, for what stands beside it; a set that has a table is whole
-    workers: int = 0, # Processes that draw; 0: this one
-    progress: bool = True, # Show a bar
-)->pd.DataFrame: # The table with quality (unknown), true_quality 0..100, degradation
-    "Draw, degrade and write the pictures of a table, then the table. An existing set is returned as it is; ValueError if it was made differently"
+    folder,               # Where `images.csv`, `images.json` and `images/` go; made if missing
+    table:pd.DataFrame,   # Path (in `images/`), identity, camera, split
+    draw:Callable,        # What draws a picture: `(PIL picture, np.random.Generator for what then happens to it)`
+    rows:list,            # The arguments of `draw`, one tuple a picture
+    record:dict,          # How the set is made: the source, the version of its drawing, all options
+    finish:Callable=None, # Called with the table before it is written, for what stands beside it
+    workers:int=0,        # Processes that draw; 0: this one
+    progress:bool=True,   # Show a bar
+)->pd.DataFrame: # The table with quality (unknown), true_quality 0 to 100, degradation
+    """Draw, degrade and write the pictures of a table, then the table: a set that has a table is whole.
+
+    An existing set is returned as it is; ValueError if it was made differently."""
     if (found := existing(folder, record)) is not None: return found
     folder = Path(folder)
     (folder/'images').mkdir(parents=True, exist_ok=True)
-    done = parallel(_one, [(path, *row) for path,row in zip(table['path'], rows)], folder=str(folder), draw=draw,
-                    n_workers=workers, progress=progress, chunksize=16)
-    table = table.assign(quality=np.nan, true_quality=[round(100*(1 - severity), 2) for _,severity in done], degradation=[kind for kind,_ in done])
+    items = [(path, *row) for path,row in zip(table['path'], rows)]
+    done = parallel(_one, items, folder=str(folder), draw=draw, n_workers=workers, progress=progress, chunksize=16)
+    true_quality = [round(100*(1 - severity), 2) for _,severity in done]
+    table = table.assign(quality=np.nan, true_quality=true_quality, degradation=[kind for kind,_ in done])
     if finish is not None: finish(table)
     write_table(table, folder/'images.csv', record=record)
     return read_table(folder/'images.csv', check=False)

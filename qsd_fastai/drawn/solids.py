@@ -1,6 +1,7 @@
 """Ellipsoids seen from afar: the few solids that a generated head is modelled from, turned together and lit together.
 
-Only additions, products, quotients and roots act on pixels, which every processor rounds alike: the same picture on every machine."""
+Only additions, products, quotients and roots act on pixels, which every processor rounds alike: the same picture on
+every machine."""
 import math
 
 import numpy as np
@@ -9,9 +10,9 @@ __all__ = ['Pose', 'Surface', 'soft_max']
 
 
 def soft_max(
-    a: np.ndarray, # Any shape
-    b: np.ndarray, # Like `a`
-    k: float, # Where the two differ by less than this, the edge between them is rounded
+    a:np.ndarray, # Any shape
+    b:np.ndarray, # Like `a`
+    k:float,      # Where the two differ by less than this, the edge between them is rounded
 )->np.ndarray:
     "The larger of two fields, without a crease"
     near = np.abs(a - b)
@@ -22,21 +23,26 @@ def soft_max(
     return np.maximum(a, b) + near
 
 
+def _within(start, stop, n): return slice(min(n, max(0, int(start))), min(n, max(0, int(stop))))
+
+
 class Pose:
-    "How a head is turned, and where each pixel of its picture lies. Head coordinates: x to the right of the picture, y down, z out of the face"
+    """How a head is turned, and where each pixel of its picture lies.
+
+    Head coordinates: x to the right of the picture, y down, z out of the face."""
     def __init__(self,
-        size: tuple[int, int], # `(height, width)`, pixels
-        unit: float, # Half the width of an average head, pixels
-        middle: tuple[float, float], # `(x, y)` in the picture of the point between eyes and mouth, pixels
-        yaw: float, # Degrees, positive: turned to the right of the picture
-        pitch: float, # Degrees, positive: looks down
-        roll: float, # Degrees, positive: clockwise
+        size:tuple[int, int],       # `(height, width)`, pixels
+        unit:float,                 # Half the width of an average head, pixels
+        middle:tuple[float, float], # `(x, y)` in the picture of the point between eyes and mouth, pixels
+        yaw:float,                  # Degrees, positive: turned to the right of the picture
+        pitch:float,                # Degrees, positive: looks down
+        roll:float,                 # Degrees, positive: clockwise
     ):
-        (cy, sy),(cp, sp),(cr, sr) = ((math.cos(math.radians(a)), math.sin(math.radians(a))) for a in (yaw, pitch, roll))
-        turned = ((cy, 0., sy), (-sp*sy, cp, sp*cy), (-cp*sy, -sp, cp*cy))
-        x,y,z = turned
+        angles = [math.radians(a) for a in (yaw, pitch, roll)]
+        (cy, sy),(cp, sp),(cr, sr) = ((math.cos(a), math.sin(a)) for a in angles)
+        x,y,z = (cy, 0., sy), (-sp*sy, cp, sp*cy), (-cp*sy, -sp, cp*cy)
         self.rows = tuple(cr*a - sr*b for a,b in zip(x, y)), tuple(sr*a + cr*b for a,b in zip(x, y)), z
-        self.size,self.unit = size, unit
+        self.size,self.unit = size,unit
         px,py,_ = self.project(0, .42, .9)
         self.left,self.top = middle[0] - px*unit, middle[1] - py*unit
         self.x = ((np.arange(size[1], dtype=np.float32) + .5 - self.left)/unit)[None, :]
@@ -49,10 +55,10 @@ class Pose:
 
     def window(self, x, y, rx, ry):
         "The rows and columns of the picture within reach of a place, as two slices; empty ones outside the picture"
-        (h, w),u = self.size, self.unit
+        (h, w),u = self.size,self.unit
         left,right = self.left + (x - rx)*u - 1, self.left + (x + rx)*u + 2
         top,bottom = self.top + (y - ry)*u - 1, self.top + (y + ry)*u + 2
-        return slice(min(h, max(0, int(top))), min(h, max(0, int(bottom)))), slice(min(w, max(0, int(left))), min(w, max(0, int(right))))
+        return _within(top, bottom, h), _within(left, right, w)
 
     def near(self, x, y, z, reach):
         "`window` about a point of the head"
@@ -67,12 +73,15 @@ class Pose:
     def on_plane(self, z, where):
         "The points (x, y) of the plane that stands at `z` before the face"
         (a, b, c),(d, e, f) = self.rows[:2]
-        x,y,det = self.x[:, where[1]] - c*z, self.y[where[0]] - f*z, a*e - b*d
+        x,y = self.x[:, where[1]] - c*z, self.y[where[0]] - f*z
+        det = a*e - b*d
         return (e*x - b*y)/det, (a*y - d*x)/det
 
     def ellipsoid(self, centre, radii):
-        "Window, depth of its front, and distance inside its outline (units, negative outside) of an ellipsoid along the axes of the head"
-        # Squared reach along the axes of the viewer, and what of it depth has in common with x and y.
+        """Window, depth of its front, and distance inside its outline of an ellipsoid along the axes of the head.
+
+        The distance is in units, negative outside."""
+        # squared reach along the axes of the viewer, and what of it depth has in common with x and y
         r0,r1,r2 = (r*r for r in radii)
         p,q,r = self.rows
         xx,yy,zz = (a[0]*a[0]*r0 + a[1]*a[1]*r1 + a[2]*a[2]*r2 for a in self.rows)
@@ -97,7 +106,7 @@ class Pose:
 class Surface:
     "A body of several ellipsoids: the depth of its front at each pixel, and how far inside its outline the pixel is"
     def __init__(self,
-        pose: Pose, # How it is turned
+        pose:Pose, # How it is turned
     ):
         self.pose = pose
         self.depth,self.inside = np.full(pose.size, -9, np.float32), np.full(pose.size, -9, np.float32)
@@ -113,19 +122,21 @@ class Surface:
     def cover(self): return np.clip(self.inside*self.pose.unit + .5, 0, 1)
 
     def lit(self,
-        light: tuple[float, float, float], # Towards the light: x right, y down, z to the viewer; length 1
-        ambient: float, # Brightness of the shade, 0..1
-        gloss: float=0., # Brightness of the highlight
-    )->tuple[np.ndarray, np.ndarray]: # Brightness 0..1 and highlight
+        light:tuple[float, float, float], # Towards the light: x right, y down, z to the viewer; length 1
+        ambient:float,  # Brightness of the shade, 0 to 1
+        gloss:float=0., # Brightness of the highlight
+    )->tuple[np.ndarray, np.ndarray]: # Brightness 0 to 1 and highlight
         "How bright the body is under a light"
-        u,z = self.pose.unit, self.depth
+        u,z = self.pose.unit,self.depth
         dx,dy = np.empty_like(z), np.empty_like(z)
-        dx[:, 1:-1],dy[1:-1] = (z[:, 2:] - z[:, :-2])*(.5*u), (z[2:] - z[:-2])*(.5*u)
-        dx[:, 0],dx[:, -1],dy[0],dy[-1] = dx[:, 1], dx[:, -2], dy[1], dy[-2]
-        # A slope at the outline goes to infinity; bounded, it stays a rim.
+        dx[:, 1:-1] = (z[:, 2:] - z[:, :-2])*(.5*u)
+        dy[1:-1] = (z[2:] - z[:-2])*(.5*u)
+        dx[:, 0],dx[:, -1] = dx[:, 1], dx[:, -2]
+        dy[0],dy[-1] = dy[1], dy[-2]
+        # a slope at the outline goes to infinity; bounded, it stays a rim
         dx,dy = np.clip(dx, -3, 3), np.clip(dy, -3, 3)
         length = 1/np.sqrt(dx*dx + dy*dy + 1)
-        # Wrapped around a little, as light is in skin.
+        # wrapped around a little, as light is in skin
         shade = np.maximum((light[2] - dx*light[0] - dy*light[1])*length*.8 + .2, 0)
         half = [light[0], light[1], light[2] + 1]
         norm = math.sqrt(sum(v*v for v in half)) + 1e-9

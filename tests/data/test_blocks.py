@@ -32,9 +32,12 @@ def identities(block, items=ITEMS, splits=SPLITS):
 
 def test_training_identities_come_first_and_only_they_count():
     dsets = identities(IdentityBlock())
-    assert list(dsets.vocab) == ['10', 'a', 'b', '9', 'z'] and dsets.c == 3
-    assert [int(o[0]) for o in dsets.train] == [2, 0, 1, 2] and [int(o[0]) for o in dsets.valid] == [4, 3, 1, 4]
-    assert isinstance(dsets.train[0][0], TensorCategory) and dsets.train[0][0].dtype == torch.int64
+    assert list(dsets.vocab) == ['10', 'a', 'b', '9', 'z']
+    assert dsets.c == 3
+    assert [int(o[0]) for o in dsets.train] == [2, 0, 1, 2]
+    assert [int(o[0]) for o in dsets.valid] == [4, 3, 1, 4]
+    assert isinstance(dsets.train[0][0], TensorCategory)
+    assert dsets.train[0][0].dtype == torch.int64
     assert [dsets.decode(o)[0] for o in dsets.valid] == ['z', '9', 'a', 'z']
     assert dsets.tfms[0].decode(torch.tensor(-1)) == '?'  # what an embedding says
     # by text, in whatever order the items come
@@ -50,10 +53,13 @@ def test_a_vocabulary_given_or_a_closed_set():
     with pytest.raises(KeyError, match="'z'"): closed.valid[0]
 
 
-@pytest.mark.parametrize('given, wanted', [(0, 0.), (100, 100.), ('37.5', 37.5), (None, math.nan), ('', math.nan), (math.nan, math.nan)])
+@pytest.mark.parametrize('given, wanted', [(0, 0.), (100, 100.), ('37.5', 37.5),
+                                           (None, math.nan), ('', math.nan), (math.nan, math.nan)])
 def test_quality(given, wanted):
     q = EncodeQuality()(given)
-    assert isinstance(q, TensorQuality) and q.dtype == torch.float32 and q.shape == ()
+    assert isinstance(q, TensorQuality)
+    assert q.dtype == torch.float32
+    assert q.shape == ()
     torch.testing.assert_close(q.as_subclass(torch.Tensor), torch.tensor(wanted), equal_nan=True)
     assert str(EncodeQuality().decode(q)) == ('quality ?' if math.isnan(wanted) else f'quality {wanted:.0f}')
 
@@ -68,19 +74,23 @@ def test_quality_that_is_no_number():
 
 
 def test_cameras_are_numbered_in_sorted_order_over_both_halves():
-    items = [[0, 'c2', 'train'], [1, '', 'train'], [2, 'c10', 'query'], [3, None, 'gallery'], [4, math.nan, 'train'], [5, 7, 'gallery']]
+    items = [[0, 'c2', 'train'], [1, '', 'train'], [2, 'c10', 'query'],
+             [3, None, 'gallery'], [4, math.nan, 'train'], [5, 7, 'gallery']]
     dsets = Datasets(items, [SceneBlock().type_tfms], splits=[[0, 1, 4], [2, 3, 5]])
     assert dsets.tls[0].tfms.fs[0].cameras == ['7', 'c10', 'c2']
     wanted = [[0, 2, 0], [1, -1, 0], [4, -1, 0], [2, 1, 1], [3, -1, 0], [5, 0, 0]]
     found = [o[0] for part in (dsets.train, dsets.valid) for o in part]
-    assert [o.tolist() for o in found] == wanted and all(isinstance(o, TensorScene) and o.dtype == torch.int64 for o in found)
-    assert dsets.decode((found[3],))[0] == (2, 'c10', True) and dsets.decode((found[1],))[0] == (1, '', False)
+    assert [o.tolist() for o in found] == wanted
+    assert all(isinstance(o, TensorScene) and o.dtype == torch.int64 for o in found)
+    assert dsets.decode((found[3],))[0] == (2, 'c10', True)
+    assert dsets.decode((found[1],))[0] == (1, '', False)
 
 
 def test_a_camera_of_later_is_a_number_of_its_own_everywhere():
     tfm = EncodeScene(['c1', 'c2'])
     new = [int(tfm([0, name, 'query'])[1]) for name in ('c3', 'c4', 'c3')]
-    assert new[0] == new[2] != new[1] and min(new) >= 2
+    assert new[0] == new[2] != new[1]
+    assert min(new) >= 2
     assert new[0] == 2967030671  # what `hash` gives would differ in every process
     assert tfm.decode(tfm([0, 'c3', 'query'])) == (0, '', True)
 
@@ -91,7 +101,8 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path, make_table):
     table = make_table([2])
     picture = Path(table_rows(table)[0].file)
     cut.write_bytes(picture.read_bytes()[:60])
-    with pytest.raises(FileNotFoundError, match=r'gone\.jpg does not exist.*check_table'): RecognitionImage.create(tmp_path/'gone.jpg')
+    with pytest.raises(FileNotFoundError, match=r'gone\.jpg does not exist.*check_table'):
+        RecognitionImage.create(tmp_path/'gone.jpg')
     for file in (broken, cut):
         with pytest.raises(OSError, match=rf'{file.name} cannot be read.*remove its row'): RecognitionImage.create(file)
     assert RecognitionImage.create(picture).size == (8, 16)
@@ -106,10 +117,15 @@ def test_batch_of_all_blocks(make_table):
     table = make_table([4, 4])
     dls = recognition_dataloaders(table, size=(16, 8), n_ids=2, n_imgs=2, num_workers=0, device='cpu', seed=0)
     x,ids,quality,scene = dls.one_batch()
-    assert x.shape == (4, 3, 16, 8) and ids.dtype == scene.dtype == torch.int64 and quality.dtype == torch.float32
-    assert scene.shape == (4, 3) and dls.n_inp == 1 and dls.c == 2
+    assert x.shape == (4, 3, 16, 8)
+    assert ids.dtype == scene.dtype == torch.int64
+    assert quality.dtype == torch.float32
+    assert scene.shape == (4, 3)
+    assert dls.n_inp == 1
+    assert dls.c == 2
     valid = [torch.cat(o) for o in zip(*dls.valid)]
-    assert valid[3][:, 2].tolist() == [1, 0, 0]*2 and valid[1].tolist() == [2]*3 + [3]*3
+    assert valid[3][:, 2].tolist() == [1, 0, 0]*2
+    assert valid[1].tolist() == [2]*3 + [3]*3
     assert valid[3][:, 1].tolist() == [0, 1, 2]*2
     assert valid[2].isnan().tolist() == table['quality'][8:].isna().tolist()
 
@@ -120,5 +136,7 @@ def test_blocks_alone(make_table):
     block = DataBlock((PictureBlock, IdentityBlock), n_inp=1, getters=[attrgetter('file'), attrgetter('identity')],
                       splitter=lambda o: (list(range(6)), [6, 7, 8]))
     dls = block.dataloaders(table_rows(table), bs=6, num_workers=0)
-    assert dls.c == 2 and sorted(dls.one_batch()[1].tolist()) == [0, 0, 0, 1, 1, 1] and dls.valid.one_batch()[1].tolist() == [2]*3
+    assert dls.c == 2
+    assert sorted(dls.one_batch()[1].tolist()) == [0, 0, 0, 1, 1, 1]
+    assert dls.valid.one_batch()[1].tolist() == [2]*3
     assert QualityBlock().type_tfms[0].__class__ is EncodeQuality

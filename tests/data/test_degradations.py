@@ -1,3 +1,4 @@
+"One picture made worse: the more, the greater the severity, by what is stated, and the same from the same generator"
 from itertools import pairwise
 
 import numpy as np
@@ -19,18 +20,21 @@ def distance(a, b): return np.abs(np.asarray(a, dtype=float) - np.asarray(b, dty
 
 
 @pytest.mark.parametrize('kind', DEGRADATIONS)
-@pytest.mark.parametrize(('height', 'width', 'mode'), [(128, 64, 'RGB'), (160, 160, 'RGB'), (112, 112, 'L'), (33, 17, 'RGB')])
+@pytest.mark.parametrize(('height', 'width', 'mode'), [(128, 64, 'RGB'), (160, 160, 'RGB'), (112, 112, 'L'),
+                                                       (33, 17, 'RGB')])
 def test_same_size_and_mode_and_worse_with_severity(kind, height, width, mode):
     img = textured(height, width, mode)
     before = np.asarray(img).copy()
     losses = []
     for severity in (0, .1, .35, .7, 1):
         out = degrade(img, kind, severity, np.random.default_rng(3))
-        assert out.size == img.size and out.mode == mode
+        assert out.size == img.size
+        assert out.mode == mode
         losses.append(distance(out, img))
     assert losses[0] == 0
     assert all(later >= earlier - 1e-9 for earlier,later in pairwise(losses)), losses
-    assert losses[-1] > 12 and losses[-1] > 1.4*losses[1]
+    assert losses[-1] > 12
+    assert losses[-1] > 1.4*losses[1]
     assert (np.asarray(img) == before).all()
 
 
@@ -78,7 +82,8 @@ def test_random_degradation_reports_what_it_did():
     img,rng = textured(64, 32), np.random.default_rng(0)
     done = [degrade_random(img, rng) for _ in range(600)]
     severities = np.array([severity for _,_,severity in done])
-    assert (severities < .15).mean() == pytest.approx(.4, abs=.06) and severities.max() > .95
+    assert (severities < .15).mean() == pytest.approx(.4, abs=.06)
+    assert severities.max() > .95
     assert {kind for _,kind,_ in done} == {'none', *DEGRADATIONS}
     for _,kind,severity in done: assert (kind == 'none') == (severity == 0)
     assert all(distance(out, img) == 0 for out,kind,_ in done if kind == 'none')

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from qsd_fastai.data.labels import join_quality, read_labels
-from qsd_fastai.data.table import check_table, describe_table, read_table, split_identities, unanswerable, write_table
+from qsd_fastai.data.splits import split_identities
+from qsd_fastai.data.table import check_table, describe_table, read_table, unanswerable, write_table
 
 
 def make(n_ids=6, n_pics=4, cams=('1', '2')):
@@ -36,15 +37,21 @@ def market(tmp_path):
 
 @pytest.mark.parametrize('suffix', ['csv', 'parquet'])
 def test_round_trip(market, tmp_path, suffix):
-    market.loc[0, 'camera'],market['note'],market['n'] = '', 'NA', [*range(len(market)-1), np.nan]
-    market['quality'] = [0., 100., *[np.nan]*(len(market)-2)]
-    market.loc[market['identity'] == '000', 'identity'] = 'NA'                # a name, not a missing value
+    market.loc[0, 'camera'],market['note'] = '','NA'
+    market['n'] = [*range(len(market) - 1), np.nan]
+    market['quality'] = [0., 100., *[np.nan]*(len(market) - 2)]
+    market.loc[market['identity'] == '000', 'identity'] = 'NA'  # a name, not a missing value
     made = write_table(market, tmp_path/f'images.{suffix}', record={'source': 'drawn', 'seed': 3})
     back = read_table(tmp_path/f'images.{suffix}')
     for c in ('path', 'identity', 'camera', 'split'): assert back[c].tolist() == made[c].tolist() == market[c].tolist()
-    assert back['identity'][4] == '001' and back['identity'][0] == 'NA' and back['camera'][0] == ''
-    assert back['quality'].dtype == float and back['quality'].isna().sum() == len(market)-2 and back['quality'][1] == 100
-    assert back['n'].isna().sum() == 1 and back['n'][1] == 1                   # other columns are kept, numbers stay numbers
+    assert back['identity'][4] == '001'
+    assert back['identity'][0] == 'NA'
+    assert back['camera'][0] == ''
+    assert back['quality'].dtype == float
+    assert back['quality'].isna().sum() == len(market) - 2
+    assert back['quality'][1] == 100
+    assert back['n'].isna().sum() == 1
+    assert back['n'][1] == 1  # other columns are kept, numbers stay numbers
     assert back.attrs == {'root': str(tmp_path), 'record': {'source': 'drawn', 'seed': 3}}
     assert not list(tmp_path.glob('.*')), 'a temporary file was left'
 
@@ -52,7 +59,9 @@ def test_round_trip(market, tmp_path, suffix):
 def test_missing_optional_columns(market, tmp_path):
     market.drop(columns='camera').to_csv(tmp_path/'images.csv', index=False)
     table = read_table(tmp_path/'images.csv')
-    assert set(table['camera']) == {''} and table['quality'].isna().all() and 'record' not in table.attrs
+    assert set(table['camera']) == {''}
+    assert table['quality'].isna().all()
+    assert 'record' not in table.attrs
 
 
 def test_parquet_does_not_hold_the_folder(market, tmp_path):
@@ -91,10 +100,13 @@ def test_failed_write_keeps_the_old_table(market, tmp_path, monkeypatch):
     write_table(market, file, record={'n': 1})
     old = file.read_bytes()
     with pytest.raises(ValueError): write_table(market.assign(quality=101), file)
-    def broken(self, path, **kw): path.write_text('half'); raise OSError('disk full')
+    def broken(self, path, **kwargs):
+        path.write_text('half')
+        raise OSError('disk full')
     monkeypatch.setattr(pd.DataFrame, 'to_csv', broken)
     with pytest.raises(OSError, match='disk full'): write_table(market, file)
-    assert file.read_bytes() == old and not list(tmp_path.glob('.*'))
+    assert file.read_bytes() == old
+    assert not list(tmp_path.glob('.*'))
     monkeypatch.undo()
     write_table(market, file)
     assert not file.with_suffix('.json').exists(), 'the record of another table stayed beside this one'
@@ -123,7 +135,7 @@ def test_check_accepts_the_bounds():
 def test_check_files(market, tmp_path):
     with pytest.raises(ValueError, match='root'): check_table(market)
     assert check_table(market, tmp_path) is market
-    (tmp_path/'002'/'1.jpg').unlink(); (tmp_path/'003'/'0.jpg').unlink()
+    for name in ('002/1.jpg', '003/0.jpg'): (tmp_path/name).unlink()
     with pytest.raises(FileNotFoundError) as e: check_table(market, tmp_path)
     for w in ('2 of 24', 'row 9', '002/1.jpg', str(tmp_path)): assert w in str(e.value)
     with pytest.raises(FileNotFoundError, match='forward slashes'):
@@ -137,31 +149,41 @@ def test_check_warns():
         warnings.simplefilter('always')
         check_table(table, files=False)
     text = '\n'.join(str(w.message) for w in seen)
-    assert '3 of 4 queries' in text and "'000/1.jpg'" in text
-    assert '1 identities are in train and in query' in text and '1 of 1 training identities have one picture' in text
+    assert '3 of 4 queries' in text
+    assert "'000/1.jpg'" in text
+    assert '1 identities are in train and in query' in text
+    assert '1 of 1 training identities have one picture' in text
 
 
 def test_unanswerable_against_the_definition():
     rng = np.random.default_rng(0)
     n = 300
     table = pd.DataFrame({'path': [f'{i}.jpg' for i in range(n)], 'identity': rng.integers(0, 60, n).astype(str),
-                          'camera': rng.choice(['', '1', '2', '3'], n), 'split': rng.choice(['train', 'query', 'gallery'], n)})
+                          'camera': rng.choice(['', '1', '2', '3'], n),
+                          'split': rng.choice(['train', 'query', 'gallery'], n)})
     def lost(row):
-        same = table[(table['split'] == 'gallery') & (table['identity'] == row['identity'])]
-        return row['split'] == 'query' and not ((same['camera'] != row['camera']) | (same['camera'] == '') | (row['camera'] == '')).any()
+        there = table[(table['split'] == 'gallery') & (table['identity'] == row['identity'])]['camera']
+        return row['split'] == 'query' and not ((there != row['camera']) | (there == '') | (row['camera'] == '')).any()
     want = [lost(r) for _,r in table.iterrows()]
-    assert 5 < sum(want) < 95 and unanswerable(table).tolist() == want
+    assert 5 < sum(want) < 95
+    assert unanswerable(table).tolist() == want
 
 
 def test_describe():
     table = make(4, 2).assign(quality=[50.]*3 + [np.nan]*5)
     table['split'] = ['train']*3 + ['gallery'] + ['query', 'gallery']*2
     report = describe_table(table, {'train': (3, 2), 'query': (2, 2), 'gallery': (4, 3)})
-    assert report.splits.loc['train'].tolist() == [3, 2, 2, 1, 100.] and report.splits.loc['query'].tolist() == [2, 2, 1, 2, 0.]
-    assert report.overlap == 1 and report.unanswerable == 0 and report.labelled == 3/8
+    assert report.splits.loc['train'].tolist() == [3, 2, 2, 1, 100.]
+    assert report.splits.loc['query'].tolist() == [2, 2, 1, 2, 0.]
+    assert report.overlap == 1
+    assert report.unanswerable == 0
+    assert report.labelled == 3/8
     assert report.differs == ['gallery: 3 pictures of 3 identities, published are 4 of 3']
-    assert 'pictures' in str(report) and 'published are 4' in str(report) and '100.0 %' in str(report)
-    assert describe_table(table, {'train': [3, 2]}).differs == [] and describe_table(table).differs is None
+    assert 'pictures' in str(report)
+    assert 'published are 4' in str(report)
+    assert '100.0 %' in str(report)
+    assert describe_table(table, {'train': [3, 2]}).differs == []
+    assert describe_table(table).differs is None
     table.attrs['record'] = {'published': {'train': [9, 9]}}
     assert len(describe_table(table).differs) == 1
 
@@ -173,7 +195,8 @@ def test_describe_a_million_rows():
                           'split': np.array(['train', 'query', 'gallery'])[i//12 % 3]})
     start = time.perf_counter()
     report = describe_table(table)
-    assert report.splits['pictures'].sum() == n and time.perf_counter() - start < 10
+    assert report.splits['pictures'].sum() == n
+    assert time.perf_counter() - start < 10
 
 
 @pytest.mark.parametrize('cams, n_pics', [*itertools.product([('',), ('1', '2'), ('1', '2', '3', '')], [2, 3, 7])])
@@ -182,21 +205,25 @@ def test_split(cams, n_pics):
     table.loc[len(table)] = ['one/0.jpg', 'one', '1', '']
     out = split_identities(table, .5, seed=1)
     held = out['identity'][out['split'] != 'train'].unique()
-    assert len(held) == 6 and not set(held) & set(out['identity'][out['split'] == 'train']) and 'one' not in held
+    assert len(held) == 6
+    assert not set(held) & set(out['identity'][out['split'] == 'train'])
+    assert 'one' not in held
     assert not unanswerable(out).any()
     queries,known = out[out['split'] == 'query'], cams != ('',)
-    assert set(queries['identity']) == set(held)                             # each can be asked for, even of two pictures in two cameras
+    assert set(queries['identity']) == set(held)  # each can be asked for, even of two pictures in two cameras
     assert queries.groupby(['identity', 'camera'] if known else 'identity').size().max() == 1
     # the same whatever the order of the rows, another with another seed
     mixed = split_identities(table.sample(frac=1, random_state=0), .5, seed=1)
     assert mixed.sort_index()['split'].tolist() == out['split'].tolist()
     assert split_identities(table, .5, seed=2)['split'].tolist() != out['split'].tolist()
-    assert 'split' in table and (table['split'] != out['split']).any()       # the table that came in is untouched
+    assert 'split' in table
+    assert (table['split'] != out['split']).any()  # the table that came in is untouched
 
 
 def test_split_options():
     table = make(8, 4, ('',))
-    assert split_identities(table, 3)['identity'][lambda i: split_identities(table, 3)['split'] != 'train'].nunique() == 3
+    three = split_identities(table, 3)
+    assert three['identity'][three['split'] != 'train'].nunique() == 3
     assert (split_identities(table, .5, n_query=2)['split'] == 'query').sum() == 8
     out = split_identities(table, .5, query=r'/[01]\.jpg$')
     assert set(out['path'][out['split'] == 'query'].str[-5:]) == {'0.jpg', '1.jpg'}
@@ -204,7 +231,8 @@ def test_split_options():
     assert set(mask['path'][mask['split'] == 'query'].str[-5:]) == {'2.jpg'}
     # a query by wish that leaves no gallery: one picture of the identity has to answer
     every = split_identities(table, .5, query='jpg')
-    assert (every['split'] == 'gallery').sum() == 4 and not unanswerable(every).any()
+    assert (every['split'] == 'gallery').sum() == 4
+    assert not unanswerable(every).any()
 
 
 def test_split_errors():
@@ -219,17 +247,21 @@ def test_split_errors():
 def labelled(table): return {p: float(i % 101) for i,p in enumerate(table['path'])}
 
 
-@pytest.mark.parametrize('prefix, root', [('', None), ('./', None), ('/old/place/', None), ('C:\\data\\', None), ('/a/faces', '/a/faces')])
+@pytest.mark.parametrize('prefix, root', [('', None), ('./', None), ('/old/place/', None), ('C:\\data\\', None),
+                                          ('/a/faces', '/a/faces')])
 def test_join_by_path(tmp_path, capsys, prefix, root):
     table = make(3)
     table['path'] = table['path'].str.replace('1.jpg', 'with space 1.jpg')
     want = labelled(table)
     slash = '\\' if '\\' in prefix else '/'
-    lines = [f'{prefix}{p}'.replace('/', slash) + f'{sep}{s}' for (p, s),sep in zip(want.items(), itertools.cycle('\t '))]
+    ends = [f'{sep}{s}' for s,sep in zip(want.values(), itertools.cycle('\t '))]
+    lines = [f'{prefix}{p}'.replace('/', slash) + end for p,end in zip(want, ends)]
     (tmp_path/'labels.txt').write_text('\n'.join(lines) + '\n\n')
     out = join_quality(table, tmp_path/'labels.txt', root=root)
-    assert out['quality'].tolist() == list(want.values()) and 'quality' not in table
-    assert out.attrs['coverage']['part'] == 1 and '100.0%' in capsys.readouterr().out
+    assert out['quality'].tolist() == list(want.values())
+    assert 'quality' not in table
+    assert out.attrs['coverage']['part'] == 1
+    assert '100.0%' in capsys.readouterr().out
 
 
 def test_join_default_root(tmp_path):
@@ -240,22 +272,25 @@ def test_join_default_root(tmp_path):
 
 
 def test_join_by_base_name_only_where_unique():
-    table = pd.DataFrame({'path': ['a/1.jpg', 'b/2.jpg', 'c/3.jpg', 'd/3.jpg', 'e/4.jpg'], 'identity': 'x', 'split': 'train'})
+    paths = ['a/1.jpg', 'b/2.jpg', 'c/3.jpg', 'd/3.jpg', 'e/4.jpg']
+    table = pd.DataFrame({'path': paths, 'identity': 'x', 'split': 'train'})
     labels = pd.Series({'old/1.jpg': 10, 'old/2.jpg': 20, 'old/3.jpg': 30, 'old/4.jpg': 40, 'new/4.jpg': 41})
     out = join_quality(table, labels, min_coverage=.4)
-    assert out['quality'].tolist()[:2] == [10, 20] and out['quality'][2:].isna().all()
+    assert out['quality'].tolist()[:2] == [10, 20]
+    assert out['quality'][2:].isna().all()
     assert out.attrs['coverage'] == {'part': .4, 'labelled': 2, 'pictures': 5, 'unused_labels': 3,
                                      'matched_by': {'path': 0, 'last parts': 0, 'base name': 2}}
     # a label that a path has claimed is not given to another picture by its base name
     both = join_quality(table, {'a/1.jpg': 1, 'b/2.jpg': 2, 'c/3.jpg': 3}, min_coverage=0)
-    assert both['quality'].tolist()[:3] == [1, 2, 3] and both['quality'][3:].isna().all()
+    assert both['quality'].tolist()[:3] == [1, 2, 3]
+    assert both['quality'][3:].isna().all()
 
 
 def test_join_coverage():
     table = make(4)
     table['split'] = ['train']*8 + ['query', 'gallery']*4
     train_only = dict.fromkeys(table['path'][:8], 50.)
-    assert join_quality(table, train_only)['quality'].isna().sum() == 8       # published labels may be of the training half only
+    assert join_quality(table, train_only)['quality'].isna().sum() == 8  # published labels may be of training only
     with pytest.raises(ValueError) as e: join_quality(table, dict.fromkeys(table['path'][2:12], 50.) | {'x/9.jpg': 3.})
     for w in ('75.0%', '90%', "'000/0.jpg'", "'x/9.jpg'", 'root='): assert w in str(e.value), w
     with pytest.raises(ValueError, match='none matched'): join_quality(table, {'q.jpg': 3.})
@@ -264,8 +299,9 @@ def test_join_coverage():
 
 def test_label_errors(tmp_path):
     file = tmp_path/'l.txt'
-    for text,words in [('a.jpg\t50\nb.jpg\t100.5\n', ['line 2', '100.5', 'b.jpg']), ('a.jpg -1', ['line 1']), ('a.jpg inf', ['line 1']),
-                        ('\na.jpg', ['line 2', 'a.jpg']), ('a.jpg good', ["'good'"]), ('a.jpg 1\na.jpg 2', ['line 2', '1.0'])]:
+    for text,words in [('a.jpg\t50\nb.jpg\t100.5\n', ['line 2', '100.5', 'b.jpg']), ('a.jpg -1', ['line 1']),
+                       ('a.jpg inf', ['line 1']), ('\na.jpg', ['line 2', 'a.jpg']), ('a.jpg good', ["'good'"]),
+                       ('a.jpg 1\na.jpg 2', ['line 2', '1.0'])]:
         file.write_text(text)
         with pytest.raises(ValueError) as e: read_labels(file)
         for w in [str(file), *words]: assert w in str(e.value), (w, str(e.value))
@@ -274,7 +310,7 @@ def test_label_errors(tmp_path):
     csv.write_text('path,score\na,1\n')
     with pytest.raises(ValueError, match='path and quality'): read_labels(csv)
     csv.write_text('quality,path\n1,a\n,b\n0,c d\n')
-    assert read_labels(csv) == {'a': 1, 'c d': 0}                             # empty is unknown
+    assert read_labels(csv) == {'a': 1, 'c d': 0}  # empty is unknown
     csv.write_text('path,quality\na,1\nb,200\n')
     with pytest.raises(ValueError, match='line 3'): read_labels(csv)
 
@@ -282,4 +318,5 @@ def test_label_errors(tmp_path):
 def test_record_is_readable_by_people(market, tmp_path):
     write_table(market, tmp_path/'images.csv', record={'source': 'Größe'})
     text = (tmp_path/'images.json').read_text(encoding='utf-8')
-    assert 'Größe' in text and json.loads(text) == {'source': 'Größe'}
+    assert 'Größe' in text
+    assert json.loads(text) == {'source': 'Größe'}

@@ -1,3 +1,4 @@
+"Drawn people: the set, what it refuses, and what lasts from picture to picture and from camera to camera"
 import warnings
 from itertools import pairwise
 
@@ -27,13 +28,21 @@ def people(tmp_path_factory):
 def test_table_and_pictures(people):
     folder,table = people
     assert list(table.columns) == ['path', 'identity', 'camera', 'split', 'quality', 'true_quality', 'degradation']
-    assert len(table) == 4*4 + 3*5 and table.path.is_unique and not table.path.str.contains(r'\\').any()
-    assert table.quality.isna().all() and table.quality.dtype == float and table.true_quality.between(0, 100).all()
+    assert len(table) == 4*4 + 3*5
+    assert table.path.is_unique
+    assert not table.path.str.contains(r'\\').any()
+    assert table.quality.isna().all()
+    assert table.quality.dtype == float
+    assert table.true_quality.between(0, 100).all()
     assert ((table.degradation == 'none') == (table.true_quality == 100)).all()
     for path in table.path:
-        with Image.open(folder/path) as img: assert img.size == (32, 64) and img.mode == 'RGB' and np.asarray(img).shape == (64, 32, 3)
+        with Image.open(folder/path) as img:
+            assert img.size == (32, 64)
+            assert img.mode == 'RGB'
+            assert np.asarray(img).shape == (64, 32, 3)
     on_disk = pd.read_csv(folder/'images.csv')
-    assert list(on_disk.columns) == list(table.columns) and (on_disk.identity == table.identity).all()
+    assert list(on_disk.columns) == list(table.columns)
+    assert (on_disk.identity == table.identity).all()
     assert sorted(p.name for p in folder.iterdir()) == ['images', 'images.csv', 'images.json']
     assert len(list((folder/'images').iterdir())) == len(table)
 
@@ -43,7 +52,8 @@ def test_every_query_can_be_answered(n_imgs, n_cameras):
     rows,splits = synthetic._plan(5, 7, 6, n_imgs, n_cameras, 0)
     table = pd.DataFrame(rows, columns=['identity', 'camera', 'k']).assign(split=splits)
     train = table[table.split == 'train']
-    assert set(train.identity).isdisjoint(table[table.split != 'train'].identity) and (train.groupby('identity').camera.nunique() > 1).all()
+    assert set(train.identity).isdisjoint(table[table.split != 'train'].identity)
+    assert (train.groupby('identity').camera.nunique() > 1).all()
     assert table.camera.between(0, n_cameras - 1).all()
     queries,gallery = table[table.split == 'query'], table[table.split == 'gallery']
     assert (queries.groupby('identity').camera.agg(['size', 'nunique']) == 2).all(axis=None)
@@ -60,7 +70,8 @@ def test_second_call_returns_what_is_there(people):
 
 def test_other_arguments_are_refused(people):
     folder,_ = people
-    with pytest.raises(ValueError, match=r'n_train=4, not 5.*another folder'): generate_people(folder, **{**SMALL, 'n_train': 5})
+    with pytest.raises(ValueError, match=r'n_train=4, not 5.*another folder'):
+        generate_people(folder, **{**SMALL, 'n_train': 5})
 
 
 def test_a_table_of_another_source_is_refused(tmp_path):
@@ -80,7 +91,7 @@ def test_same_seed_same_bytes_whatever_the_workers(people, tmp_path):
 
 def test_a_stopped_run_leaves_no_table_and_is_taken_up(people, tmp_path, monkeypatch):
     folder,table = people
-    one,count = generation._one, []
+    one,count = generation._one,[]
     def stop(row, **kwargs):
         count.append(row)
         if len(count) == 5: raise KeyboardInterrupt
@@ -95,8 +106,9 @@ def test_a_stopped_run_leaves_no_table_and_is_taken_up(people, tmp_path, monkeyp
     assert (tmp_path/table.path[3]).read_bytes() == (folder/table.path[3]).read_bytes()
 
 
-@pytest.mark.parametrize(('name', 'value'), [('n_train', 0), ('n_imgs', 1), ('n_test_imgs', 3), ('n_cameras', 1), ('size', (8, 8)),
-                                             ('size', (32, 96)), ('look_alikes', 1.5), ('seed', -1), ('workers', -1)])
+@pytest.mark.parametrize(('name', 'value'), [('n_train', 0), ('n_imgs', 1), ('n_test_imgs', 3), ('n_cameras', 1),
+                                             ('size', (8, 8)), ('size', (32, 96)), ('look_alikes', 1.5), ('seed', -1),
+                                             ('workers', -1)])
 def test_refusals_name_the_argument(tmp_path, name, value):
     with pytest.raises(ValueError, match=name): generate_people(tmp_path, **{**SMALL, name: value})
     assert not any(tmp_path.iterdir())
@@ -108,10 +120,14 @@ def test_figure_fills_its_height_and_stands_on_its_feet(yaw):
     for _ in range(6):
         traits = random_traits(rng)
         colour,cover = draw_person(traits, (128, 64), (32, 120), 105, yaw, .2, rng.uniform(0, 6), rng)
-        assert colour.shape == (128, 64, 3) and cover.shape == (128, 64, 1) and cover.max() == 1 and np.isfinite(colour).all()
+        assert colour.shape == (128, 64, 3)
+        assert cover.shape == (128, 64, 1)
+        assert cover.max() == 1
+        assert np.isfinite(colour).all()
         assert (colour[cover[..., 0] == 0] == 0).all()
         rows = np.flatnonzero(cover.max((1, 2)) > .5)
-        assert abs(rows[-1] - 120) < 4 and 128 - rows[0] > .75*105*traits.height
+        assert abs(rows[-1] - 120) < 4
+        assert 128 - rows[0] > .75*105*traits.height
 
 
 def test_identity_is_visible_and_lasts():

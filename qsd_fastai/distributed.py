@@ -12,7 +12,7 @@ def processes(): # `(rank, number of processes)`
 
 
 def summed(
-    x, # Any tensor, changed in place
+    x,       # Any tensor, changed in place
     op=None, # Of `torch.distributed.ReduceOp`; the sum when not given
 ): # The same tensor
     "Reduce over processes"
@@ -40,15 +40,18 @@ class _GatherRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         rank,world = processes()
-        # each process has the gradient by way of its own classes; distributed training takes the mean over processes of what comes out here
+        # each process has the gradient by way of its own classes, and what comes out here is averaged over processes
         return summed(grad.contiguous())[rank*ctx.n:(rank + 1)*ctx.n]*world
 
 
 def gather_rows(
     x, # `(n, ...)`, as many rows on every process
 ): # `(n of all, ...)` in the order of processes
-    "Rows of all processes, with a gradient that fits the mean that distributed training takes; raises `ValueError` where numbers of rows differ"
+    """Rows of all processes, with a gradient that fits the mean that distributed training takes.
+
+    `ValueError` where numbers of rows differ."""
     if processes()[1] == 1: return x
     most,least = summed(torch.tensor([len(x), -len(x)], device=x.device), dist.ReduceOp.MAX).tolist()
-    if most != -least: raise ValueError(f'Processes have batches of {-least} to {most} pictures. Give every process batches of one size.')
+    if most != -least:
+        raise ValueError(f'Processes have batches of {-least} to {most} pictures. Give each of them as many.')
     return _GatherRows.apply(x)

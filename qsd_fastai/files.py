@@ -13,7 +13,7 @@ __all__ = ['file_hash', 'in_one_move', 'save_whole']
 def in_one_move(
     file, # Its folder is made
 ):
-    "A path to write to that becomes `file` at the end of the block, and goes when the block is left by an error: never half a file"
+    "A path to write to that becomes `file` at the end of the block, and goes where an error ends it: never half a file"
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f'.{os.getpid()}.{file.name}') # Ends as the file does, for writers that look at the ending
@@ -27,7 +27,8 @@ def save_whole(
     obj,  # For `torch.save`
     file, # Its folder is made
 ):
-    "`torch.save` in one move, on the disk before the old file goes"
+    "`torch.save` in one move, on the disk before the old file goes; what a killed process has left of it is removed"
+    for left in Path(file).parent.glob(f'.*.{Path(file).name}'): left.unlink()
     with in_one_move(file) as part, open(part, 'wb') as f:
         torch.save(obj, f)
         f.flush()

@@ -5,16 +5,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .choices import one_of
 from .distributed import gather
 from .tensors import full_precision
 
-__all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'RecognitionLoss', 'TripletLoss', 'WeightedRegularizedTriplet', 'pairwise_distance']
+__all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'RecognitionLoss', 'TripletLoss', 'WeightedRegularizedTriplet',
+           'pairwise_distance']
 
 
 def pairwise_distance(
     x, # `(n, nf)`
     y, # `(m, nf)`
-): # `(n, m)` Euclidean distances, at least 1e-6; their gradient is zero there
+): # `(n, m)`, at least 1e-6; the gradient is zero there
     "Euclidean distance of every row of `x` to every row of `y`"
     squared = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2*x@y.T
     return squared.clamp(min=1e-12).sqrt()
@@ -23,18 +25,19 @@ def pairwise_distance(
 class IdentityLoss(nn.Module):
     "Cross-entropy over training identities with label smoothing (Szegedy et al., CVPR 2016), skipping held-out ones"
     def __init__(self,
-        smoothing:float=.1, # Share of probability spread over all identities, 0..1
+        smoothing:float=.1, # Share of probability spread over all identities, 0 to 1
     ):
         super().__init__()
         self.smoothing = smoothing
 
     def forward(self,
         logits, # `(bs, n_ids)`
-        ids, # `(bs,)` int64; at or above n_ids: an identity without a class
+        ids,    # `(bs,)` int64; at or above n_ids: an identity without a class
     ): # Scalar
         with torch.autocast(logits.device.type, enabled=False):
             known = (ids >= 0) & (ids < logits.shape[1])
-            loss = F.cross_entropy(full_precision(logits), torch.where(known, ids, -100), label_smoothing=self.smoothing, reduction='sum')
+            target = torch.where(known, ids, -100)
+            loss = F.cross_entropy(full_precision(logits), target, label_smoothing=self.smoothing, reduction='sum')
             return loss/known.sum().clamp(min=1)
 
 
@@ -59,15 +62,17 @@ class TripletLoss(nn.Module):
             positive = same & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
             farthest = distance.masked_fill(~positive, float('-inf')).max(1).values
             nearest = distance.masked_fill(same, float('inf')).min(1).values
-            return anchor_mean(farthest, nearest, positive.any(1) & (~same).any(1),
-                               F.softplus if self.margin is None else lambda gap: F.relu(gap + self.margin))
+            anchor = positive.any(1) & (~same).any(1)
+            return anchor_mean(farthest, nearest, anchor, self._penalty)
+
+    def _penalty(self, gap): return F.softplus(gap) if self.margin is None else F.relu(gap + self.margin)
 
 
 def anchor_mean(
     positive, # `(bs,)` distance to positives
     negative, # `(bs,)` distance to negatives
-    anchor, # `(bs,)` bool: has the picture both?
-    penalty, # Function of `positive - negative`
+    anchor,   # `(bs,)` bool: has the picture both?
+    penalty,  # Function of `positive - negative`
 ): # Scalar
     "Mean penalty over anchors without leaving the device: a zero with a graph when there is none"
     gap = positive.masked_fill(~anchor, 0.) - negative.masked_fill(~anchor, 0.)
@@ -75,34 +80,37 @@ def anchor_mean(
 
 
 class WeightedRegularizedTriplet(nn.Module):
-    "AGW's triplet loss without a margin: each positive and negative counts by a softmax of its distance (Ye et al., TPAMI 2021)"
+    """AGW's triplet loss without a margin (Ye et al., TPAMI 2021).
+
+    Each positive and negative counts by a softmax of its distance."""
     def __init__(self,
-        form:str='stable', # 'reference' is as published: its negatives fade away beyond distances of 15
+        form:str='stable',    # 'reference' is as published: its negatives fade away beyond distances of 15
         normalize:bool=False, # Distances of unit vectors?
     ):
         super().__init__()
-        if form not in ('stable', 'reference'): raise ValueError(f"form={form!r}: it is 'stable' or 'reference'.")
+        one_of('form', form, 'stable', 'reference')
         self.form,self.normalize = form, normalize
 
     def forward(self,
         emb, # `(bs, nf)`
         ids, # `(bs,)` int64
-    ): # Scalar; a picture without another positive or without a negative is no anchor, and no anchor at all gives zero
+    ): # Scalar; a picture without another positive or without a negative is no anchor; no anchor at all gives zero
         with torch.autocast(emb.device.type, enabled=False):
             emb = full_precision(emb)
             if self.normalize: emb = F.normalize(emb)
             diagonal = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-            # in float32 a picture's distance to itself is rounding noise of up to 3e-3, and it does count as a positive here
+            # in float32 the distance of a picture to itself is rounding noise of up to 3e-3, and it counts here
             distance = pairwise_distance(emb, emb).masked_fill(diagonal, 1e-6)
             same = ids[:, None] == ids[None]
             anchor = (same & ~diagonal).any(1) & (~same).any(1)
             weigh = masked_softmax if self.form == 'stable' else published_softmax
-            positive,negative = (distance*weigh(distance, same)).sum(1), (distance*weigh(-distance, ~same)).sum(1)
+            positive = (distance*weigh(distance, same)).sum(1)
+            negative = (distance*weigh(-distance, ~same)).sum(1)
             return anchor_mean(positive, negative, anchor, F.softplus)
 
 
 def masked_softmax(
-    x, # `(n, m)`
+    x,    # `(n, m)`
     mask, # `(n, m)` bool
 ): # `(n, m)`, zero outside the mask, also where a row has nothing in it
     "Softmax over the entries of each row that are in the mask"
@@ -111,10 +119,10 @@ def masked_softmax(
 
 
 def published_softmax(
-    x, # `(n, m)`
+    x,    # `(n, m)`
     mask, # `(n, m)` bool
 ): # `(n, m)`
-    "The same as AGW published it: shifted by a maximum that counts masked entries as zero, with 1e-6 in the denominator"
+    "The same as AGW published it: shifted by a maximum that counts masked entries as zero, and 1e-6 in the denominator"
     e = (x - (x*mask).amax(1, keepdim=True)).exp()*mask
     return e/(e.sum(1, keepdim=True) + 1e-6)
 
@@ -122,12 +130,12 @@ def published_softmax(
 class CenterLoss(nn.Module):
     "Mean squared distance to the center of one's identity (Wen et al., ECCV 2016); `CenterUpdate` moves the centers"
     def __init__(self,
-        n_ids:int, # Training identities
-        nf:int, # Size of the embedding
-        start:str='means', # 'means': the mean of an identity in the first batch that holds it; 'random': standard normal, as AGW
+        n_ids:int,         # Training identities
+        nf:int,            # Size of the embedding
+        start:str='means', # 'means': of an identity in the first batch that holds it; 'random': standard normal, as AGW
     ):
         super().__init__()
-        if start not in ('means', 'random'): raise ValueError(f"start={start!r} of CenterLoss: it is 'means' or 'random'.")
+        one_of('start', start, 'means', 'random')
         self.centers = nn.Parameter(torch.randn(n_ids, nf) if start == 'random' else torch.zeros(n_ids, nf))
         self.register_buffer('started', torch.full((n_ids,), start == 'random'))
 
@@ -138,7 +146,7 @@ class CenterLoss(nn.Module):
         with torch.autocast(emb.device.type, enabled=False):
             emb = full_precision(emb)
             known = (ids >= 0) & (ids < len(self.centers))
-            # held-out identities borrow center 0 and are masked out below: no boolean indexing, hence no wait for the device
+            # held-out identities borrow center 0 and are masked out below: no boolean indexing, no wait for the device
             row = torch.where(known, ids, 0)
             self._start(emb.detach(), torch.where(known, ids, -1))
             squared = (emb - self.centers[row]).square().sum(1).clamp(1e-12, 1e12)
@@ -155,34 +163,43 @@ class CenterLoss(nn.Module):
 
 
 class RecognitionLoss(nn.Module):
-    "Weighted sum of named terms over a `Recognition`, as the `loss_func` of a fastai learner; `terms` keeps the last values, unweighted"
+    """Weighted sum of named terms over a `Recognition`, as the `loss_func` of a fastai learner.
+
+    `terms` keeps the last values, unweighted."""
     def __init__(self,
         identity:Callable|None=None, # `(logits, ids)` to a scalar; None: `IdentityLoss()`
-        triplet:Callable|None=None, # `(pooled, ids)` to a scalar; None: `TripletLoss()`
-        identity_weight:float=1., # 0 leaves the term out
-        triplet_weight:float=1., # 0 leaves the term out
-        center:Callable|None=None, # `(pooled, ids)` to a scalar: a `CenterLoss`, with `CenterUpdate` among the callbacks
-        center_weight:float=5e-4, # AGW's weight
+        triplet:Callable|None=None,  # `(pooled, ids)` to a scalar; None: `TripletLoss()`
+        identity_weight:float=1.,    # 0 leaves the term out
+        triplet_weight:float=1.,     # 0 leaves the term out
+        center:Callable|None=None,   # `(pooled, ids)` to a scalar: a `CenterLoss`, with `CenterUpdate` as a callback
+        center_weight:float=5e-4,    # AGW's weight
     ):
         super().__init__()
-        self.identity,self.triplet,self.center = identity or IdentityLoss(), triplet or TripletLoss(), center
-        self.weights = {'identity': identity_weight, 'triplet': triplet_weight, 'center': 0. if center is None else center_weight}
+        self.identity = identity or IdentityLoss()
+        self.triplet = triplet or TripletLoss()
+        self.center = center
+        if center is None: center_weight = 0.
+        self.weights = {'identity': identity_weight, 'triplet': triplet_weight, 'center': center_weight}
         self.terms,self.reduction = {}, 'mean'
 
     def forward(self,
-        pred, # training: `Recognition`; evaluation: (bs, nf) embeddings
-        ids, # `(bs,)` int64
+        pred,     # Training: `Recognition`; evaluation: `(bs, nf)` embeddings
+        ids,      # `(bs,)` int64
         *targets, # Quality and whatever else a batch holds: not looked at
     ): # Scalar; in evaluation the triplet term alone: identities that were held out have no class
         ids = ids.as_subclass(torch.Tensor)
         if isinstance(pred, torch.Tensor):
             value = self.triplet(pred, ids)
             return value.expand(len(pred)) if self.reduction == 'none' else value
-        parts = {'identity': lambda: self.identity(pred.logits, ids), 'triplet': lambda: self.triplet(pred.pooled, ids),
-                 'center': lambda: self.center(pred.pooled, ids)}
-        terms = {name: part() for name,part in parts.items() if self.weights[name]}
+        terms = self._identity_terms(pred, ids)
+        for name in ('triplet', 'center'):
+            if self.weights[name]: terms[name] = getattr(self, name)(pred.pooled, ids)
         self.terms = {name: value.detach() for name,value in terms.items()}
-        return sum(self.weights[name]*value for name,value in terms.items())
+        weights = {name: self.weights.get(name, 1.) for name in terms}
+        return sum(weights[name]*value for name,value in terms.items() if weights[name])
+
+    def _identity_terms(self, pred, ids):
+        return {'identity': self.identity(pred.logits, ids)} if self.weights['identity'] else {}
 
     def activation(self, pred):
         "Predictions are used as they come"
@@ -193,36 +210,26 @@ class RecognitionLoss(nn.Module):
     ): # Identity -1, quality NaN, scene (-1, -1, -1) for each picture: an embedding names nobody, retrieval does
         "One value for each target, as fastai's `predict` wants"
         n = len(pred)
-        return pred.new_full((n,), -1, dtype=torch.int64), pred.new_full((n,), float('nan')), pred.new_full((n, 3), -1, dtype=torch.int64)
+        identity,scene = (pred.new_full(shape, -1, dtype=torch.int64) for shape in ((n,), (n, 3)))
+        return identity, pred.new_full((n,), float('nan')), scene
 
 
 class MarginLoss(RecognitionLoss):
     """Cross entropy over the logits that a margin head makes of its cosines, as the `loss_func` of a fastai learner.
 
-    Identities that were held out have no class; a batch of them alone costs 0. Other terms of `RecognitionLoss` are off unless they get a weight."""
+    Identities that were held out have no class; a batch of them alone costs 0. Other terms of `RecognitionLoss` are off
+    unless they get a weight."""
     def __init__(self,
-        head, # A `MarginHead` or `PartialFC`, the one of the model
-        smoothing:float=0., # Share of the label spread over all identities, 0 to 1
+        head,                    # A `MarginHead` or `PartialFC`, the one of the model
+        smoothing:float=0.,      # Share of the label spread over all identities, 0 to 1
         triplet_weight:float=0., # 0 leaves the term out
-        **kwargs, # For `RecognitionLoss`: `triplet`, `center`, their weights
+        **kwargs,                # For `RecognitionLoss`: `triplet`, `center`, their weights
     ):
         # in evaluation the triplet term is all there is, and these embeddings are compared by angle
         super().__init__(triplet_weight=triplet_weight, **{'triplet': TripletLoss(normalize=True), **kwargs})
-        self.smoothing,self.of_model = smoothing, (head,)  # in a tuple: its weights are the model's, not the loss's
+        self.smoothing,self.of_model = smoothing, (head,) # in a tuple: its weights are the model's, not the loss's
 
     @property
     def head(self): return self.of_model[0]
 
-    def forward(self,
-        pred, # training: `Recognition` with cosines as logits; evaluation: (bs, nf) embeddings
-        ids, # `(bs,)` int64
-        *targets, # Quality and whatever else a batch holds: not looked at
-    ):
-        if isinstance(pred, torch.Tensor): return super().forward(pred, ids)
-        ids = ids.as_subclass(torch.Tensor)
-        terms = self.head.terms(pred.logits, pred.emb, ids, self.smoothing)
-        weights = {**self.weights, 'norm': 1.}
-        for name,part in (('triplet', self.triplet), ('center', self.center)):
-            if weights[name]: terms[name] = part(pred.pooled, ids)
-        self.terms = {name: value.detach() for name,value in terms.items()}
-        return sum(weights[name]*value for name,value in terms.items() if weights[name])
+    def _identity_terms(self, pred, ids): return self.head.terms(pred.logits, pred.emb, ids, self.smoothing)

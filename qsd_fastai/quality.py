@@ -1,8 +1,9 @@
-"""Quality of a picture, 0..100, from how its embedding lies among all others.
+"""Quality of a picture, 0 to 100, from how its embedding lies among all others.
 
-A good picture is like the other pictures of its identity and unlike everybody else's. Its quality is the distance between these two
-distributions of cosine similarity: SDD-FIQA (Ou et al., CVPR 2021, arXiv 2103.05977), which draws 24 positives and 24 negatives
-in each of 12 rounds, takes the 1-dimensional Wasserstein distance, stretches every round to 0..100 over the whole set, and averages.
+A good picture is like the other pictures of its identity and unlike everybody else's. Its quality is the distance
+between these two distributions of cosine similarity: SDD-FIQA (Ou et al., CVPR 2021, arXiv 2103.05977), which draws 24
+positives and 24 negatives in each of 12 rounds, takes the 1-dimensional Wasserstein distance, stretches every round to
+0 to 100 over the whole set, and averages.
 
 Pictures are worked through identity by identity in blocks; no picture x picture matrix is kept in either mode."""
 import warnings
@@ -11,24 +12,29 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .tensors import finite_rows, plain_labels, plain_tensor
+from .choices import one_of
+from .tensors import finite_rows, full_precision, plain_labels, plain_tensor
 
-__all__ = ['norm_quality', 'similarity_quality', 'wasserstein']
+__all__ = ['label_table', 'norm_quality', 'similarity_quality', 'wasserstein']
 
 
 def _w1(values, weights):
-    "Integral over x of |F(x) - G(x)|, last dimension; `weights` hold 1/n for samples of F, -1/m for G, 0 for what does not count"
+    """Integral over x of |F(x) - G(x)|, last dimension.
+
+    `weights` hold 1/n for samples of F, -1/m for G, 0 for what does not count."""
     values,order = values.sort(dim=-1)
     gap = weights.gather(-1, order).cumsum(-1)[..., :-1].abs_()
     return gap.mul_(values.diff(dim=-1)).sum(-1)
 
 
 def wasserstein(
-    pos,  # `(..., n)` similarities to pictures of the same identity, numpy or torch, NaN = padding
-    neg,  # `(..., m)` similarities to pictures of other identities, NaN = padding; n and m may differ
-):
-    "1-dimensional Wasserstein distance (...) of every row of `pos` and `neg`, of the same kind as given; NaN where a side is empty"
-    if not isinstance(pos, torch.Tensor): return wasserstein(torch.as_tensor(np.asarray(pos)), torch.as_tensor(np.asarray(neg))).numpy()
+    pos, # `(..., n)` similarities to pictures of the same identity, numpy or torch, NaN = padding
+    neg, # `(..., m)` similarities to pictures of other identities, NaN = padding; n and m may differ
+): # `(...)`, of the same kind as given; NaN where a side is empty
+    "1-dimensional Wasserstein distance of every row of `pos` and `neg`"
+    if not isinstance(pos, torch.Tensor):
+        pos,neg = (torch.as_tensor(np.asarray(o)) for o in (pos, neg))
+        return wasserstein(pos, neg).numpy()
     n,m = ((~o.isnan()).sum(-1, keepdim=True).to(o.dtype) for o in (pos, neg))
     out = pos.nansum(-1)/n[..., 0] - neg.nansum(-1)/m[..., 0]
     # where the worst positive is above the best negative, as mostly for a trained model, this is it already
@@ -36,37 +42,42 @@ def wasserstein(
     pos,neg,n,m = (o.expand(*crosses.shape, -1)[crosses] for o in (pos, neg, n, m))
     values = torch.cat([pos, neg], -1)
     weights = torch.cat([(1/n).expand_as(pos), (-1/m).expand_as(neg)], -1).masked_fill_(values.isnan(), 0)
-    out[crosses] = _w1(values.nan_to_num_(0.), weights)  # padding weighs nothing, so any finite value will do
+    out[crosses] = _w1(values.nan_to_num_(0.), weights) # padding weighs nothing, so any finite value will do
     return out
 
 
 def _similarities(emb, rows, picks):
     "Cosines (c, m) of the unit embeddings `rows` (c,) to `picks` (c, m) of `emb`; NaN where a pick is -1"
     none,index,(c, m) = picks < 0, picks.int().clamp(min=0), picks.shape
-    if emb.device.type == 'cpu' and m <= len(emb):  # dot products where they lie: gathering the picks first costs four times as much
+    if emb.device.type == 'cpu' and m <= len(emb):
+        # dot products where they lie: gathering the picks first costs four times as much
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Sparse CSR')
-            ends = torch.arange(c + 1, dtype=torch.int32)*m
-            wanted = torch.sparse_csr_tensor(ends, index.reshape(-1), emb.new_zeros(c*m), (c, len(emb)), check_invariants=False)
+            ends,zeros = torch.arange(c + 1, dtype=torch.int32)*m, emb.new_zeros(c*m)
+            wanted = torch.sparse_csr_tensor(ends, index.reshape(-1), zeros, (c, len(emb)), check_invariants=False)
             sims = torch.sparse.sampled_addmm(wanted, emb[rows], emb.T, beta=0.).values().view(c, m)
     else: sims = torch.einsum('cd,cmd->cm', emb[rows], emb[index])
     return sims.masked_fill(none, float('nan'))
 
 
 def _picked_distances(emb, rows, pick_pos, pick_neg, signed=False):
-    "Distances (c, rounds) of the unit embeddings `rows` for given picks (c, 1 or rounds, n_pos), (c, rounds, n_neg); -1 = none"
+    """Distances (c, rounds) of the unit embeddings `rows` for given picks; -1 = none.
+
+    Picks are (c, 1 or rounds, n_pos) and (c, rounds, n_neg)."""
     pos,neg = (_similarities(emb, rows, o.flatten(1)).view(o.shape) for o in (pick_pos, pick_neg))
     return pos.nanmean(-1) - neg.nanmean(-1) if signed else wasserstein(pos, neg)
 
 
 def _draw(random, population):
-    """Distinct numbers below `population` (c,) for every row of the large random integers `random` (c, rounds, k); -1 where they run out.
+    """Distinct numbers below `population` (c,) for every row of the large random integers `random` (c, rounds, k).
 
-    Floyd's algorithm: each subset is equally likely, k steps whatever the population, nothing is ever drawn again, so it cannot hang."""
+    -1 where they run out. Floyd's algorithm: each subset is equally likely, k steps whatever the population, nothing is
+    ever drawn again, so it cannot hang."""
     k,population = random.shape[-1], population[:, None, None]
     last = (population - k).clamp(min=0) + torch.arange(k, device=random.device)
     picks,last,population = (o.expand_as(random).flatten(0, 1).int() for o in (random % (last + 1), last, population))
-    again = (picks.sort(dim=1)[0].diff(dim=1) == 0).any(1).nonzero()[:, 0]  # without a repetition among the draws the steps change nothing
+    # without a repetition among the draws the steps change nothing
+    again = (picks.sort(dim=1)[0].diff(dim=1) == 0).any(1).nonzero()[:, 0]
     some,ends = picks[again].T.contiguous(), last[again].T
     for i in range(1, k): some[i] = torch.where((some[:i] == some[i]).any(0), ends[i], some[i])
     picks[again] = some.T
@@ -75,10 +86,11 @@ def _draw(random, population):
 
 def _sampled(emb, start, stop, known, n_pos, n_neg, rounds, seed, signed):
     "Distances (n, rounds) by drawing; `emb` lies identity by identity, that of picture i in rows start[i]:stop[i]"
-    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a GPU gets the same draws
+    generator = torch.Generator().manual_seed(seed) # on the CPU, so that a GPU gets the same draws
     out = emb.new_full((len(emb), rounds), float('nan'), dtype=torch.float64)
     n_own,n_other = stop - start - 1, len(emb) - (stop - start)
-    for takes_all in (True, False):  # identities with no more pictures than are drawn have the same positives in every round
+    # identities with no more pictures than are drawn have the same positives in every round
+    for takes_all in (True, False):
         todo = (known & ((n_own <= n_pos) == takes_all)).nonzero()[:, 0]
         for rows in todo.split(512 if emb.device.type == 'cpu' else 2048):
             # picture by picture, so that the draws do not depend on the size of a block
@@ -86,19 +98,22 @@ def _sampled(emb, start, stop, known, n_pos, n_neg, rounds, seed, signed):
             random = torch.randint(2**62, (len(rows), width), generator=generator).to(emb.device)
             first,last = start[rows, None, None].int(), stop[rows, None, None].int()
             neg = _draw(random[:, :rounds*n_neg].view(-1, rounds, n_neg), n_other[rows])
-            neg = neg + (last - first)*(neg >= first)  # counted among the others: step over the own identity
+            neg = neg + (last - first)*(neg >= first) # counted among the others: step over the own identity
             if takes_all:
                 pos = torch.arange(n_pos, device=emb.device).expand(len(rows), 1, n_pos)
                 pos = pos.masked_fill(pos >= n_own[rows, None, None], -1)
             else: pos = _draw(random[:, rounds*n_neg:].view(-1, rounds, n_pos), n_own[rows])
-            pos = torch.where(pos < 0, -1, first + pos + (first + pos >= rows[:, None, None]))  # step over the picture itself
+            itself = first + pos >= rows[:, None, None] # step over the picture itself
+            pos = torch.where(pos < 0, -1, first + pos + itself)
             out[rows] = _picked_distances(emb, rows, pos, neg, signed).double()
     return out
 
 
 def _exact(emb, start, stop, known, signed):
-    """Distances (n, 1) over all pairs, the limit of larger and larger draws: the difference of the two means wherever the positives
-    lie above the negatives quantile by quantile, the sorted Wasserstein distance otherwise."""
+    """Distances (n, 1) over all pairs, the limit of larger and larger draws.
+
+    The difference of the two means wherever the positives lie above the negatives quantile by quantile, the sorted
+    Wasserstein distance otherwise."""
     out = emb.new_full((len(emb), 1), float('nan'), dtype=torch.float64)
     todo,n,inf = known.nonzero()[:, 0], len(emb), float('inf')
     for rows in todo.split(max(1, 2**(22 if emb.device.type == 'cpu' else 26)//n)):
@@ -112,14 +127,17 @@ def _exact(emb, start, stop, known, signed):
         out[rows, 0] = sum_pos/m_pos - (sims.sum(1, dtype=torch.float64) - sum_own)/m_neg
         if signed: continue
         neg,pos = sims.scatter(1, index, -inf), own.masked_fill(~is_pos, inf).sort(dim=1)[0]
-        check = (neg.amax(1) > pos[:, 0]).nonzero()[:, 0]  # elsewhere even the worst positive is above the best negative
+        # elsewhere even the worst positive is above the best negative
+        check = (neg.amax(1) > pos[:, 0]).nonzero()[:, 0]
         if not len(check): continue
+        # how many negatives are below each positive: all rows in one search, each counted in bins of its own
         pos,m,m_pos,m_neg = pos[check], pos.shape[1], m_pos[check, None], m_neg[check, None]
-        place = torch.searchsorted(pos, neg[check]) + torch.arange(len(check), device=emb.device)[:, None]*(m + 1)
+        bins = torch.arange(len(check), device=emb.device)[:, None]*(m + 1)
+        place = torch.searchsorted(pos, neg[check]) + bins
         below = torch.bincount(place.view(-1), minlength=len(check)*(m + 1)).view(-1, m + 1)[:, :m].cumsum(1)
-        below -= (last - first)[check]  # the own identity was put at -inf
+        below -= (last - first)[check] # the own identity was put at -inf
         k = torch.arange(1, m + 1, device=emb.device)
-        # where the share of negatives up to the k-th positive is under k / m_pos, the negative quantile is the higher one
+        # where the share of negatives up to the k-th positive is under k/m_pos, the negative quantile is the higher one
         crosses = check[((below*m_pos < k*m_neg) & (k <= m_pos)).any(1)]
         for i in crosses.split(max(1, 2**20//n)):
             m_pos,m_neg = is_pos[i].sum(1, keepdim=True), n - (last - first)[i]
@@ -130,54 +148,61 @@ def _exact(emb, start, stop, known, signed):
 
 
 def _to_hundred(distances, scaling, percentiles):
-    "Distances (n, rounds) to 0..100 over the whole set, round by round, then the mean of the rounds (n,)"
+    "Distances (n, rounds) to 0 to 100 over the whole set, round by round, then the mean of the rounds (n,)"
     lo,hi = np.percentile(distances, (0, 100) if scaling == 'minmax' else percentiles, axis=0)
     if (hi <= lo).any():
-        raise ValueError('all pictures lie alike, none is better than another: are the embeddings constant, or the pictures but a handful?')
+        raise ValueError('All pictures lie alike, none is better than another. '
+                         'Are the embeddings constant, or the pictures but a handful?')
     return (100*((distances - lo)/(hi - lo)).clip(0, 1)).mean(1)
 
 
 @torch.no_grad()
 def similarity_quality(
-    emb,  # `(n, nf)` embeddings, numpy or torch, on any device; taken to unit length here; half precision is computed in float32
-    ids,  # `(n,)` identities, of any type
-    mode='sampled',  # 'sampled': the published draws, linear in n; 'exact': all pairs, no chance, quadratic in n
-    n_pos=24,  # Other pictures of the identity drawn in a round, without repetition; all of them where there are fewer
-    n_neg=24,  # Pictures of other identities drawn in a round, without repetition; all of them where there are fewer
-    rounds=12,  # Independent rounds averaged
-    seed=0,  # Of the draws; the same on CPU and GPU
-    signed=False,  # True: mean positive - mean negative similarity, so that a picture under a wrong name comes out low, not high
-    scaling='minmax',  # 'minmax' (published): the extremes of the set become 0 and 100; 'robust': its `percentiles` do, the rest is clipped
-    percentiles=(1, 99),  # Of 'robust', 0..100
-    min_imgs=2,  # Identities with fewer pictures get no label; 2 or more
-)->np.ndarray:
-    """Quality labels (n,) float32, 0..100 and higher is better, from similarity distributions as in SDD-FIQA (CVPR 2021, arXiv 2103.05977).
+    emb,                 # `(n, nf)`, numpy or torch, on any device; taken to unit length here, in float32 or better
+    ids,                 # `(n,)` identities, of any type
+    mode='sampled',      # 'sampled': the published draws, linear in n; 'exact': all pairs, no chance, quadratic in n
+    n_pos=24,            # Other pictures of the identity in a round, none twice; all of them where there are fewer
+    n_neg=24,            # Pictures of other identities in a round, none twice; all of them where there are fewer
+    rounds=12,           # Independent rounds averaged
+    seed=0,              # Of the draws; the same on CPU and GPU
+    signed=False,        # Mean positive - mean negative similarity? A picture under a wrong name is then low, not high
+    scaling='minmax',    # 'minmax' (published): the extremes of the set become 0 and 100; 'robust': its `percentiles`
+    percentiles=(1, 99), # Of 'robust', 0 to 100; what lies outside is clipped
+    min_imgs=2,          # Identities with fewer pictures get no label; 2 or more
+)->np.ndarray: # `(n,)` float32, 0 to 100 and higher is better
+    """Quality labels from similarity distributions as in SDD-FIQA (CVPR 2021, arXiv 2103.05977).
 
-    NaN, never a made-up middle, for pictures of identities with fewer than `min_imgs`; they still count as negatives of others.
-    ValueError for a wrong length, NaN or zero embeddings (naming the row), fewer than two identities, no identity with `min_imgs` pictures,
-    and embeddings that are all alike."""
-    if mode not in ('sampled', 'exact'): raise ValueError(f"mode is 'sampled' or 'exact', not {mode!r}")
-    if scaling not in ('minmax', 'robust'): raise ValueError(f"scaling is 'minmax' or 'robust', not {scaling!r}")
-    if min(n_pos, n_neg, rounds) < 1: raise ValueError(f'n_pos, n_neg and rounds must be 1 or more, got {n_pos}, {n_neg}, {rounds}')
-    if min_imgs < 2: raise ValueError(f'min_imgs must be 2 or more, got {min_imgs}: one picture alone has nobody to be like')
-    emb,ids = plain_tensor(emb),plain_labels(ids)
-    if emb.ndim != 2: raise ValueError(f'emb must be (pictures, features), got {tuple(emb.shape)}')
-    if len(ids) != len(emb): raise ValueError(f'{len(ids)} ids for {len(emb)} embeddings: give one for each')
+    NaN, never a made-up middle, for pictures of identities with fewer than `min_imgs`; they still count as negatives of
+    others. `ValueError` for a wrong length, NaN or zero embeddings (naming the row), fewer than two identities, no
+    identity with `min_imgs` pictures, and embeddings that are all alike."""
+    one_of('mode', mode, 'sampled', 'exact')
+    one_of('scaling', scaling, 'minmax', 'robust')
+    if min(n_pos, n_neg, rounds) < 1:
+        raise ValueError(f'n_pos, n_neg and rounds are {n_pos}, {n_neg} and {rounds}. Give 1 or more of each.')
+    if min_imgs < 2: raise ValueError(f'min_imgs is {min_imgs}. Give 2 or more: a picture alone has nobody to be like.')
+    emb,ids = plain_tensor(emb), plain_labels(ids)
+    if emb.ndim != 2: raise ValueError(f'emb is {tuple(emb.shape)}. It must be (pictures, features).')
+    if len(ids) != len(emb): raise ValueError(f'There are {len(ids)} ids for {len(emb)} embeddings. Give one for each.')
     finite_rows(emb)
     codes,names = pd.factorize(ids.astype(object))
-    if (codes < 0).any(): raise ValueError(f'ids row {int((codes < 0).argmax())} is empty: every picture needs an identity')
-    if len(names) < 2: raise ValueError('emb holds one identity only: quality compares with pictures of others, so give two or more')
+    if (codes < 0).any():
+        raise ValueError(f'ids row {int((codes < 0).argmax())} is empty. Every picture needs an identity.')
+    if len(names) < 2:
+        raise ValueError('ids are of one identity only. Quality compares with pictures of others: give two or more.')
 
+    # identity by identity: picture `order[i]` comes i-th, and its identity takes the rows start[i]:stop[i]
     counts,order = np.bincount(codes), np.argsort(codes, kind='stable')
     stop = np.cumsum(counts)[codes[order]]
     start,stop,place = (torch.from_numpy(o).to(emb.device) for o in (stop - counts[codes[order]], stop, order))
     known = stop - start >= min_imgs
     if not known.any():
-        raise ValueError(f'no identity has {min_imgs} pictures, the largest has {counts.max()}: lower min_imgs or check the ids')
-    emb = emb[place].to(torch.float64 if emb.dtype == torch.float64 else torch.float32)  # identity by identity
+        raise ValueError(f'No identity has {min_imgs} pictures, the largest has {counts.max()}. '
+                         'Lower min_imgs or check the ids.')
+    emb = full_precision(emb[place])
     norm = emb.norm(dim=1, keepdim=True)
     if (norm == 0).any():
-        raise ValueError(f'emb row {int(place[norm[:, 0] == 0].min())} is all zero and has no direction: leave it out or mend the model')
+        row = int(place[norm[:, 0] == 0].min())
+        raise ValueError(f'emb row {row} is all zero and has no direction. Leave it out or mend the model.')
     emb /= norm
     with torch.autocast(emb.device.type, enabled=False):
         if mode == 'sampled': distances = _sampled(emb, start, stop, known, n_pos, n_neg, rounds, seed, signed)
@@ -188,17 +213,40 @@ def similarity_quality(
 
 
 def norm_quality(
-    emb,  # `(n, nf)` embeddings *before* they are taken to unit length, numpy or torch
-    percentiles=(1, 99),  # Norms that become 0 and 100; what lies outside is clipped
-):
-    """Quality (n,) float32, 0..100 and higher is better, from the length of the embedding, to compare other qualities with.
+    emb,                 # `(n, nf)` embeddings *before* they are taken to unit length, numpy or torch
+    percentiles=(1, 99), # Norms that become 0 and 100; what lies outside is clipped
+): # `(n,)` float32, 0 to 100 and higher is better
+    """Quality from the length of the embedding, to compare other qualities with.
 
-    Networks answer a clear picture with a longer embedding, most of all where training asks for it: MagFace (Meng et al., CVPR 2021),
-    AdaFace (Kim et al., CVPR 2022). The scale is that of this set. ValueError for NaN (naming the row) and norms that are all alike."""
+    Networks answer a clear picture with a longer embedding, most of all where training asks for it: MagFace (Meng et
+    al., CVPR 2021), AdaFace (Kim et al., CVPR 2022). The scale is that of this set. `ValueError` for NaN (naming the
+    row) and norms that are all alike."""
     emb = plain_tensor(emb)
-    if emb.ndim != 2 or not len(emb): raise ValueError(f'emb must be (pictures, features) with at least one picture, got {tuple(emb.shape)}')
-    norm = (emb if emb.dtype == torch.float64 else emb.float()).norm(dim=1).double().cpu().numpy()
+    if emb.ndim != 2 or not len(emb):
+        raise ValueError(f'emb is {tuple(emb.shape)}. It must be (pictures, features) with at least one picture.')
+    norm = full_precision(emb).norm(dim=1).double().cpu().numpy()
     finite_rows(norm)
     if np.ptp(norm) <= 1e-5*norm.max():
-        raise ValueError('all embeddings are of one length, so it says nothing: take them before they are normalised')
+        raise ValueError('Quality cannot be told, since all embeddings are of one length. '
+                         'Take them before they are normalised.')
     return _to_hundred(norm[:, None], 'robust', percentiles).astype(np.float32)
+
+
+def label_table(
+    table,      # Of pictures
+    learn,      # `Learner` that embeds them
+    seed:int=0, # Of `similarity_quality`
+    **kwargs,   # For `similarity_quality`
+):
+    """A copy of the table with `quality` as the learner sees it.
+
+    Training pictures are compared among themselves, held-out ones too; who has nobody to be compared with stays
+    unknown."""
+    labelled,train = table.assign(quality=np.nan),table['split'] == 'train'
+    for rows in (train, ~train):
+        counts = table.loc[rows, 'identity'].value_counts()
+        comparable = len(counts) > 1 and counts.max() >= kwargs.get('min_imgs', 2)
+        if rows is not train and not comparable: continue
+        emb = learn.embed(table[rows])
+        labelled.loc[rows, 'quality'] = similarity_quality(emb, table.loc[rows, 'identity'], seed=seed, **kwargs)
+    return labelled

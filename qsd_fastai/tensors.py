@@ -16,15 +16,15 @@ def plain_tensor(
 def full_precision(
     x:torch.Tensor, # Of any type
 )->torch.Tensor:
-    "At least float32: half precision is widened, float64 stays"
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    "At least float32: float64 stays, everything else becomes float32"
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def finite_rows(
-    x,               # `(n, ...)`, numpy or torch
-    name:str='emb',  # Of the argument, for the message
-    start:int=0,     # Number of the first row, where `x` is a part of something
-    count=None,      # Function that counts the bad rows of the whole; those of `x` when not given
+    x,              # `(n, ...)`, numpy or torch
+    name:str='emb', # Of the argument, for the message
+    start:int=0,    # Number of the first row, where `x` is a part of something
+    count=None,     # Function that counts the bad rows of the whole; those of `x` when not given
     remedy:str='The model diverged or overflowed half precision: embed again in float32', # For the message
 ):
     "`x` itself; `ValueError` naming the first row that holds NaN or infinity"

@@ -1,5 +1,6 @@
 "Golden vectors, the weights that those of the AGW network were made with, and a tiny set of people"
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +38,18 @@ def _fill(i, key, shape):
 def agw_weights(golden):
     "State dict of the published AGW network, in its own key names, float64"
     d = golden('agw_resnet50_nl_forward')
-    shapes = [tuple(int(n) for n in str(s).strip('()[]').replace(',', ' ').replace('x', ' ').split()) for s in d['state_shapes']]
+    shapes = [tuple(map(int, re.findall(r'\d+', str(s)))) for s in d['state_shapes']]
     return {str(k): torch.tensor(0) if k.endswith('num_batches_tracked') else torch.from_numpy(_fill(i, str(k), shape))
             for i,(k, shape) in enumerate(zip(d['state_keys'], shapes))}
 
 
 @pytest.fixture(scope='session')
 def labelled_people(tmp_path_factory):
-    "A tiny set of generated people, 8 to train on and 6 to be found, whose labels are their true quality; also in `labelled.csv` beside it"
-    table = generate_people(tmp_path_factory.mktemp('people'), n_train=8, n_test=6, n_imgs=6, n_test_imgs=4, size=(64, 32), progress=False)
+    """A tiny set of generated people, 8 to train on and 6 to be found, whose labels are their true quality.
+
+    Also in `labelled.csv` beside it."""
+    table = generate_people(tmp_path_factory.mktemp('people'), n_train=8, n_test=6, n_imgs=6, n_test_imgs=4,
+                            size=(64, 32), progress=False)
     labelled = table.assign(quality=table['true_quality'])
     labelled.attrs = table.attrs
     return write_table(labelled, Path(table.attrs['root'])/'labelled.csv')
@@ -62,13 +66,17 @@ def one_thread():
 
 @pytest.fixture(scope='session')
 def make_table(tmp_path_factory):
-    "A function of the number of training pictures of each identity: a table of noise, with two held-out identities unless told otherwise"
+    """A function of the number of training pictures of each identity: a table of noise.
+
+    It has two held-out identities unless told otherwise."""
     def make(counts, n_held=2, size=(16, 8)):
         root,rng,rows = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0), []
-        people = [(f'p{i:02}', ['train']*n) for i,n in enumerate(counts)] + [(f'h{i}', ['query', 'gallery', 'gallery']) for i in range(n_held)]
+        people = [(f'p{i:02}', ['train']*n) for i,n in enumerate(counts)]
+        people += [(f'h{i}', ['query', 'gallery', 'gallery']) for i in range(n_held)]
         for identity,splits in people:
             for k,split in enumerate(splits):
-                rows.append((f'{identity}_{k}.png', identity, f'c{k % 3}', split, 10.*len(rows) % 100 if len(rows) % 7 else np.nan))
+                quality = 10.*len(rows) % 100 if len(rows) % 7 else np.nan
+                rows.append((f'{identity}_{k}.png', identity, f'c{k % 3}', split, quality))
                 Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(root/rows[-1][0])
         table = pd.DataFrame(rows, columns=['path', 'identity', 'camera', 'split', 'quality'])
         table.attrs['root'] = str(root)

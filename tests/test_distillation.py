@@ -1,4 +1,4 @@
-"Distillation: pairs, values and gradients against the golden files and a plain double loop, and the callback in a fastai learner"
+"Distillation: pairs, values and gradients against golden files and plain loops, and the callback in a fastai learner"
 import copy
 from pathlib import Path
 
@@ -17,7 +17,14 @@ from fastai.optimizer import SGD
 from torch import nn
 
 from qsd_fastai.callbacks.loss_terms import LossTerms
-from qsd_fastai.distillation import QSDLoss, QualityDistillation, energy_map, identity_pairs, partner_pairs, select_pairs
+from qsd_fastai.distillation import (
+    QSDLoss,
+    QualityDistillation,
+    energy_map,
+    identity_pairs,
+    partner_pairs,
+    select_pairs,
+)
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognition
 
@@ -27,21 +34,24 @@ nan = float('nan')
 
 
 # --- against the golden files
-
 def golden_case(file, dtype):
     d = np.load(file)
-    levels = [torch.from_numpy(np.concatenate([d[f'f1_{i}'], d[f'f2_{i}']])).to(dtype).requires_grad_() for i in range(d['n_levels'])]
+    def both(name): return torch.from_numpy(np.concatenate([d[name.format(k)] for k in (1, 2)]))
+
+    levels = [both(f'f{{}}_{i}').to(dtype).requires_grad_() for i in range(d['n_levels'])]
     loss = QSDLoss(d['weights'].tolist(), distance=str(d['distance']).lower(), unlabelled_as_equal=True)
-    return d, loss, levels, torch.from_numpy(np.concatenate([d['q1'], d['q2']])), partner_pairs(len(d['q1']))
+    return d, loss, levels, both('q{}'), partner_pairs(len(d['q1']))
 
 
-@pytest.mark.parametrize('dtype, tol, tol_grad', [(torch.float64, 1e-9, 1e-6), (torch.float32, 2e-6, 2e-5)], ids=['float64', 'float32'])
+@pytest.mark.parametrize('dtype, tol, tol_grad', [(torch.float64, 1e-9, 1e-6), (torch.float32, 2e-6, 2e-5)],
+                         ids=['float64', 'float32'])
 @pytest.mark.parametrize('file', sorted(GOLDEN.glob('qsd_*.npz')), ids=lambda o: o.stem)
 def test_golden(file, dtype, tol, tol_grad):
     d,loss,levels,quality,pairs = golden_case(file, dtype)
     value = loss(levels, quality, pairs)
     value.backward()
-    assert value.isfinite() and all(o.grad.isfinite().all() for o in levels)
+    assert value.isfinite()
+    assert all(o.grad.isfinite().all() for o in levels)
     if d['status'] == 0:
         np.testing.assert_allclose(value.item(), d['loss'], rtol=tol)
         np.testing.assert_allclose([float(o) for o in loss.terms.values()], d['parts'], rtol=tol)
@@ -52,7 +62,6 @@ def test_golden(file, dtype, tol, tol_grad):
 
 
 # --- against plain loops
-
 def naive_select(q, pairs, tau=.3):
     gaps = [abs(q[a] - q[b]) for a,b in pairs]
     known = [o for o in gaps if o == o]
@@ -80,7 +89,8 @@ def naive_loss(levels, q, pairs, weights, amplify='reference', map_norm='none', 
 
 def random_batch(seed, bs=16, n_ids=4, dtype=torch.float64, unknown=.2):
     rng = torch.Generator().manual_seed(seed)
-    levels = [torch.rand(bs, *shape, generator=rng, dtype=torch.float64).to(dtype) for shape in ((6, 4, 2), (5, 7), (9,), (3,))]
+    shapes = (6, 4, 2), (5, 7), (9,), (3,)
+    levels = [torch.rand(bs, *shape, generator=rng, dtype=torch.float64).to(dtype) for shape in shapes]
     quality = torch.rand(bs, generator=rng)*100
     quality[torch.rand(bs, generator=rng) < unknown] = nan
     return levels, torch.randint(n_ids, (bs,), generator=rng), quality
@@ -100,18 +110,23 @@ def test_pairs_naive(seed):
 
 
 @pytest.mark.parametrize('amplify, map_norm, distance', [
-    ('reference', 'none', 'l2'), ('detached', 'none', 'l2'), ('none', 'none', 'l2'), ('reference', 'l2', 'l2'), ('none', 'l2', 'l1')])
+    ('reference', 'none', 'l2'), ('detached', 'none', 'l2'), ('none', 'none', 'l2'),
+    ('reference', 'l2', 'l2'), ('none', 'l2', 'l1')])
 @pytest.mark.parametrize('device', DEVICES)
 def test_value_naive(amplify, map_norm, distance, device):
     levels,ids,quality = random_batch(3)  # maps, tokens and two levels of vectors
     pairs,weights = identity_pairs(ids), (1., 2., .5, .1)
     loss = QSDLoss(weights, amplify=amplify, map_norm=map_norm, distance=distance)
-    value = loss([o.to(device) for o in levels], quality.to(device), [o.to(device) for o in pairs], names=['a', 'b', 'c', 'd'])
-    wanted = naive_loss(levels, quality.tolist(), list(zip(*[o.tolist() for o in pairs])), weights, amplify, map_norm, distance)
-    assert value.device.type == device and list(loss.terms) == ['a', 'b', 'c', 'd']
+    there = [o.to(device) for o in levels], quality.to(device), [o.to(device) for o in pairs]
+    value = loss(*there, names=['a', 'b', 'c', 'd'])
+    listed = list(zip(*[o.tolist() for o in pairs]))
+    wanted = naive_loss(levels, quality.tolist(), listed, weights, amplify, map_norm, distance)
+    assert value.device.type == device
+    assert list(loss.terms) == ['a', 'b', 'c', 'd']
     np.testing.assert_allclose([float(o) for o in loss.terms.values()], wanted, rtol=1e-9)
     np.testing.assert_allclose(value.item(), sum(wanted), rtol=1e-9)
-    assert loss.n_candidates == len(pairs[0]) and 0 < loss.n_pairs < loss.n_candidates
+    assert loss.n_candidates == len(pairs[0])
+    assert 0 < loss.n_pairs < loss.n_candidates
 
 
 @pytest.mark.parametrize('amplify', ['reference', 'detached', 'none'])
@@ -123,7 +138,8 @@ def test_gradients_reach_students_only(amplify):
     def value(levels, frozen):
         "A teacher is what it was, whatever is done to the pictures now"
         cost = QSDLoss((1.,)*4, amplify=amplify)
-        return cost([torch.cat([a, b.detach()]) for a,b in zip(levels, frozen)], quality.repeat(2), (student, teacher + len(quality)))
+        both = [torch.cat([a, b.detach()]) for a,b in zip(levels, frozen)]
+        return cost(both, quality.repeat(2), (student, teacher + len(quality)))
     same = [o.clone().requires_grad_() for o in levels]
     QSDLoss((1.,)*4, amplify=amplify, tau=.3)(same, quality, identity_pairs(ids)).backward()
     split = [o.clone().requires_grad_() for o in levels]
@@ -136,7 +152,6 @@ def test_gradients_reach_students_only(amplify):
 
 
 # --- what the published code gets wrong, row by row of its audit
-
 def graded(loss, levels, quality, pairs):
     "Value and gradients"
     levels = [o.clone().requires_grad_() for o in levels]
@@ -155,13 +170,15 @@ def test_defect_1_quality_0_is_a_quality_and_nothing_is_changed():
     zero,some = torch.zeros(6), torch.tensor([60., 70., 50., 40., 55., 65.])
     loss = QSDLoss((1.,)*4)
     value,_ = graded(loss, levels, torch.cat([zero, some]), pairs)
-    assert value > 0 and loss.n_pairs == 6
+    assert value > 0
+    assert loss.n_pairs == 6
     swapped,_ = graded(loss, [torch.cat([o[6:], o[:6]]) for o in levels], torch.cat([some, zero]), pairs)
     torch.testing.assert_close(value, swapped, rtol=1e-12, atol=0)
     quality = torch.tensor([0., 50., 50., 2., nan, 99.]*2).roll(1)
-    before = copy.deepcopy((levels, quality, pairs))
+    given = *levels, quality, *pairs
+    before = copy.deepcopy(given)
     loss(levels, quality, pairs)
-    for a,b in zip((*levels, quality, *pairs), (*before[0], before[1], *before[2])): assert torch.equal(a.nan_to_num(-1.), b.nan_to_num(-1.))
+    for a,b in zip(given, before): assert torch.equal(a.nan_to_num(-1.), b.nan_to_num(-1.))
 
 
 @pytest.mark.parametrize('quality', [[50.]*12, [nan]*12, [0.]*12, [50., nan]*6, [0.]*6 + [100.]*5 + [0.]], ids=str)
@@ -170,13 +187,19 @@ def test_defect_2_no_pair_is_a_zero_with_a_graph(quality):
     loss = QSDLoss((1.,)*4)
     if quality[-2] == 100.: quality = [0.]*6 + [100.] + [0.]*5  # one extreme difference among equal ones
     value,grads = graded(loss, levels, torch.tensor(quality), pairs)
-    assert value == 0 and value.dtype == torch.float64 and loss.n_pairs == 0 and all(v == 0 for v in loss.terms.values())
+    assert value == 0
+    assert value.dtype == torch.float64
+    assert loss.n_pairs == 0
+    assert all(v == 0 for v in loss.terms.values())
     assert all(not o.any() for o in grads)
     value,grads = graded(loss, levels, torch.tensor(quality), identity_pairs(torch.arange(12)))  # nobody twice
-    assert value == 0 and loss.n_candidates == 0 and all(not o.any() for o in grads)
+    assert value == 0
+    assert loss.n_candidates == 0
+    assert all(not o.any() for o in grads)
 
 
-@pytest.mark.parametrize('amplify, map_norm', [(a, m) for a in ('reference', 'detached', 'none') for m in ('none', 'l2')])
+@pytest.mark.parametrize('map_norm', ['none', 'l2'])
+@pytest.mark.parametrize('amplify', ['reference', 'detached', 'none'])
 def test_defect_3_constant_maps_and_a_detached_factor(amplify, map_norm):
     levels,pairs = partner_batch()
     quality = torch.tensor([0.]*6 + [60., 70., 50., 40., 55., 65.])
@@ -185,9 +208,13 @@ def test_defect_3_constant_maps_and_a_detached_factor(amplify, map_norm):
         dead[0][:6] = constant  # the students
         loss = QSDLoss((1.,)*4, amplify=amplify, map_norm=map_norm)
         value,grads = graded(loss, dead, quality, pairs)
-        assert value.isfinite() and all(o.isfinite().all() for o in grads)
-        if amplify != 'none': assert loss.terms['level1'] == 0 and not grads[0].any()
-        assert loss.terms['level2'] > 0 and grads[1].any()
+        assert value.isfinite()
+        assert all(o.isfinite().all() for o in grads)
+        if amplify != 'none':
+            assert loss.terms['level1'] == 0
+            assert not grads[0].any()
+        assert loss.terms['level2'] > 0
+        assert grads[1].any()
     # the published gradient also flows through max and min, the detached one is that of a fixed factor
     loss = QSDLoss((1.,)*4, amplify=amplify, map_norm=map_norm)
     _,(grad, *_) = graded(loss, levels, quality, pairs)
@@ -210,7 +237,9 @@ def test_defect_5_one_pair():
     levels,pairs = partner_batch(n=1)
     value,grads = graded(QSDLoss((1.,)*4), levels, torch.tensor([80., 20.]), pairs)
     np.testing.assert_allclose(value.item(), sum(naive_loss(levels, [80., 20.], [(0, 1)], (1,)*4)))
-    for o in grads: assert not o[0].any() and o[1].any()
+    for o in grads:
+        assert not o[0].any()
+        assert o[1].any()
 
 
 def test_defect_6_a_float_scalar_and_named_terms():
@@ -218,7 +247,9 @@ def test_defect_6_a_float_scalar_and_named_terms():
     for quality in (torch.full((12,), 50.), torch.arange(12)*9):  # integers will do
         loss = QSDLoss((1., 1., 1., .1))
         value = loss([o.float() for o in levels], quality, pairs)
-        assert value.shape == () and value.dtype == torch.float32 and value.device == levels[0].device
+        assert value.shape == ()
+        assert value.dtype == torch.float32
+        assert value.device == levels[0].device
         assert list(loss.terms) == ['level1', 'level2', 'level3', 'level4']
         torch.testing.assert_close(sum(loss.terms.values()), value)
         assert not any(v.requires_grad for v in loss.terms.values())
@@ -229,7 +260,8 @@ def test_defect_7_unknown_pairs_do_not_lower_the_mean():
     # the mean of 40 and 10 is 25, so 10 is kept; counting the unknown as equal it is 12.5
     q = torch.tensor([50., 50., 50., 50., 90., 57., nan, nan])
     assert len(select_pairs(quality, pairs)[0]) == 2
-    assert len(select_pairs(q, pairs)[0]) == 1 and len(select_pairs(q, pairs, unlabelled_as_equal=True)[0]) == 2
+    assert len(select_pairs(q, pairs)[0]) == 1
+    assert len(select_pairs(q, pairs, unlabelled_as_equal=True)[0]) == 2
 
 
 @pytest.mark.parametrize('device', DEVICES)
@@ -241,15 +273,19 @@ def test_defect_8_half_precision_is_computed_in_float32(dtype, device):
     quality,pairs,loss = quality.to(device), identity_pairs(ids.to(device)), QSDLoss((1e-6, 1., 1., .1))
     wanted,_ = graded(loss, [o.double() for o in levels], quality, pairs)
     for autocast in (True, False):
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast): value,grads = graded(loss, levels, quality, pairs)
-        assert value.dtype == torch.float32 and value.isfinite()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+            value,grads = graded(loss, levels, quality, pairs)
+        assert value.dtype == torch.float32
+        assert value.isfinite()
         torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=0)
         assert all(o.dtype == dtype and o.isfinite().all() for o in grads)
-    assert energy_map(levels[0]).dtype == torch.float32 and energy_map(levels[0].double()).dtype == torch.float64
+    assert energy_map(levels[0]).dtype == torch.float32
+    assert energy_map(levels[0].double()).dtype == torch.float64
     # quality in half precision as well
     teacher,student = select_pairs(quality.to(dtype), pairs)
     again = select_pairs(quality.to(dtype).double(), pairs)
-    assert torch.equal(teacher, again[0]) and torch.equal(student, again[1])
+    assert torch.equal(teacher, again[0])
+    assert torch.equal(student, again[1])
 
 
 def test_defect_9_mean_and_range_are_those_of_the_batch_at_hand():
@@ -259,7 +295,8 @@ def test_defect_9_mean_and_range_are_those_of_the_batch_at_hand():
     first = [torch.tensor([0, 1]), torch.tensor([4, 5])]
     assert select_pairs(quality, first)[1].tolist() == [0, 1]  # of these alone it is 10.25
     loss = QSDLoss((1.,), tau=0.)
-    whole,halves = loss(levels[:1], quality, pairs), [loss(levels[:1], quality, [o[i:i+2] for o in pairs]) for i in (0, 2)]
+    whole = loss(levels[:1], quality, pairs)
+    halves = [loss(levels[:1], quality, [o[i:i+2] for o in pairs]) for i in (0, 2)]
     assert not torch.isclose(whole, sum(halves)/2)
 
 
@@ -273,19 +310,22 @@ def test_defect_10_options_that_do_not_exist(wrong):
 def test_levels_that_do_not_fit():
     levels,pairs = partner_batch()
     quality = torch.rand(12)
-    with pytest.raises(ValueError, match=r'4 levels \(level1, level2, level3, level4\) but 5'): QSDLoss()(levels, quality, pairs)
+    with pytest.raises(ValueError, match=r'4 levels \(level1, level2, level3, level4\) but 5'):
+        QSDLoss()(levels, quality, pairs)
     with pytest.raises(ValueError, match='0 levels'): QSDLoss(())([], quality, pairs)
     with pytest.raises(ValueError, match=r'level1 is \(12,\)'): QSDLoss((1.,))([quality], quality, pairs)
-    with pytest.raises(ValueError, match=r'map is \(12, 6, 4, 2\) for 11'): QSDLoss((1.,))(levels[:1], quality[:11], pairs, names=['map'])
+    with pytest.raises(ValueError, match=r'map is \(12, 6, 4, 2\) for 11'):
+        QSDLoss((1.,))(levels[:1], quality[:11], pairs, names=['map'])
 
 
 # --- the callback
-
 class Net(nn.Module):
     "Two levels, batch norm, dropout where wanted"
     def __init__(self, n_ids=4, p=0.):
         super().__init__()
-        self.one,self.two = (nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a,b in ((3, 4), (4, 6)))
+        def stage(a, b): return nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU())
+
+        self.one,self.two = stage(3, 4), stage(4, 6)
         self.drop,self.neck,self.head = nn.Dropout(p), nn.BatchNorm1d(6), nn.Linear(6, n_ids, bias=False)
 
     def forward(self, x):
@@ -303,7 +343,8 @@ def batches(n=3, bs=8, seed=0, partners=False, labelled=True):
         ids = torch.arange(4).repeat_interleave(bs//4)
         k = 2*bs if partners else bs
         quality = torch.rand(k, generator=rng)*100 if labelled else torch.full((k,), nan)
-        found.append((torch.randn(k, 3, 8, 8, generator=rng), ids.repeat(2) if partners else ids, quality, torch.arange(k)))
+        ids = ids.repeat(2) if partners else ids
+        found.append((torch.randn(k, 3, 8, 8, generator=rng), ids, quality, torch.arange(k)))
     return found
 
 
@@ -335,7 +376,8 @@ class MixedPrecisionOnCpu(MixedPrecision):
     "fastai's, on the device that tests run on"
     def before_fit(self):
         self.scales = []
-        self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16), torch.amp.GradScaler('cpu', init_scale=2.**10)
+        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=2.**10)
 
 
 class Look(Callback):
@@ -366,7 +408,8 @@ def by_hand(mode, train, n_epoch=1, lr=.1, weights=(1., 1., 1., .1), accumulate=
             both = Recognition((torch.cat([out.logits, other.logits]), torch.cat([out.emb, other.emb]),
                                 [torch.cat(o) for o in zip(out.levels, other.levels)], None))
         pairs = identity_pairs(ids) if mode == 'batch' else partner_pairs(n)
-        loss = loss_func(out, ids if mode == 'batch' else ids[:n]) + qsd([*both.levels, both.emb, both.logits], quality, pairs)
+        loss = loss_func(out, ids if mode == 'batch' else ids[:n])
+        loss = loss + qsd([*both.levels, both.emb, both.logits], quality, pairs)
         (loss/accumulate).backward()
         if k % accumulate: continue
         if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -385,7 +428,8 @@ def test_steps_by_hand(mode):
     look = Look()
     learn = fit(learner(train, [QualityDistillation(**MODES[mode]), look]), 2)
     hand = by_hand(mode, train, 2)
-    for (k, a),b in zip(learn.model.state_dict().items(), hand.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=k)
+    for (k, a),b in zip(learn.model.state_dict().items(), hand.state_dict().values()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=k)
     assert learn.model.neck.num_batches_tracked == (12 if mode == 'separate' else 6)
     assert look.counts == [(8, 8)]*6
 
@@ -411,15 +455,19 @@ def test_defect_13_identity_losses_see_anchors_only(mode):
 
 @pytest.mark.parametrize('mode', ['batch', 'separate'])
 @pytest.mark.parametrize('p', [0., .5])
-@pytest.mark.parametrize('extra', [(), (MixedPrecisionOnCpu, lambda: GradientAccumulation(16), lambda: GradientClip(.1))], ids=['plain', 'amp'])
+@pytest.mark.parametrize('extra', [
+    (), (MixedPrecisionOnCpu, lambda: GradientAccumulation(16), lambda: GradientClip(.1))], ids=['plain', 'amp'])
 def test_weight_0_is_the_baseline(mode, p, extra):
     train = batches(partners=mode != 'batch')
     cb = QualityDistillation(0, **MODES[mode])
     ours = fit(learner(train, [cb, *(o() for o in extra)], p=p), 2)
     base = fit(learner(train if mode == 'batch' else map(anchors, train), [o() for o in extra], p=p), 2)
     same_state(ours, base)
-    assert ours.recorder.values == base.recorder.values and ours.recorder.losses == base.recorder.losses
-    assert cb.terms['qsd'] > 0 and cb.whole is None and cb.others is None
+    assert ours.recorder.values == base.recorder.values
+    assert ours.recorder.losses == base.recorder.losses
+    assert cb.terms['qsd'] > 0
+    assert cb.whole is None
+    assert cb.others is None
     assert all(p.grad is None or not p.grad.any() for p in ours.model.parameters())
 
 
@@ -440,10 +488,12 @@ def test_mixed_precision(mode):
     cb = QualityDistillation(**MODES[mode])
     fit(learner(train, [cb, half, MixedPrecisionOnCpu()]), lr=0.)
     assert all(v.dtype == torch.float32 and v.isfinite() for v in cb.terms.values())
-    assert half.preds[0].logits.dtype == torch.float32 and isinstance(half.preds[0], Recognition)
+    assert half.preds[0].logits.dtype == torch.float32
+    assert isinstance(half.preds[0], Recognition)
     for a,b in zip(full.grads, half.grads):
         a,b = (torch.cat([o.flatten() for o in g]) for g in (a, b))
-        assert F.cosine_similarity(a, b, dim=0) > .99 and .95 < b.norm()/a.norm() < 1.05
+        assert F.cosine_similarity(a, b, dim=0) > .99
+        assert .95 < b.norm()/a.norm() < 1.05
 
 
 def test_a_batch_whose_scaled_gradients_overflow_is_skipped():
@@ -459,24 +509,32 @@ def test_a_batch_whose_scaled_gradients_overflow_is_skipped():
 def test_validation_metrics_and_predictions(mode):
     train,valid = batches(partners=mode != 'batch'), batches(2, seed=9)
     seen = []
-    def size(pred, ids, *_): seen.append((len(pred if isinstance(pred, torch.Tensor) else pred.logits), len(ids))); return torch.tensor(1.)
+    def size(pred, ids, *_):
+        seen.append((len(pred if isinstance(pred, torch.Tensor) else pred.logits), len(ids)))
+        return torch.tensor(1.)
+
     cb = QualityDistillation(**MODES[mode])
     learn = learner(train, [cb], valid, metrics=AvgMetric(size))
     learn.recorder.train_metrics = True
     fit(learn)
-    assert seen == [(8, 8)]*5 and len(learn.recorder.values[0]) == 4
+    assert seen == [(8, 8)]*5
+    assert len(learn.recorder.values[0]) == 4
     cb.terms = {}
     with_it = learn.validate()
     assert cb.terms == {}
     emb = learn.get_preds(dl=valid)[0]
     learn.remove_cb(cb)
-    assert list(learn.validate()) == list(with_it) and torch.equal(learn.get_preds(dl=valid)[0], emb) and emb.shape == (16, 6)
+    assert list(learn.validate()) == list(with_it)
+    assert torch.equal(learn.get_preds(dl=valid)[0], emb)
+    assert emb.shape == (16, 6)
 
 
 def test_schedules():
     cb,values = QualityDistillation(SchedCos(0., 2.), level_weights=(1, SchedLin(0., 4.), lambda pct: .5, 0)), []
     class Keep(Callback):
-        def after_batch(self): values.append((self.learn.pct_train, dict(cb.terms), self.learn.loss.item(), dict(self.learn.loss_func.terms)))
+        def after_batch(self):
+            learn = self.learn
+            values.append((learn.pct_train, dict(cb.terms), learn.loss.item(), dict(learn.loss_func.terms)))
     train = batches(1)*4
     fit(learner(train, [cb, Keep()]), lr=0.)
     plain = QualityDistillation(level_weights=(1, 1, 1, 1))
@@ -486,15 +544,18 @@ def test_schedules():
         now = k/4  # as the batch began
         for name,factor in (('level1', 1), ('level2', 4*now), ('emb', .5), ('logits', 0)):
             torch.testing.assert_close(terms[f'qsd_{name}'], factor*plain.terms[f'qsd_{name}'], rtol=1e-4, atol=1e-7)
-        assert loss == pytest.approx(sum(map(float, others.values())) + (1 - np.cos(np.pi*now))*float(terms['qsd']), rel=1e-5)
+        wanted = sum(map(float, others.values())) + (1 - np.cos(np.pi*now))*float(terms['qsd'])
+        assert loss == pytest.approx(wanted, rel=1e-5)
 
 
 def test_terms_are_logged_and_default_weights_fit_any_number_of_levels():
     terms = LossTerms()
     fit(learner(batches(), [QualityDistillation(), terms]), 2)
-    assert list(terms.frame()) == ['epoch', 'identity', 'triplet', 'qsd', 'qsd_level1', 'qsd_level2', 'qsd_emb', 'qsd_logits', 'qsd_pairs']
+    assert list(terms.frame()) == ['epoch', 'identity', 'triplet', 'qsd', 'qsd_level1', 'qsd_level2', 'qsd_emb',
+                                   'qsd_logits', 'qsd_pairs']
     row = terms.frame().iloc[-1]
-    assert row['qsd'] == pytest.approx(sum(row[f'qsd_{o}'] for o in ('level1', 'level2', 'emb', 'logits'))) and 0 < row['qsd_pairs'] <= 1
+    assert row['qsd'] == pytest.approx(sum(row[f'qsd_{o}'] for o in ('level1', 'level2', 'emb', 'logits')))
+    assert 0 < row['qsd_pairs'] <= 1
 
 
 def test_nothing_of_it_is_in_the_model():
@@ -502,7 +563,8 @@ def test_nothing_of_it_is_in_the_model():
     assert list(learn.model.state_dict()) == list(base.model.state_dict())
     base.model.load_state_dict(learn.model.state_dict())
     x = torch.randn(2, 3, 8, 8)
-    assert torch.equal(learn.model.eval()(x), base.model.eval()(x)) and not learn.model._forward_hooks
+    assert torch.equal(learn.model.eval()(x), base.model.eval()(x))
+    assert not learn.model._forward_hooks
 
 
 def test_distributed(tmp_path):
@@ -523,10 +585,9 @@ def test_distributed(tmp_path):
 
 
 # --- errors that name the remedy
-
 def test_errors():
-    for wrong,match in (({'pairs': 'all'}, "'batch', 'partner'"), ({'forward': 'twice'}, "'separate', 'joint'"), ({'weight': -1}, 'weight=-1'),
-                         ({'weight': nan}, 'weight=nan')):
+    for wrong,match in (({'pairs': 'all'}, 'batch or partner'), ({'forward': 'twice'}, 'separate or joint'),
+                        ({'weight': -1}, 'weight is -1'), ({'weight': nan}, 'weight is nan')):
         with pytest.raises(ValueError, match=match): QualityDistillation(**wrong)
     train = batches()
     def fails(train, match, cb=None, change=None):
@@ -536,8 +597,10 @@ def test_errors():
 
     fails([b[:2] for b in train], 'QualityBlock')
     fails([(*b[:2], torch.zeros(8, 3)) for b in train], r'\(8, 3\).*QualityBlock')
-    for forward in ('separate', 'joint'): fails(train, 'partners=True', QualityDistillation(pairs='partner', forward=forward))
-    fails([tuple(o[:7] for o in b) for b in batches(partners=True)], 'partners=True', QualityDistillation(pairs='partner'))
+    for forward in ('separate', 'joint'):
+        fails(train, 'partners=True', QualityDistillation(pairs='partner', forward=forward))
+    odd = [tuple(o[:7] for o in b) for b in batches(partners=True)]
+    fails(odd, 'partners=True', QualityDistillation(pairs='partner'))
     fails(train, r'4 levels \(level1, level2, emb, logits\) but 2', QualityDistillation(level_weights=(1, 1)))
     fit(learner(batches(labelled=False), [QualityDistillation(0)]))
 
@@ -559,4 +622,5 @@ def test_order_among_fastais_callbacks():
 
 
 def test_an_epoch_without_known_quality_warns():
-    with pytest.warns(UserWarning, match='similarity_quality'): fit(learner(batches(labelled=False), [QualityDistillation()]))
+    with pytest.warns(UserWarning, match='similarity_quality'):
+        fit(learner(batches(labelled=False), [QualityDistillation()]))

@@ -11,7 +11,8 @@ from qsd_fastai.losses import CenterLoss, IdentityLoss, RecognitionLoss, Triplet
 from qsd_fastai.models.recognizer import Recognition
 
 GOLDEN = Path(__file__).parent/'golden'
-TRIPLETS = [TripletLoss(), TripletLoss(margin=None), WeightedRegularizedTriplet(), WeightedRegularizedTriplet('reference')]
+TRIPLETS = [TripletLoss(), TripletLoss(margin=None),
+            WeightedRegularizedTriplet(), WeightedRegularizedTriplet('reference')]
 
 
 def golden(name): return np.load(GOLDEN/f'{name}.npz', allow_pickle=False)
@@ -33,7 +34,8 @@ def run(loss, d, case, dtype):
 def test_identity_golden(case, dtype, tol, tol_grad):
     d = golden('agw_xent_smooth')
     value,grad = run(IdentityLoss(smoothing=float(d['epsilon'])), d, case, dtype)
-    assert rel(value, d[f'loss{case}']) < tol and rel(grad, d[f'gx{case}']) < tol_grad
+    assert rel(value, d[f'loss{case}']) < tol
+    assert rel(grad, d[f'gx{case}']) < tol_grad
 
 
 @pytest.mark.parametrize('dtype, tol, tol_grad', [(torch.float64, 1e-9, 1e-6), (torch.float32, 1e-5, 1e-4)])
@@ -42,7 +44,8 @@ def test_identity_golden(case, dtype, tol, tol_grad):
 def test_triplet_golden(case, margin, name, dtype, tol, tol_grad):
     d = golden(name)
     value,grad = run(TripletLoss(margin, normalize=bool(d[f'normalize{case}'])), d, case, dtype)
-    assert abs(value - d[f'loss{case}']) <= tol*max(1., abs(d[f'loss{case}'])) and rel(grad, d[f'gx{case}']) < tol_grad
+    assert abs(value - d[f'loss{case}']) <= tol*max(1., abs(d[f'loss{case}']))
+    assert rel(grad, d[f'gx{case}']) < tol_grad
 
 
 @pytest.mark.parametrize('dtype, tol', [(torch.float64, 1e-8), (torch.float32, 1e-4)])
@@ -51,7 +54,8 @@ def test_weighted_triplet_golden(case, dtype, tol):
     d = golden('agw_wrt')
     normalize = bool(d[f'normalize{case}'])
     value,grad = run(WeightedRegularizedTriplet('reference', normalize), d, case, dtype)
-    assert rel(value, d[f'loss{case}']) < tol and rel(grad, d[f'gx{case}']) < max(tol, 1e-6)*10
+    assert rel(value, d[f'loss{case}']) < tol
+    assert rel(grad, d[f'gx{case}']) < max(tol, 1e-6)*10
     stable,_ = run(WeightedRegularizedTriplet('stable', normalize), d, case, dtype)
     if case == 3: assert stable < 5 < value  # distances around 43: the published negatives have vanished
     else: assert rel(stable, d[f'loss{case}']) < .02  # 1e-6 in the published denominator
@@ -67,7 +71,8 @@ def test_center_golden(case, dtype, tol):
     value = loss(x, torch.from_numpy(d[f'y{case}']))
     assert rel(value.item(), d[f'loss{case}']) < tol
     (.0005*value).backward()
-    assert rel(x.grad.numpy(), d[f'gx_w0005_{case}']) < 1e-5 and rel(loss.centers.grad.numpy(), d[f'gc_w0005_{case}']) < 1e-5
+    assert rel(x.grad.numpy(), d[f'gx_w0005_{case}']) < 1e-5
+    assert rel(loss.centers.grad.numpy(), d[f'gc_w0005_{case}']) < 1e-5
 
 
 def naive_triplet(x, ids, weighted, margin):
@@ -89,7 +94,8 @@ def naive_triplet(x, ids, weighted, margin):
 @pytest.mark.parametrize('scale', [.1, 1., 12.])
 def test_triplets_naive(scale):
     torch.manual_seed(0)
-    x,ids = torch.randn(11, 7, dtype=torch.float64)*scale, torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 7])  # 2 and 7 have one picture
+    # 2 and 7 have one picture
+    x,ids = torch.randn(11, 7, dtype=torch.float64)*scale, torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 7])
     assert math.isclose(TripletLoss(.3)(x, ids), naive_triplet(x, ids.tolist(), False, .3), rel_tol=1e-9)
     assert math.isclose(TripletLoss(None)(x, ids), naive_triplet(x, ids.tolist(), False, None), rel_tol=1e-9)
     assert math.isclose(WeightedRegularizedTriplet()(x, ids), naive_triplet(x, ids.tolist(), True, None), rel_tol=1e-6)
@@ -101,7 +107,8 @@ def test_no_anchor_is_a_zero_with_a_graph(loss, ids):
     x = torch.randn(4, 3, requires_grad=True)
     value = loss(x, torch.tensor(ids))
     value.backward()
-    assert value == 0 and torch.equal(x.grad, torch.zeros(4, 3))
+    assert value == 0
+    assert torch.equal(x.grad, torch.zeros(4, 3))
 
 
 @pytest.mark.parametrize('loss', TRIPLETS)
@@ -109,7 +116,8 @@ def test_identical_pictures_have_finite_gradients(loss):
     x = torch.ones(4, 3, requires_grad=True)
     value = loss(x, torch.tensor([0, 0, 1, 1]))
     value.backward()
-    assert value.isfinite() and x.grad.isfinite().all()
+    assert value.isfinite()
+    assert x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -119,7 +127,8 @@ def test_float32_inside_autocast(loss, dtype):
     x,ids = torch.randn(8, 64).to(dtype), torch.arange(8)//2
     expected = loss(x.float(), ids)
     with torch.autocast('cpu', dtype=torch.bfloat16): value = loss(x, ids)
-    assert value.dtype == torch.float32 and value == expected
+    assert value.dtype == torch.float32
+    assert value == expected
 
 
 def test_large_half_precision_distances_do_not_overflow():
@@ -144,13 +153,15 @@ def test_centers_start_at_means():
     torch.manual_seed(0)
     loss,x,ids = CenterLoss(4, 3), torch.randn(6, 3), torch.tensor([0, 0, 2, 2, 2, 9])
     value = loss(x, ids)
-    assert torch.allclose(loss.centers[0], x[:2].mean(0)) and torch.allclose(loss.centers[2], x[2:5].mean(0))
+    assert torch.allclose(loss.centers[0], x[:2].mean(0))
+    assert torch.allclose(loss.centers[2], x[2:5].mean(0))
     assert loss.started.tolist() == [True, False, True, False]
     expected = ((x[:2] - x[:2].mean(0)).square().sum() + (x[2:5] - x[2:5].mean(0)).square().sum())/5
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     before = loss.centers.detach().clone()
     loss(x + 1, torch.tensor([0, 0, 2, 2, 1, 1]))
-    assert torch.equal(loss.centers[[0, 2]], before[[0, 2]]) and torch.allclose(loss.centers[1], x[4:].mean(0) + 1)
+    assert torch.equal(loss.centers[[0, 2]], before[[0, 2]])
+    assert torch.allclose(loss.centers[1], x[4:].mean(0) + 1)
     loss.eval()
     loss(x, torch.full((6,), 3))
     assert not loss.started[3]
@@ -174,7 +185,8 @@ def test_the_sum_and_its_terms():
     value = loss(pred, ids, torch.full((6,), float('nan')), torch.zeros(6, 3))
     terms = {'identity': IdentityLoss()(pred.logits, ids), 'triplet': WeightedRegularizedTriplet()(pred.pooled, ids),
              'center': center(pred.pooled, ids)}
-    assert loss.terms.keys() == terms.keys() and all(loss.terms[k] == terms[k] and not loss.terms[k].requires_grad for k in terms)
+    assert loss.terms.keys() == terms.keys()
+    assert all(loss.terms[k] == terms[k] and not loss.terms[k].requires_grad for k in terms)
     assert value.item() == pytest.approx((terms['identity'] + .5*terms['triplet'] + 5e-4*terms['center']).item())
 
 
@@ -199,4 +211,6 @@ def test_evaluation_judges_by_the_triplet_term():
     loss.reduction = 'none'
     assert loss(emb, ids).shape == (4,)
     decoded = loss.decodes(emb)
-    assert [o.shape for o in decoded] == [(4,), (4,), (4, 3)] and (decoded[0] == -1).all() and decoded[1].isnan().all()
+    assert [o.shape for o in decoded] == [(4,), (4,), (4, 3)]
+    assert (decoded[0] == -1).all()
+    assert decoded[1].isnan().all()

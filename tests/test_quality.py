@@ -41,7 +41,8 @@ def to_hundred(w): return 100*(w - np.nanmin(w))/(np.nanmax(w) - np.nanmin(w))
 def test_wasserstein_golden():
     g = np.load(GOLDEN/'sdd_scores.npz')
     np.testing.assert_allclose(wasserstein(g['pos'], g['neg']), g['wasserstein'], atol=1e-12, rtol=0)
-    np.testing.assert_allclose(quality._to_hundred(g['wasserstein'][:, None], 'minmax', None), g['normalised'], atol=1e-9, rtol=0)
+    labels = quality._to_hundred(g['wasserstein'][:, None], 'minmax', None)
+    np.testing.assert_allclose(labels, g['normalised'], atol=1e-9, rtol=0)
 
 
 def test_wasserstein_scipy():
@@ -53,7 +54,8 @@ def test_wasserstein_scipy():
     for row in range(60): pos[row, 1 + row % 9:],neg[row, 1 + row % 24:] = np.nan, np.nan
     want = [wasserstein_distance(p[~np.isnan(p)], n[~np.isnan(n)]) for p,n in zip(pos, neg)]
     np.testing.assert_allclose(wasserstein(pos, neg), want, atol=1e-12)
-    np.testing.assert_allclose(wasserstein(torch.tensor(pos, dtype=torch.float32), torch.tensor(neg, dtype=torch.float32)), want, atol=2e-6)
+    single = (torch.tensor(o, dtype=torch.float32) for o in (pos, neg))
+    np.testing.assert_allclose(wasserstein(*single), want, atol=2e-6)
     assert np.isnan(wasserstein(np.full((1, 3), np.nan), neg[:1])).all()
 
 
@@ -64,7 +66,8 @@ def test_pipeline_golden():
     pos,neg = (torch.from_numpy(g[o].astype(np.int64)).movedim(0, 1) for o in ('pick_pos', 'pick_neg'))
     w = quality._picked_distances(emb, torch.arange(len(emb)), pos, neg).numpy()
     np.testing.assert_allclose(w.T, g['wasserstein'], atol=1e-6, rtol=0)
-    np.testing.assert_allclose(quality._to_hundred(w.astype(np.float64), 'minmax', None), g['pseudo_labels'], atol=1e-3, rtol=0)
+    labels = quality._to_hundred(w.astype(np.float64), 'minmax', None)
+    np.testing.assert_allclose(labels, g['pseudo_labels'], atol=1e-3, rtol=0)
     ours = similarity_quality(g['embeddings'], g['identity'])  # other draws, so near and not equal
     assert np.corrcoef(ours, g['pseudo_labels'])[0, 1] > .99
 
@@ -73,7 +76,8 @@ def test_pipeline_golden():
 def test_draws_are_distinct(population):
     random = torch.randint(2**62, (200, 3, 24), generator=torch.Generator().manual_seed(0))
     picks = quality._draw(random, torch.full((200,), population))
-    assert ((picks >= 0).sum(-1) == min(24, population)).all() and picks.max() < population
+    assert ((picks >= 0).sum(-1) == min(24, population)).all()
+    assert picks.max() < population
     for row in picks.flatten(0, 1).tolist():
         kept = [o for o in row if o >= 0]
         assert len(set(kept)) == len(kept)
@@ -101,12 +105,17 @@ def test_sampled_picks_keep_the_rules(people, monkeypatch):
     for rows,pos,neg in seen:
         for row,p,n in zip(rows.tolist(), pos.tolist(), neg.tolist()):
             rows_seen.append(row)
-            assert len(n) == 12 and len(p) in (1, 12)
+            assert len(n) == 12
+            assert len(p) in (1, 12)
             for picks in p:
                 picks = [o for o in picks if o >= 0]
-                assert row not in picks and len(set(picks)) == len(picks) == min(24, (ids == by_row[row]).sum() - 1)
+                assert row not in picks
+                assert len(set(picks)) == len(picks) == min(24, (ids == by_row[row]).sum() - 1)
                 assert (by_row[picks] == by_row[row]).all()
-            for picks in n: assert len(set(picks)) == 24 and min(picks) >= 0 and (by_row[picks] != by_row[row]).all()
+            for picks in n:
+                assert len(set(picks)) == 24
+                assert min(picks) >= 0
+                assert (by_row[picks] != by_row[row]).all()
             assert len({tuple(sorted(o)) for o in n}) == 12
     assert sorted(rows_seen) == np.flatnonzero(np.bincount(ids)[by_row] > 1).tolist()
 
@@ -114,10 +123,16 @@ def test_sampled_picks_keep_the_rules(people, monkeypatch):
 def test_sampled_against_exact_and_truth(people):
     emb,ids,noise = people
     sampled,exact = similarity_quality(emb, ids), similarity_quality(emb, ids, mode='exact')
-    assert sampled.dtype == np.float32 and sampled.shape == ids.shape
+    assert sampled.dtype == np.float32
+    assert sampled.shape == ids.shape
     alone = np.bincount(ids)[ids] == 1
-    assert (np.isnan(sampled) == alone).all() and (np.isnan(exact) == alone).all() and alone.sum() == 1
-    assert np.nanmin(exact) == 0 and np.nanmax(exact) == 100 and np.nanmin(sampled) >= 0 and np.nanmax(sampled) <= 100
+    assert (np.isnan(sampled) == alone).all()
+    assert (np.isnan(exact) == alone).all()
+    assert alone.sum() == 1
+    assert np.nanmin(exact) == 0
+    assert np.nanmax(exact) == 100
+    assert np.nanmin(sampled) >= 0
+    assert np.nanmax(sampled) <= 100
     assert np.corrcoef(sampled[~alone], exact[~alone])[0, 1] > .99
     assert np.corrcoef(sampled[~alone], noise[~alone])[0, 1] < -.6
     assert np.isnan(similarity_quality(emb, ids, min_imgs=9)).sum() == 1 + 2 + 3 + 5 + 8
@@ -133,8 +148,9 @@ def test_exact_scipy(noise, signed):
     i,j = np.flatnonzero(ids == 'c')[0], np.flatnonzero(ids == 'd')[0]
     emb[i] = emb[j]
     want = to_hundred(naive_exact(emb, ids, signed))
-    np.testing.assert_allclose(similarity_quality(emb, ids, mode='exact', signed=signed), want, atol=1e-4)
-    np.testing.assert_allclose(similarity_quality(emb.astype(np.float32), ids, mode='exact', signed=signed), want, atol=1e-3)
+    for dtype,atol in ((np.float64, 1e-4), (np.float32, 1e-3)):
+        labels = similarity_quality(emb.astype(dtype), ids, mode='exact', signed=signed)
+        np.testing.assert_allclose(labels, want, atol=atol)
     if noise == .1 and signed: assert want[i] == 0  # a picture under a wrong name is the worst of all
 
 
@@ -158,7 +174,8 @@ def test_seeded(people):
     assert np.nanmax(abs(a - c)) > .1
     t = similarity_quality(torch.from_numpy(emb).requires_grad_(), torch.from_numpy(ids), rounds=2)
     np.testing.assert_array_equal(a, t)
-    np.testing.assert_allclose(similarity_quality(emb*7, [str(o) for o in ids], rounds=2), a, atol=1e-3)  # length and names do not matter
+    # length and names do not matter
+    np.testing.assert_allclose(similarity_quality(emb*7, [str(o) for o in ids], rounds=2), a, atol=1e-3)
     np.testing.assert_allclose(similarity_quality(emb.astype(np.float64), ids, rounds=2), a, atol=1e-3)
 
 
@@ -187,7 +204,8 @@ def test_robust_scaling(people):
     emb,ids = emb[keep].copy(), ids[keep]
     for mode in ('sampled', 'exact'):
         robust = similarity_quality(emb, ids, mode=mode, scaling='robust', percentiles=(5, 95))
-        assert robust.min() >= 0 and robust.max() <= 100
+        assert robust.min() >= 0
+        assert robust.max() <= 100
         assert (similarity_quality(emb, ids, mode=mode) == 0).sum() <= 1
     w = naive_exact(emb, ids)
     lo,hi = np.percentile(w, (5, 95))
@@ -200,7 +218,8 @@ def test_few_others_never_hangs():
     emb = np.random.default_rng(0).normal(size=(8, 4))
     ids = np.array([0, 0, 0, 0, 0, 1, 1, 1])
     assert np.isfinite(similarity_quality(emb, ids)).all()
-    np.testing.assert_allclose(similarity_quality(emb, ids), similarity_quality(emb, ids, mode='exact'), atol=1e-4)  # all are drawn
+    # all are drawn
+    np.testing.assert_allclose(similarity_quality(emb, ids), similarity_quality(emb, ids, mode='exact'), atol=1e-4)
 
 
 def test_bad_input(people):
@@ -210,7 +229,7 @@ def test_bad_input(people):
     zero = emb.copy()
     zero[11] = 0
     cases = [((emb, ids[:-1]), {}, '299 ids for 300'), ((bad, ids), {}, 'row 7'), ((zero, ids), {}, 'row 11'),
-             ((emb, np.zeros(300)), {}, 'two or more'), ((emb, np.arange(300)), {}, 'no identity has 2'),
+             ((emb, np.zeros(300)), {}, 'two or more'), ((emb, np.arange(300)), {}, 'No identity has 2'),
              ((emb[0], ids), {}, 'pictures, features'), ((emb, ids), {'mode': 'all'}, 'mode is'),
              ((emb, ids), {'scaling': 'none'}, 'scaling is'), ((emb, ids), {'min_imgs': 1}, 'min_imgs'),
              ((emb, ids), {'rounds': 0}, 'rounds'), ((np.ones((300, 4)), ids), {'mode': 'exact'}, 'lie alike'),

@@ -16,15 +16,17 @@ from qsd_fastai.schedules import multistep_factor, warmup_multistep
 @pytest.mark.parametrize('tag', ['qsd', 'agw_market', 'const'])
 def test_golden(tag):
     d = np.load(Path(__file__).parent/'golden'/'lr_warmup_multistep.npz')
-    kwargs = {'steps': d[f'{tag}_steps'].tolist(), 'gamma': float(d[f'{tag}_gamma']), 'warmup': int(d[f'{tag}_warmup_iters']),
-              'factor': float(d[f'{tag}_warmup_factor']), 'method': str(d[f'{tag}_warmup_method'])}
+    kwargs = {'steps': d[f'{tag}_steps'].tolist(), 'gamma': float(d[f'{tag}_gamma']),
+              'warmup': int(d[f'{tag}_warmup_iters']), 'factor': float(d[f'{tag}_warmup_factor']),
+              'method': str(d[f'{tag}_warmup_method'])}
     base,expected = float(d[f'{tag}_base']), d[f'{tag}_lr']
     ours = [base*multistep_factor(e, **kwargs) for e in range(len(expected))]
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
-    # the trainer steps at the start of an epoch: the first one of n runs at 0 <= pct < 1/n with the value after one step
+    # the trainer steps at the start of an epoch: the first of n runs at 0 <= pct < 1/n with the value after one step
     n = len(expected) - 1
     f = warmup_multistep(base, n, **kwargs)
-    for where in (0., .5, .999): np.testing.assert_allclose([f((e + where)/n) for e in range(n)], expected[1:], rtol=1e-12)
+    for where in (0., .5, .999):
+        np.testing.assert_allclose([f((e + where)/n) for e in range(n)], expected[1:], rtol=1e-12)
     assert f(1.) == pytest.approx(expected[-1])
 
 

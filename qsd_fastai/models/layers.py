@@ -9,14 +9,16 @@ __all__ = ['BNNeck', 'GeM', 'NonLocal']
 
 
 class GeM(nn.Module):
-    "Generalised-mean pooling (Radenovic, Tolias, Chum, TPAMI 2018; in person re-identification since AGW, Ye et al., TPAMI 2021)"
+    """Generalised-mean pooling (Radenovic, Tolias, Chum, TPAMI 2018).
+
+    In person re-identification since AGW (Ye et al., TPAMI 2021)."""
     def __init__(self,
-        p:float=3., # Power; 1 = average pooling, towards infinity = max pooling
-        eps:float=1e-6, # Smallest activation counted, > 0
+        p:float=3.,      # Power; 1 = average pooling, towards infinity = max pooling
+        eps:float=1e-6,  # Smallest activation counted, > 0
         learn:bool=True, # Learn `p`?
     ):
         super().__init__()
-        if eps <= 0: raise ValueError(f'eps={eps} of GeM must be positive: zero activations have no gradient to a learned power.')
+        if eps <= 0: raise ValueError(f'eps is {eps}. Give more than 0: zeros have no gradient to a learned power.')
         self.p,self.eps = nn.Parameter(torch.full((1,), float(p)), requires_grad=learn), eps
 
     def forward(self,
@@ -28,29 +30,39 @@ class GeM(nn.Module):
     def extra_repr(self): return f'p={self.p.item():.3g}, eps={self.eps}, learn={self.p.requires_grad}'
 
 
-class BNNeck(nn.BatchNorm1d):
-    "Batch norm between the embedding for the triplet loss and the one for the classifier, its bias not trained (Luo et al., CVPRW 2019)"
-    still = ('bias',)  # parameters that no optimizer gets
+class StillBatchNorm(nn.BatchNorm1d):
+    "Batch norm with parameters that are not trained: no optimizer gets those named in `still`"
+    still = ()
 
     def __init__(self,
-        nf:int, # Size of the embedding
+        nf:int,   # Size of the embedding
         **kwargs, # `eps` and `momentum` of `nn.BatchNorm1d`
     ):
         super().__init__(nf, **kwargs)
-        self.bias.requires_grad_(False)
+        for name in self.still: getattr(self, name).requires_grad_(False)
 
     def forward(self,
         x, # `(bs, nf)`
     ): # `(bs, nf)`
         if self.training: self.num_batches_tracked.add_(1)
         # detached, because fastai's `unfreeze` turns `requires_grad` on for every parameter it is given
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias.detach(), self.training, self.momentum, self.eps)
+        weight = self.weight.detach() if 'weight' in self.still else self.weight
+        bias = self.bias.detach() if 'bias' in self.still else self.bias
+        mean,var = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, var, weight, bias, self.training, self.momentum, self.eps)
+
+
+class BNNeck(StillBatchNorm):
+    """Batch norm between the embedding for the triplet loss and the one for the classifier (Luo et al., CVPRW 2019).
+
+    Its bias is not trained."""
+    still = ('bias',)
 
 
 class NonLocal(nn.Module):
     "Dot-product non-local block that starts as the identity (Wang et al., CVPR 2018; state-dict keys of AGW)"
     def __init__(self,
-        nf:int, # Channels in and out
+        nf:int,               # Channels in and out
         inter_channels:int=1, # Channels inside; 1 is what AGW's published weights have
     ):
         super().__init__()

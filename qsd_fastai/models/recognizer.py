@@ -18,7 +18,8 @@ __all__ = ['Recognition', 'Recognizer', 'recognizer_splitter']
 
 class Recognition(tuple):
     "What a `Recognizer` returns in training: a tuple `(logits, emb, levels, pooled)` with named parts"
-    # a tuple with a one-argument constructor: fastai rebuilds it in fit, get_preds and mixed precision; a NamedTuple or dict fails there
+    # a tuple with a one-argument constructor: fastai rebuilds it in fit, get_preds and mixed precision,
+    # where a NamedTuple or dict fails
     logits = property(lambda self: self[0], doc='(bs, n_ids)')
     emb = property(lambda self: self[1], doc='(bs, nf) after the neck: for distillation and for judging')
     levels = property(lambda self: self[2], doc='tuple of (bs, c, h, w) maps, coarser and coarser')
@@ -32,24 +33,27 @@ register_pytree_node(Recognition, lambda o: (list(o), None), lambda parts, _: Re
 class Recognizer(nn.Module):
     "Picture to embedding, and in training to logits and levels as well (the BNNeck design of Luo et al., CVPRW 2019)"
     def __init__(self,
-        body:nn.Module|str, # A timm model, one of our bodies, or the name of one for `make_body`
-        n_ids:int, # Training identities
-        pool:nn.Module|None=None, # `(bs, nf, h, w)` to (bs, nf); None: `GeM` where features are rectified maps, else the body's own pooling
-        neck:nn.Module|Callable|None=None, # Module, or function of `nf`; None: `BNNeck`, or nothing behind a face body, which has its own
-        head:nn.Module|Callable|None=None, # Module, or function of `(nf, n_ids)`; None: `LinearHead`
+        body:nn.Module|str,                 # A timm model, one of our bodies, or the name of one for `make_body`
+        n_ids:int,                          # Training identities
+        pool:nn.Module|None=None,           # Maps to `(bs, nf)`; None: `GeM` for plain maps, else the body's own
+        neck:nn.Module|Callable|None=None,  # Module, or function of `nf`; None: `BNNeck`, nothing for a face body
+        head:nn.Module|Callable|None=None,  # Module, or function of `(nf, n_ids)`; None: `LinearHead`
         levels:Sequence[int|str]|None=None, # Positions or names of the body's stages; None: see `level_indices`
-        **kwargs, # For `make_body` when `body` is a name: `pretrained`, `last_stride`, ...
+        **kwargs,                           # For `make_body` when `body` is a name: `pretrained`, `last_stride`, ...
     ):
         super().__init__()
-        if n_ids < 1: raise ValueError(f'n_ids={n_ids}: a recogniser is trained on at least one identity.')
+        if n_ids < 1: raise ValueError(f'n_ids is {n_ids}. A recogniser is trained on at least one identity.')
         if isinstance(body, str): body = make_body(body, **kwargs)
-        elif kwargs: raise ValueError(f'{", ".join(kwargs)}: only for a body given by name. Hand them to make_body yourself.')
+        elif kwargs:
+            raise ValueError(f'{", ".join(kwargs)} is for a body given by name. Hand it to make_body yourself.')
         self.body,self.n_ids,self.level_indices = body, n_ids, level_indices(body, levels)
         self.pool = GeM() if pool is None and _has_plain_maps(body) else pool
         if pool is not None and hasattr(body, 'drop_head'): body.drop_head()
         nf = body.num_features if self.pool is not None else getattr(body, 'head_hidden_size', body.num_features)
-        self.neck = neck if isinstance(neck, nn.Module) else (neck or (nn.Identity if getattr(body, 'own_embedding', False) else BNNeck))(nf)
-        self.head = head if isinstance(head, nn.Module) else (head or LinearHead)(nf, n_ids)
+        if neck is None: neck = nn.Identity if getattr(body, 'own_embedding', False) else BNNeck
+        if head is None: head = LinearHead
+        self.neck = neck if isinstance(neck, nn.Module) else neck(nf)
+        self.head = head if isinstance(head, nn.Module) else head(nf, n_ids)
         self.embed_dim = nf
 
     @property
@@ -58,7 +62,7 @@ class Recognizer(nn.Module):
         return preprocess_of(self.body)
 
     def pooled(self,
-        final, # Output of the body: (bs, c, h, w), (bs, h, w, c), (bs, tokens, c), or (bs, nf) already pooled
+        final, # Of the body: `(bs, c, h, w)`, `(bs, h, w, c)`, `(bs, tokens, c)`, or `(bs, nf)`, already pooled
     ): # `(bs, nf)`, at least float32
         if final.ndim == 2: emb = final
         elif self.pool is None: emb = self.body.forward_head(final, pre_logits=True)
@@ -67,7 +71,7 @@ class Recognizer(nn.Module):
 
     def forward(self,
         x, # `(bs, 3, height, width)`
-    ): # training: `Recognition`; evaluation: (bs, nf), the embedding after the neck, not normalised
+    ): # Training: `Recognition`; evaluation: `(bs, nf)`, the embedding after the neck, not normalised
         # no levels in evaluation: get_preds would keep the maps of a whole gallery
         if not self.training: return self.neck(self.pooled(self.body.forward_features(x)))
         final,levels = self.body.forward_intermediates(x, indices=self.level_indices)
@@ -94,7 +98,10 @@ def _as_maps(x, body):
 def recognizer_splitter(
     model, # A `Recognizer`
 ): # Two lists of parameters
-    "Parameter groups for fastai's `freeze` and discriminative rates: body, then pool, neck and head; what stays still is in neither"
+    """Parameter groups for fastai's `freeze` and discriminative rates: body, then pool, neck and head.
+
+    What stays still is in neither."""
     still = {id(getattr(m, name)) for m in model.modules() for name in getattr(m, 'still', ())}
-    rest = [p for part in (model.pool, model.neck, model.head) if part is not None for p in params(part) if id(p) not in still]
-    return [[p for p in params(model.body) if id(p) not in still], rest]
+    def moving(*parts): return [p for part in parts if part is not None for p in params(part) if id(p) not in still]
+
+    return [moving(model.body), moving(model.pool, model.neck, model.head)]

@@ -58,7 +58,8 @@ def test_bnneck_bias_cannot_be_trained():
     neck.bias.data.fill_(1.)
     neck(torch.randn(8, 4)).square().sum().backward()
     opt.step()
-    assert torch.equal(neck.bias.data, torch.ones(4)) and not torch.equal(neck.weight.data, torch.ones(4))
+    assert torch.equal(neck.bias.data, torch.ones(4))
+    assert not torch.equal(neck.weight.data, torch.ones(4))
     assert isinstance(nn.SyncBatchNorm.convert_sync_batchnorm(neck), nn.SyncBatchNorm)
 
 
@@ -79,7 +80,8 @@ def test_non_local_golden(golden, case, mode):
         expected = torch.tensor(d[f'grad_{mode}{case}__{name}'])
         if mode == 'train' and name == 'W.0.bias':
             # batch norm takes the mean out again: what both sides hold is rounding
-            assert p.grad.abs().max() < 1e-5 and expected.abs().max() < 1e-4
+            assert p.grad.abs().max() < 1e-5
+            assert expected.abs().max() < 1e-4
         else: close(p.grad, expected, 2e-5)
     if mode == 'train':
         close(block.W[1].running_mean, d[f'running_mean_after{case}'], 1e-5)

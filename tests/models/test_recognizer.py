@@ -23,7 +23,8 @@ def small(**kwargs): return Recognizer(NonLocalResNet(layers=(1, 1, 1, 1), non_l
 def narrow(name, size):
     "Arguments that make transformers small"
     if name.startswith('vit'): return {'img_size': size, 'embed_dim': 48, 'depth': 8}
-    if name.startswith('swin'): return {'img_size': size, 'embed_dim': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2)}
+    if name.startswith('swin'):
+        return {'img_size': size, 'embed_dim': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2)}
     return {}
 
 
@@ -31,8 +32,11 @@ def test_parts_in_training_and_embedding_in_evaluation():
     torch.manual_seed(0)
     model,x = small().train(), torch.rand(4, 3, 32, 32)
     out = model(x)
-    assert isinstance(out, Recognition) and isinstance(out, tuple) and len(out) == 4
-    assert out.logits.shape == (4, 5) and out.emb.shape == out.pooled.shape == (4, model.embed_dim)
+    assert isinstance(out, Recognition)
+    assert isinstance(out, tuple)
+    assert len(out) == 4
+    assert out.logits.shape == (4, 5)
+    assert out.emb.shape == out.pooled.shape == (4, model.embed_dim)
     assert [o.shape[1] for o in out.levels] == [512, 1024, 2048]
     assert torch.equal(out.logits, out.emb@model.head.weight.T)
     assert torch.allclose(out.pooled, GeM()(out.levels[-1]))
@@ -53,8 +57,11 @@ def test_any_body(name, size, nf, channels, gem):
     torch.manual_seed(0)
     model = Recognizer(name, n_ids=3, **narrow(name, size)).train()
     out = model(torch.rand(2, 3, *size))
-    assert out.emb.shape == (2, nf) and model.embed_dim == nf and (model.pool is not None) is gem
-    assert [o.shape[1] for o in out.levels] == channels and all(o.ndim == 4 for o in out.levels)
+    assert out.emb.shape == (2, nf)
+    assert model.embed_dim == nf
+    assert (model.pool is not None) is gem
+    assert [o.shape[1] for o in out.levels] == channels
+    assert all(o.ndim == 4 for o in out.levels)
     (out.logits.sum() + sum(o.sum() for o in out.levels)).backward()
     model.eval()
     with torch.no_grad(): assert model(torch.rand(2, 3, *size)).shape == (2, nf)
@@ -74,9 +81,10 @@ def test_a_pool_of_ones_own_sees_channels_first(name, size):
 
 def test_levels_by_name_and_position():
     body = make_body('resnet18')
-    assert level_indices(body) == [2, 3, 4] == level_indices(body, ['layer2', 'layer3', 'layer4']) == level_indices(body, [-3, -2, -1])
+    for levels in (None, ['layer2', 'layer3', 'layer4'], [-3, -2, -1]): assert level_indices(body, levels) == [2, 3, 4]
     assert level_indices(make_body('vit_tiny_patch16_224')) == [5, 8, 11]
-    assert level_indices(body, ['layer1', 4]) == [1, 4] and level_indices(body, ()) == []
+    assert level_indices(body, ['layer1', 4]) == [1, 4]
+    assert level_indices(body, ()) == []
     for wrong in ('layer9', 5, -6, 1.5):
         with pytest.raises(ValueError, match='Level'): level_indices(body, [wrong])
     assert [o.shape[1] for o in Recognizer('resnet18', 3, levels=['layer1'])(torch.rand(2, 3, 32, 32)).levels] == [64]
@@ -110,17 +118,20 @@ def test_export_with_any_batch_size():
     model = small().eval()
     x = torch.rand(2, 3, 32, 32)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim('n', min=1, max=64)},))
-    with torch.no_grad(): assert torch.allclose(program.module()(torch.cat([x, x])), model(torch.cat([x, x])), atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(program.module()(torch.cat([x, x])), model(torch.cat([x, x])), atol=1e-5)
 
 
 def test_training_output_can_be_exported():
     out = torch.export.export(small().train(), (torch.rand(2, 3, 32, 32),)).module()(torch.rand(2, 3, 32, 32))
-    assert isinstance(out, Recognition) and out.logits.shape == (2, 5)
+    assert isinstance(out, Recognition)
+    assert out.logits.shape == (2, 5)
 
 
 def learner(tmp_path, **kwargs):
     torch.manual_seed(0)
-    items = [(torch.rand(3, 32, 32), torch.tensor(i % 4), torch.tensor(float('nan')), torch.tensor([i, 0, 0])) for i in range(8)]
+    unknown = torch.tensor(float('nan'))
+    items = [(torch.rand(3, 32, 32), torch.tensor(i % 4), unknown, torch.tensor([i, 0, 0])) for i in range(8)]
     dls = DataLoaders(*(DataLoader(items, bs=4, num_workers=0) for _ in range(2)))
     dls.n_inp = 1
     return Learner(dls, small(), loss_func=RecognitionLoss(), splitter=recognizer_splitter, path=tmp_path, **kwargs)
@@ -132,15 +143,20 @@ def test_the_validation_loss_is_finite(tmp_path):
     with learn.no_bar(), learn.no_logging():
         learn.fit(2, cbs=SaveModelCallback(monitor='norm'))
         train_loss,valid_loss,value = learn.recorder.values[-1]
-        assert math.isfinite(train_loss) and math.isfinite(valid_loss) and value > 0
+        assert math.isfinite(train_loss)
+        assert math.isfinite(valid_loss)
+        assert value > 0
         assert set(learn.loss_func.terms) == {'identity', 'triplet'}
         assert (tmp_path/'models'/'model.pth').is_file()
         emb,targets = learn.get_preds()
-        assert emb.shape == (8, learn.model.embed_dim) and len(targets) == 3
+        assert emb.shape == (8, learn.model.embed_dim)
+        assert len(targets) == 3
         assert learn.get_preds(with_loss=True)[2].isfinite().all()
         assert len(learn.get_preds(with_decoded=True)[2]) == 3
         learn.freeze()
-        assert not any(p.requires_grad for n,p in learn.model.body.named_parameters() if 'bn' not in n and 'downsample.1' not in n)
+        norms = 'bn', 'downsample.1'
+        body = {n: p for n,p in learn.model.body.named_parameters() if not any(o in n for o in norms)}
+        assert not any(p.requires_grad for p in body.values())
         learn.unfreeze()
         learn.fit(1)
         assert torch.equal(learn.model.neck.bias.data, torch.zeros(learn.model.embed_dim))

@@ -13,13 +13,15 @@ __all__ = ['NonLocalResNet', 'agw_resnet50']
 
 
 class NonLocalResNet(ResNet):
-    "ResNet with non-local blocks after the last blocks of a stage (the body of AGW, Ye et al., TPAMI 2021; its state-dict keys)"
+    """ResNet with non-local blocks after the last blocks of a stage: the body of AGW (Ye et al., TPAMI 2021).
+
+    Its state dict has AGW's keys."""
     def __init__(self,
-        layers:Sequence[int]=(3, 4, 6, 3), # Blocks of each stage
-        non_local:Sequence[int]=(0, 2, 3, 0), # Of those, how many at the end have a non-local block behind them
-        inter_channels:int=1, # Channels inside a non-local block
-        stem_relu:bool|None=None, # ReLU after the first batch norm? None: yes, until `load_reference` brings AGW's weights
-        last_stride:int=1, # Stride of the last stage
+        layers:Sequence[int]=(3, 4, 6, 3),    # Blocks of each stage
+        non_local:Sequence[int]=(0, 2, 3, 0), # Of those, how many at the end have a non-local block behind
+        inter_channels:int=1,                 # Channels inside a non-local block
+        stem_relu:bool|None=None,             # ReLU in the stem? None: yes, until `load_reference` brings AGW's weights
+        last_stride:int=1,                    # Stride of the last stage
     ):
         super().__init__(Bottleneck, layers, num_classes=0)
         for stage,n in enumerate(non_local, 1):
@@ -47,7 +49,7 @@ class NonLocalResNet(ResNet):
     def forward_features(self, x): return self.forward_intermediates(x, indices=[])[0]
 
     def forward_intermediates(self,
-        x, # `(bs, 3, height, width)`
+        x,                               # `(bs, 3, height, width)`
         indices:Sequence[int]|None=None, # Which of stem and four stages; None: all
     ): # Final maps, list of maps
         "Final maps and those of the stages asked for, after their non-local blocks"
@@ -62,8 +64,8 @@ class NonLocalResNet(ResNet):
 
 
 def agw_resnet50(
-    pretrained:bool|str|Path=False, # False: from scratch; True: ImageNet weights of a plain ResNet-50; or a file of them
-    **kwargs, # For `NonLocalResNet`
+    pretrained:bool|str|Path=False, # False: from scratch; True: ImageNet weights of a ResNet-50; or a file of them
+    **kwargs,                       # For `NonLocalResNet`
 ):
     "The ResNet-50 of AGW: non-local blocks, last stride 1"
     body = NonLocalResNet(**kwargs)
@@ -71,5 +73,6 @@ def agw_resnet50(
         plain = timm_body('resnet50.tv_in1k', pretrained)
         missing,unexpected = body.load_state_dict(plain.state_dict(), strict=False)
         if unexpected or any(not k.startswith('NL_') for k in missing):
-            raise ValueError(f'pretrained={pretrained!r} are not the weights of a ResNet-50: {[*unexpected, *missing][:3]} do not fit.')
+            raise ValueError(f'pretrained is {pretrained!r}, but {[*unexpected, *missing][:3]} do not fit. '
+                             'Give weights of a ResNet-50.')
     return body

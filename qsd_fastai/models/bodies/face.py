@@ -2,46 +2,36 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ...tensors import full_precision
+from ..layers import StillBatchNorm
 from ..preprocess import Preprocess
 
 __all__ = ['FaceBody', 'StillScale']
 
 
-class StillScale(nn.BatchNorm1d):
-    "Batch norm whose scale is not trained: the last layer of a face body, where the length of an embedding is the margin's business"
+class StillScale(StillBatchNorm):
+    """Batch norm whose scale is not trained: the last layer of a face body.
+
+    The length of an embedding is the margin's business."""
     still = ('weight',)
-
-    def __init__(self,
-        nf:int, # Size of the embedding
-        **kwargs, # `eps` and `momentum` of `nn.BatchNorm1d`
-    ):
-        super().__init__(nf, **kwargs)
-        self.weight.requires_grad_(False)
-
-    def forward(self,
-        x, # `(bs, nf)`
-    ): # `(bs, nf)`
-        if self.training: self.num_batches_tracked.add_(1)
-        # detached, because fastai's `unfreeze` turns `requires_grad` on for every parameter it is given
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight.detach(), self.bias, self.training, self.momentum, self.eps)
 
 
 class FaceBody(nn.Module):
     "What face bodies share: `stages`, maps that `forward_head` turns into an embedding, and levels for distillation"
-    own_embedding,grad_checkpointing = True, False
+    own_embedding = True
+    grad_checkpointing = False
 
     def __init__(self,
-        num_features:int, # Channels of the final maps
-        embed_dim:int, # Size of the embedding
+        num_features:int,      # Channels of the final maps
+        embed_dim:int,         # Size of the embedding
         preprocess:Preprocess, # What pictures it wants; its `size` is the one the embedding layer is built for
     ):
         super().__init__()
-        if min(preprocess.size) < 16: raise ValueError(f'size={preprocess.size}: a face body halves pictures four times, so 16 pixels is the least.')
+        if min(preprocess.size) < 16:
+            raise ValueError(f'size is {preprocess.size}. Give 16 pixels or more: a face body halves them four times.')
         self.num_features,self.head_hidden_size,self.preprocess = num_features, embed_dim, preprocess
 
     @property
@@ -49,7 +39,7 @@ class FaceBody(nn.Module):
         "(height, width) of the final maps"
         return tuple(-(-n//16) for n in self.preprocess.size)
 
-    def stages(self): raise NotImplementedError('A face body gives a list of modules: stem and stages, one for each entry of `feature_info`.')
+    def stages(self): raise NotImplementedError('A face body lists its stem and stages, as `feature_info` does.')
     def final(self, x): raise NotImplementedError('A face body turns the maps of its last stage into final ones.')
     def embed(self, maps): raise NotImplementedError('A face body turns final maps into an embedding.')
 
@@ -65,7 +55,7 @@ class FaceBody(nn.Module):
     def forward_features(self, x): return self.forward_intermediates(x, indices=[])[0]
 
     def forward_intermediates(self,
-        x, # `(bs, 3, height, width)`
+        x,                               # `(bs, 3, height, width)`
         indices:Sequence[int]|None=None, # Which of stem and stages; None: all
     ): # Final maps, list of maps
         "Final maps and those of the stages asked for"
@@ -77,20 +67,22 @@ class FaceBody(nn.Module):
         return self.final(x), [levels[i] for i in wanted]
 
     def forward_head(self,
-        maps, # `(bs, num_features, h, w)`, of `forward_features`
+        maps,                 # `(bs, num_features, h, w)`, of `forward_features`
         pre_logits:bool=True, # For timm's signature: there are no logits here
     ): # `(bs, embed_dim)`, at least float32
         "The embedding; raises `ValueError` for pictures of another size than the body was built for"
         if tuple(maps.shape[-2:]) != self.map_size:
-            raise ValueError(f'This {type(self).__name__} is built for pictures of {self.preprocess.size}, but their maps are '
-                             f"{tuple(maps.shape[-2:])}, not {self.map_size}. "
-                             f"Load pictures of that size, or build it for yours: body_kwargs={{'size': (height, width)}}.")
+            raise ValueError(f'The maps are {tuple(maps.shape[-2:])}, not {self.map_size}: this {type(self).__name__} '
+                             f'is built for pictures of {self.preprocess.size}. Load pictures of that size, or build '
+                             "it for yours: body_kwargs={'size': (height, width)}.")
         with torch.autocast(maps.device.type, enabled=False):
             return self.embed(full_precision(maps))
 
     def forward(self, x): return self.forward_head(self.forward_features(x))
 
     def drop_head(self):
-        "Forget the embedding layers, when a pool of one's own takes their place: parameters without a gradient stop distributed training"
+        """Forget the embedding layers, when a pool of one's own takes their place.
+
+        Parameters without a gradient stop distributed training."""
         self.own_embedding = False
         for name in self.embed_layers: delattr(self, name)

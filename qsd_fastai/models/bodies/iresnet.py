@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ...choices import one_of
 from ..preprocess import Preprocess, face_stats
 from ..weights.read import load_body
 from .face import FaceBody, StillScale
@@ -12,12 +13,15 @@ __all__ = ['IResNet', 'ir18', 'ir34', 'ir50', 'ir101', 'iresnet18', 'iresnet34',
 
 
 class Block(nn.Module):
-    "Batch norm first and last, PReLU once, the stride in the second convolution (the unit of ArcFace, Deng et al., CVPR 2019)"
+    "Unit of ArcFace's network: batch norm first and last, PReLU once, the stride in the second convolution"
     def __init__(self, nf_in, nf, stride, shortcut):
         super().__init__()
-        self.bn1,self.conv1 = nn.BatchNorm2d(nf_in), nn.Conv2d(nf_in, nf, 3, 1, 1, bias=False)
-        self.bn2,self.prelu = nn.BatchNorm2d(nf), nn.PReLU(nf)
-        self.conv2,self.bn3 = nn.Conv2d(nf, nf, 3, stride, 1, bias=False), nn.BatchNorm2d(nf)
+        self.bn1 = nn.BatchNorm2d(nf_in)
+        self.conv1 = nn.Conv2d(nf_in, nf, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(nf)
+        self.prelu = nn.PReLU(nf)
+        self.conv2 = nn.Conv2d(nf, nf, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(nf)
         self.downsample = shortcut
 
     def forward(self, x):
@@ -26,25 +30,31 @@ class Block(nn.Module):
 
 
 class IResNet(FaceBody):
-    "Residual network of ArcFace (Deng et al., CVPR 2019), the state-dict keys of arcface_torch and MagFace; or of AdaFace, through `load_reference`"
+    """Residual network of ArcFace (Deng et al., CVPR 2019).
+
+    Its state dict has the keys of arcface_torch and MagFace; `load_reference` knows those of AdaFace. AdaFace's form
+    has no convolution in the shortcut of the first stage, and no parameters in the last batch norm."""
     embed_layers = 'dropout', 'fc', 'features'
 
     def __init__(self,
-        layers:Sequence[int], # Blocks of each of four stages
-        embed_dim:int=512, # Size of the embedding
+        layers:Sequence[int],            # Blocks of each of four stages
+        embed_dim:int=512,               # Size of the embedding
         size:tuple[int, int]=(112, 112), # `(height, width)` of pictures
-        dropout:float=0., # Before the embedding, 0..1
-        form:str='arcface', # 'arcface'; 'adaface': no convolution in the shortcut of the first stage, and a last batch norm without parameters
+        dropout:float=0.,                # Before the embedding, 0 to 1
+        form:str='arcface',              # 'arcface' or 'adaface'
     ):
-        if form not in ('arcface', 'adaface'): raise ValueError(f"form={form!r} of IResNet: it is 'arcface' or 'adaface'.")
+        one_of('form', form, 'arcface', 'adaface')
         super().__init__(512, embed_dim, Preprocess(*face_stats, tuple(size)))
         self.layers,self.form = tuple(layers), form
-        self.conv1,self.bn1,self.prelu = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
+        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.prelu = nn.PReLU(64)
         self.feature_info,nf_in = [{'num_chs': 64, 'reduction': 1, 'module': 'prelu'}], 64
         for i,(nf, n) in enumerate(zip((64, 128, 256, 512), layers, strict=True), 1):
-            plain = form == 'adaface' and nf == nf_in
-            short = nn.MaxPool2d(1, 2) if plain else nn.Sequential(nn.Conv2d(nf_in, nf, 1, 2, bias=False), nn.BatchNorm2d(nf))
-            self.add_module(f'layer{i}', nn.Sequential(Block(nf_in, nf, 2, short), *(Block(nf, nf, 1, None) for _ in range(n - 1))))
+            if form == 'adaface' and nf == nf_in: short = nn.MaxPool2d(1, 2)
+            else: short = nn.Sequential(nn.Conv2d(nf_in, nf, 1, 2, bias=False), nn.BatchNorm2d(nf))
+            blocks = [Block(nf_in, nf, 2, short), *(Block(nf, nf, 1, None) for _ in range(n - 1))]
+            self.add_module(f'layer{i}', nn.Sequential(*blocks))
             self.feature_info.append({'num_chs': nf, 'reduction': 2**i, 'module': f'layer{i}'})
             nf_in = nf
         self.bn2,self.dropout = nn.BatchNorm2d(512), nn.Dropout(dropout)
@@ -61,44 +71,69 @@ class IResNet(FaceBody):
         return self.prelu(self.bn1(self.conv1(x))) if isinstance(stage, list) else super()._stage(stage, x)
 
 
-def _iresnet(layers, pretrained, form='arcface', **kwargs): return load_body(IResNet(layers, form=form, **kwargs), pretrained)
+def _iresnet(layers, pretrained, form='arcface', **kwargs):
+    return load_body(IResNet(layers, form=form, **kwargs), pretrained)
 
 
-def iresnet18(pretrained:bool|str|Path=False, **kwargs):
-    "The 18-layer `IResNet`; `pretrained` is False or a file of weights"
+def iresnet18(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 18-layer `IResNet`"
     return _iresnet((2, 2, 2, 2), pretrained, **kwargs)
 
 
-def iresnet34(pretrained:bool|str|Path=False, **kwargs):
-    "The 34-layer `IResNet`; `pretrained` is False or a file of weights"
+def iresnet34(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 34-layer `IResNet`"
     return _iresnet((3, 4, 6, 3), pretrained, **kwargs)
 
 
-def iresnet50(pretrained:bool|str|Path=False, **kwargs):
-    "The 50-layer `IResNet`; `pretrained` is False or a file of weights"
+def iresnet50(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 50-layer `IResNet`"
     return _iresnet((3, 4, 14, 3), pretrained, **kwargs)
 
 
-def iresnet100(pretrained:bool|str|Path=False, **kwargs):
-    "The 100-layer `IResNet`; `pretrained` is False or a file of weights"
+def iresnet100(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 100-layer `IResNet`"
     return _iresnet((3, 13, 30, 3), pretrained, **kwargs)
 
 
-def ir18(pretrained:bool|str|Path=False, **kwargs):
-    "AdaFace's 18-layer body; `pretrained` is False or a file of weights"
+def ir18(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "AdaFace's 18-layer body"
     return _iresnet((2, 2, 2, 2), pretrained, 'adaface', **kwargs)
 
 
-def ir34(pretrained:bool|str|Path=False, **kwargs):
-    "AdaFace's 34-layer body; `pretrained` is False or a file of weights"
+def ir34(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "AdaFace's 34-layer body"
     return _iresnet((3, 4, 6, 3), pretrained, 'adaface', **kwargs)
 
 
-def ir50(pretrained:bool|str|Path=False, **kwargs):
-    "AdaFace's 50-layer body; `pretrained` is False or a file of weights"
+def ir50(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "AdaFace's 50-layer body"
     return _iresnet((3, 4, 14, 3), pretrained, 'adaface', **kwargs)
 
 
-def ir101(pretrained:bool|str|Path=False, **kwargs):
-    "AdaFace's 101-layer body; `pretrained` is False or a file of weights"
+def ir101(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "AdaFace's 101-layer body"
     return _iresnet((3, 13, 30, 3), pretrained, 'adaface', **kwargs)

@@ -17,7 +17,8 @@ STAGES = (2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128,
 
 
 def _conv(nf_in, nf, size, stride, act, groups=1):
-    return nn.Sequential(nn.Conv2d(nf_in, nf, size, stride, size//2, groups=groups, bias=False), nn.BatchNorm2d(nf), ACTIVATIONS[act](nf))
+    conv = nn.Conv2d(nf_in, nf, size, stride, size//2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(nf), ACTIVATIONS[act](nf))
 
 
 class Bottleneck(nn.Module):
@@ -35,7 +36,8 @@ class Depthwise(nn.Module):
     "Depthwise convolution of the stem, and a pointwise one behind it where there is one"
     def __init__(self, nf, act, pointwise):
         super().__init__()
-        self.depthwise,self.bn1 = nn.Conv2d(nf, nf, 3, 1, 1, groups=nf, bias=False), nn.BatchNorm2d(nf)
+        self.depthwise = nn.Conv2d(nf, nf, 3, 1, 1, groups=nf, bias=False)
+        self.bn1 = nn.BatchNorm2d(nf)
         self.act = nn.PReLU(nf) if act == 'prelu' else nn.ReLU(inplace=True)
         self.pointwise = nn.Conv2d(nf, nf, 1, bias=False) if pointwise else None
         if pointwise: self.bn2 = nn.BatchNorm2d(nf)
@@ -49,7 +51,8 @@ class GlobalDepthwise(nn.Module):
     "A weight for each place of each map, in place of pooling: the corners of a face are not worth its middle"
     def __init__(self, nf, size):
         super().__init__()
-        self.depthwise,self.bn = nn.Conv2d(nf, nf, size, groups=nf, bias=False), nn.BatchNorm2d(nf)
+        self.depthwise = nn.Conv2d(nf, nf, size, groups=nf, bias=False)
+        self.bn = nn.BatchNorm2d(nf)
 
     def forward(self, x): return self.bn(self.depthwise(x))
 
@@ -59,15 +62,17 @@ class MobileFaceNet(FaceBody):
     embed_layers = 'gdconv', 'conv3', 'bn'
 
     def __init__(self,
-        embed_dim:int=128, # Size of the embedding
+        embed_dim:int=128,               # Size of the embedding
         size:tuple[int, int]=(112, 112), # `(height, width)` of pictures
-        act:str='relu6', # 'relu6', as the public weights of 128 numbers; 'prelu', as the paper and those of 512
-        pointwise:bool|None=None, # A pointwise convolution in the stem? None: with 'relu6', as those weights have it
+        act:str='relu6',                 # 'relu6', as public weights of 128 numbers; 'prelu', as those of 512
+        pointwise:bool|None=None,        # A pointwise convolution in the stem? None: with 'relu6'
     ):
-        if act not in ACTIVATIONS: raise ValueError(f"act={act!r} of MobileFaceNet: it is 'relu6' or 'prelu'.")
-        super().__init__(512, embed_dim, Preprocess(*(IMAGENET_STATS if act == 'relu6' else face_stats), tuple(size)))
+        if act not in ACTIVATIONS: raise ValueError(f'act is {act!r}. Use relu6 or prelu.')
+        stats = IMAGENET_STATS if act == 'relu6' else face_stats
+        super().__init__(512, embed_dim, Preprocess(*stats, tuple(size)))
         self.conv1 = _conv(3, 64, 3, 2, act)
         self.dw_conv = Depthwise(64, act, act == 'relu6' if pointwise is None else pointwise)
+        # stages end where the next one halves the maps
         blocks,nf_in,self.ends = [], 64, []
         for expansion,nf,n,stride in STAGES:
             if stride == 2: self.ends.append(len(blocks))
@@ -76,16 +81,21 @@ class MobileFaceNet(FaceBody):
                 nf_in = nf
         self.ends,self.features = [*self.ends[1:], len(blocks)], nn.Sequential(*blocks)
         self.conv2 = _conv(nf_in, 512, 1, 1, act)
-        self.gdconv,self.conv3,self.bn = GlobalDepthwise(512, self.map_size), nn.Conv2d(512, embed_dim, 1), nn.BatchNorm1d(embed_dim)
-        self.feature_info = [{'num_chs': 64, 'reduction': 2, 'module': 'dw_conv'},
-                             *({'num_chs': nf, 'reduction': 2**(i + 2), 'module': f'features.{end - 1}'}
-                               for i,(nf, end) in enumerate(zip((64, 128, 128), self.ends)))]
+        self.gdconv = GlobalDepthwise(512, self.map_size)
+        self.conv3 = nn.Conv2d(512, embed_dim, 1)
+        self.bn = nn.BatchNorm1d(embed_dim)
+        self.feature_info = [{'num_chs': 64, 'reduction': 2, 'module': 'dw_conv'}]
+        for i,(nf, end) in enumerate(zip((64, 128, 128), self.ends)):
+            self.feature_info.append({'num_chs': nf, 'reduction': 2**(i + 2), 'module': f'features.{end - 1}'})
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode='fan_out')
                 if m.bias is not None: nn.init.zeros_(m.bias)
 
-    def stages(self): return [[self.conv1, self.dw_conv], *(self.features[a:b] for a,b in zip([0, *self.ends], self.ends))]
+    def stages(self):
+        parts = (self.features[a:b] for a,b in zip([0, *self.ends], self.ends))
+        return [[self.conv1, self.dw_conv], *parts]
+
     def final(self, x): return self.conv2(x)
     def embed(self, maps): return self.bn(self.conv3(self.gdconv(maps)).flatten(1))
 
@@ -95,7 +105,7 @@ class MobileFaceNet(FaceBody):
 
 def mobilefacenet(
     pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs, # For `MobileFaceNet`
+    **kwargs,                       # For `MobileFaceNet`
 ):
     "`MobileFaceNet` with 128 numbers an embedding"
     return load_body(MobileFaceNet(**kwargs), pretrained)
@@ -103,7 +113,7 @@ def mobilefacenet(
 
 def mobilefacenet_prelu(
     pretrained:bool|str|Path=False, # False: from scratch; or a file of weights, InsightFace_Pytorch's for example
-    **kwargs, # For `MobileFaceNet`
+    **kwargs,                       # For `MobileFaceNet`
 ):
-    "`MobileFaceNet` as the paper has it, with PReLU and no pointwise convolution in the stem, and 512 numbers an embedding"
+    "The paper's `MobileFaceNet`: PReLU, no pointwise convolution in the stem, and 512 numbers an embedding"
     return load_body(MobileFaceNet(**{'embed_dim': 512, 'act': 'prelu', **kwargs}), pretrained)

@@ -8,7 +8,7 @@ __all__ = ['LinearHead']
 class LinearHead(nn.Linear):
     "Linear classifier without bias, started near zero (Luo et al., CVPRW 2019)"
     def __init__(self,
-        nf:int, # Size of the embedding
+        nf:int,    # Size of the embedding
         n_ids:int, # Training identities
     ):
         super().__init__(nf, n_ids, bias=False)

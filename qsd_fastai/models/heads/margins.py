@@ -1,31 +1,27 @@
-"""Margin heads of face recognition: cosines to one direction for each identity, and the margin that makes training stricter than judging.
+"""Margins of face recognition: what makes training stricter than judging.
 
-A head gives cosines, which is what QSD distils: the margin belongs to whoever knows the identities. `MarginLoss` asks the head for it.
-Everything is computed in float32 or better, also under autocast; identity -1 means that a picture has no class here, and no margin."""
+A head gives cosines, which is what QSD distils: the margin belongs to whoever knows the identities, and `MarginLoss`
+asks the head for it."""
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from ...choices import one_of
 from ...distributed import summed
-from ...tensors import full_precision
+from .cosine import MarginHead
 
 __all__ = ['AdaFace', 'ArcFace', 'CosFace', 'CurricularFace', 'MagFace', 'MarginHead', 'SubCenterArcFace']
 
 
-# shortest vector that is made a unit one: a picture without any embedding gets a gradient that float16 can hold instead of an endless one
-TINY = 1e-3
-
-
 def _mean_and_std(x, gathered):
-    """Mean and deviation over the batch of all processes (None where there are too few values), where it isn't the same one on each already.
+    """Mean and deviation over the batch of all processes, which is `x` already where it was gathered.
 
-    A process without a value must come here, too: the others wait for it."""
+    None where there are too few values. A process without a value must come here, too: the others wait for it."""
     def whole(t): return t if gathered else summed(t)
 
     n,total = whole(torch.stack([torch.ones_like(x).sum(), x.sum()]))
-    if n == 0: return None, None  # for all of them: nobody waits below
+    if n == 0: return None, None # for all of them: nobody waits below
     mean = total/n
     squared = whole((x - mean).square().sum())
     return mean, (squared/(n - 1)).sqrt() if n > 1 else None
@@ -40,72 +36,6 @@ def _at_target(cosine, ids):
 def _replaced(cosine, rows, cols, target): return cosine.index_put((rows, cols), target.to(cosine.dtype))
 
 
-class MarginHead(nn.Module):
-    "Cosine of an embedding to each identity; without a margin, the normalised softmax (NormFace)"
-    def __init__(self,
-        nf:int, # Size of the embedding
-        n_ids:int, # Training identities
-        s:float=64., # What cosines are multiplied by before the softmax, > 0
-    ):
-        super().__init__()
-        if not s > 0: raise ValueError(f's={s}: the scale of a margin head is above 0; 64 suits very many identities, 32 few.')
-        self.nf,self.n_ids,self.s = nf, n_ids, float(s)
-        # set where every process sees the batch of all, as within `PartialFC`
-        self.gathered = False
-        self.weight = nn.Parameter(torch.empty(n_ids, nf).normal_(std=.01))
-
-    def extra_repr(self): return f'nf={self.nf}, n_ids={self.n_ids}, s={self.s:g}'
-
-    def forward(self,
-        emb, # `(bs, nf)`
-    ): # `(bs, n_ids)` cosines, at least float32
-        with torch.autocast(emb.device.type, enabled=False):
-            return F.linear(F.normalize(full_precision(emb), eps=TINY), F.normalize(full_precision(self.weight), eps=TINY))
-
-    def margin(self,
-        cosine, # `(bs, n_ids)` of `forward`
-        ids, # `(bs,)` int64; -1 = no class
-        norms, # `(bs,)` lengths of the embeddings, with their graph
-        target=None, # `(bs,)` cosines to the own class, where it can be in the columns of another process; NaN: no class
-    ): # `(bs, n_ids)` logits, scaled
-        "Logits for the cross entropy, with the margin taken from each picture's own class"
-        return self.s*cosine
-
-    def regularizer(self,
-        norms, # `(bs,)`
-    ): # A scalar to add to the loss, or None
-        "What else the head asks of an embedding; nothing, but for `MagFace`"
-        return None
-
-    def terms(self,
-        cosine, # `(bs, n_ids)` of `forward`
-        emb, # `(bs, nf)` that gave them
-        ids, # `(bs,)` int64; outside 0..n_ids: an identity without a class
-        smoothing:float=0., # Share of the label spread over all identities, 0 to 1
-    ): # Dict of scalars
-        "Named terms of the loss: cross-entropy with the margin, a mean over pictures that have a class, and `regularizer`"
-        with torch.autocast(cosine.device.type, enabled=False):
-            ids,norms = torch.where((ids >= 0) & (ids < self.n_ids), ids, -1), full_precision(emb).norm(dim=1)
-            value = F.cross_entropy(self.margin(full_precision(cosine), ids, norms), ids, ignore_index=-1, label_smoothing=smoothing, reduction='sum')
-            found,extra = {'identity': value/(ids >= 0).sum().clamp(min=1)}, self.regularizer(norms)
-        return found if extra is None else {**found, 'norm': extra}
-
-    @torch.no_grad()
-    def imprint(self,
-        emb, # `(n, nf)` embeddings of training pictures
-        ids, # `(n,)` their identities as the loader numbers them; those outside `n_ids` are passed over
-    ):
-        "Start every identity at the mean direction of its pictures (weight imprinting, Qi et al., CVPR 2018); one without pictures stays as it is"
-        device,emb = self.weight.device, F.normalize(full_precision(emb))
-        ids = torch.as_tensor(ids, device=device)
-        inside = (ids >= 0) & (ids < self.n_ids)
-        total = torch.zeros(self.n_ids, self.nf, device=device).index_add_(0, ids[inside], emb.to(device)[inside])
-        seen = total.norm(dim=1) > 0
-        self._set_directions(F.normalize(total[seen]), seen)
-
-    def _set_directions(self, directions, seen): self.weight[seen] = directions.to(self.weight.dtype)
-
-
 class _StraightThrough(torch.autograd.Function):
     "A value whose gradient is that of what it was made from"
     @staticmethod
@@ -118,17 +48,19 @@ class _StraightThrough(torch.autograd.Function):
 class ArcFace(MarginHead):
     """Additive angular margin (Deng et al., CVPR 2019).
 
-    As published, the gradient passes by the angle as if the margin were not there, which is finite everywhere. `gradient='exact'` goes through
-    the angle, kept `eps` away from 0 and 180 degrees, as AdaFace's code does."""
+    As published, the gradient passes by the angle as if the margin were not there, which is finite everywhere.
+    `gradient='exact'` goes through the angle, kept `eps` away from 0 and 180 degrees, as AdaFace's code does."""
     def __init__(self,
-        nf:int, n_ids:int, s:float=64.,
-        m:float=.5, # Margin, radians
+        nf:int,                   # Size of the embedding
+        n_ids:int,                # Training identities
+        s:float=64.,              # Scale of the cosines, > 0
+        m:float=.5,               # Margin, radians
         gradient:str='published', # Or 'exact'
-        filter_above:float=0., # Cosines to other identities above this are taken for wrong labels and count 0; 0: none
-        eps:float=1e-4, # Of 'exact'
+        filter_above:float=0.,    # Cosines to others above this are taken for wrong labels and count 0; 0: none
+        eps:float=1e-4,           # Of 'exact'
     ):
         super().__init__(nf, n_ids, s)
-        if gradient not in ('published', 'exact'): raise ValueError(f"gradient={gradient!r} is unknown. Use 'published' or 'exact'.")
+        one_of('gradient', gradient, 'published', 'exact')
         self.m,self.gradient,self.filter_above,self.eps = m, gradient, filter_above, eps
 
     def margin(self, cosine, ids, norms, target=None):
@@ -136,7 +68,8 @@ class ArcFace(MarginHead):
         if self.gradient == 'exact':
             cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
             rows,cols,target = _at_target(cosine, ids)
-            return self.s*_replaced(cosine, rows, cols, (target.acos() + self.m).clamp(self.eps, math.pi - self.eps).cos())
+            angle = (target.acos() + self.m).clamp(self.eps, math.pi - self.eps)
+            return self.s*_replaced(cosine, rows, cols, angle.cos())
         rows,cols,target = _at_target(cosine.detach(), ids)
         value = _replaced(cosine.detach(), rows, cols, (target.clamp(-1, 1).acos() + self.m).cos())
         return self.s*_StraightThrough.apply(cosine, value)
@@ -145,10 +78,12 @@ class ArcFace(MarginHead):
 class CosFace(MarginHead):
     "Additive cosine margin (Wang et al., CVPR 2018)"
     def __init__(self,
-        nf:int, n_ids:int, s:float=64.,
-        m:float=.4, # Margin, of a cosine
+        nf:int,                # Size of the embedding
+        n_ids:int,             # Training identities
+        s:float=64.,           # Scale of the cosines, > 0
+        m:float=.4,            # Margin, of a cosine
         filter_above:float=0., # As in `ArcFace`
-        eps:float=0., # Cosines are kept so far from -1 and 1; AdaFace's code has 1e-4
+        eps:float=0.,          # Cosines are kept so far from -1 and 1; AdaFace's code has 1e-4
     ):
         super().__init__(nf, n_ids, s)
         self.m,self.filter_above,self.eps = m, filter_above, eps
@@ -169,13 +104,17 @@ def _filtered(cosine, ids, above):
 
 
 class AdaFace(MarginHead):
-    "Margin that follows the length of the embedding: angular for poor pictures, additive for good ones (Kim et al., CVPR 2022)"
+    """Margin that follows the length of the embedding (Kim et al., CVPR 2022).
+
+    Angular for poor pictures, additive for good ones."""
     def __init__(self,
-        nf:int, n_ids:int, s:float=64.,
-        m:float=.4, # Margin
-        h:float=.333, # How much of a standard deviation of lengths is the whole range
+        nf:int,            # Size of the embedding
+        n_ids:int,         # Training identities
+        s:float=64.,       # Scale of the cosines, > 0
+        m:float=.4,        # Margin
+        h:float=.333,      # How much of a standard deviation of lengths is the whole range
         t_alpha:float=.01, # Weight of a new batch in the running mean and deviation; 1: those of the batch
-        eps:float=1e-3,
+        eps:float=1e-3,    # Cosines and angles are kept so far from their ends
     ):
         super().__init__(nf, n_ids, s)
         self.m,self.h,self.t_alpha,self.eps = m, h, t_alpha, eps
@@ -192,21 +131,26 @@ class AdaFace(MarginHead):
         cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
         rows,cols,target = _at_target(cosine, ids)
         place = place[rows]
-        target = (target.acos() - self.m*place).clamp(self.eps, math.pi - self.eps).cos() - (self.m + self.m*place)
-        return self.s*_replaced(cosine, rows, cols, target)
+        angle = (target.acos() - self.m*place).clamp(self.eps, math.pi - self.eps)
+        return self.s*_replaced(cosine, rows, cols, angle.cos() - (self.m + self.m*place))
 
 
 class MagFace(MarginHead):
-    "Margin that grows with the length of the embedding, and a term that makes it longer for good pictures (Meng et al., CVPR 2021)"
+    """Margin that grows with the length of the embedding (Meng et al., CVPR 2021).
+
+    A term of the loss makes it longer for good pictures."""
     def __init__(self,
-        nf:int, n_ids:int, s:float=64.,
+        nf:int,                       # Size of the embedding
+        n_ids:int,                    # Training identities
+        s:float=64.,                  # Scale of the cosines, > 0
         norm_range:tuple=(10., 110.), # Least and greatest length; others are clipped
         margin_range:tuple=(.45, .8), # Margins there, radians
-        norm_weight:float=35., # Of the term for the length
-        easy_margin:bool=True, # No margin where the angle is above 90 degrees?
+        norm_weight:float=35.,        # Of the term for the length
+        easy_margin:bool=True,        # No margin where the angle is above 90 degrees?
     ):
         super().__init__(nf, n_ids, s)
-        self.norm_range,self.margin_range,self.norm_weight,self.easy_margin = norm_range, margin_range, norm_weight, easy_margin
+        self.norm_range,self.margin_range = norm_range, margin_range
+        self.norm_weight,self.easy_margin = norm_weight, easy_margin
 
     def margin(self, cosine, ids, norms, target=None):
         (low, top),(least, most) = self.norm_range, self.margin_range
@@ -228,9 +172,11 @@ class MagFace(MarginHead):
 class CurricularFace(MarginHead):
     "Hard wrong identities weigh more as training goes on (Huang et al., CVPR 2020)"
     def __init__(self,
-        nf:int, n_ids:int, s:float=64.,
-        m:float=.5, # Margin, radians
-        momentum:float=.01, # Weight of a new batch in the running mean `t` of the cosines to the own class
+        nf:int,             # Size of the embedding
+        n_ids:int,          # Training identities
+        s:float=64.,        # Scale of the cosines, > 0
+        m:float=.5,         # Margin, radians
+        momentum:float=.01, # Weight of a new batch in the running mean `t` of cosines to the own class
     ):
         super().__init__(nf, n_ids, s)
         self.m,self.momentum = m, momentum
@@ -247,7 +193,7 @@ class CurricularFace(MarginHead):
         easy = torch.where(own > math.cos(math.pi - self.m), moved, own - math.sin(math.pi - self.m)*self.m)
         if target is None: limit = cosine.new_full((len(cosine),), float('inf')).index_put((rows,), moved.detach())
         else: limit = self._moved(target.detach().clamp(-1, 1))
-        hard = cosine > limit[:, None]  # of a picture without a class, nothing is hard
+        hard = cosine > limit[:, None] # of a picture without a class, nothing is hard
         cosine = torch.where(hard, cosine*(self.t.to(cosine.dtype) + cosine), cosine)
         return self.s*_replaced(cosine, rows, cols, easy)
 
@@ -255,11 +201,16 @@ class CurricularFace(MarginHead):
 
 
 class SubCenterArcFace(ArcFace):
-    "ArcFace with several directions for each identity, the nearest of which counts: noise finds one of its own (Deng et al., ECCV 2020)"
+    """ArcFace with several directions for each identity, the nearest of which counts (Deng et al., ECCV 2020).
+
+    Noise finds one of its own."""
     def __init__(self,
-        nf:int, n_ids:int, s:float=64., m:float=.5,
-        k:int=3, # Directions for each identity
-        **kwargs, # For `ArcFace`
+        nf:int,      # Size of the embedding
+        n_ids:int,   # Training identities
+        s:float=64., # Scale of the cosines, > 0
+        m:float=.5,  # Margin, radians
+        k:int=3,     # Directions for each identity
+        **kwargs,    # For `ArcFace`
     ):
         super().__init__(nf, n_ids, s, m, **kwargs)
         self.k,self.weight = k, nn.Parameter(torch.empty(n_ids*k, nf).normal_(std=.01))

@@ -1,4 +1,6 @@
-"Margins over very many identities: some of the classes in each step, and each process holding its share of them (Partial FC, An et al., CVPR 2022)"
+"""Margins over very many identities (Partial FC, An et al., CVPR 2022).
+
+Each step is over some of the classes, and each process holds its share of them."""
 import warnings
 from collections.abc import Callable
 
@@ -9,7 +11,8 @@ from torch import nn
 
 from ...distributed import gather_rows, processes, summed
 from ...tensors import full_precision
-from .margins import TINY, ArcFace, SubCenterArcFace
+from .cosine import mean_directions, unit
+from .margins import ArcFace, SubCenterArcFace
 from .sharded_softmax import sharded_cross_entropy
 
 __all__ = ['PartialFC', 'whole_state_dict']
@@ -19,23 +22,25 @@ BLOCK = 4096
 
 
 class PartialFC(nn.Module):
-    """A head whose step is over the identities of the batch and a sample of the others; `PartialUpdate` moves its centers.
+    """A head whose step is over the identities of the batch and a sample of others; `PartialUpdate` moves its centers.
 
-    Centers are buffers, not parameters: no optimizer keeps state for them, and gradients exist for sampled rows only. The sample is drawn from
-    the seed and the number of the step over all identities, so it is the same on one process and on many. With several processes each holds
-    the rows `n//W*r + min(r, n%W)` and on; `full_state` puts them together again."""
+    Centers are buffers, not parameters: no optimizer keeps state for them, and gradients exist for sampled rows only.
+    The sample is drawn from the seed and the number of the step over all identities, so it is the same on one process
+    and on many. With several processes each holds the rows `n//W*r + min(r, n%W)` and on; `full_state` puts them
+    together again."""
     def __init__(self,
-        nf:int, # Size of the embedding
-        n_ids:int, # Training identities
+        nf:int,                  # Size of the embedding
+        n_ids:int,               # Training identities
         margin:Callable=ArcFace, # A `MarginHead`, or a function of `(nf, n_ids)` that makes one
-        rate:float=.1, # Share of identities in a step, above 0 and up to 1; those of the batch are always in
-        seed:int=0, # Of the first centers and of every sample
+        rate:float=.1,           # Share of identities in a step, above 0 and up to 1; those of the batch are always in
+        seed:int=0,              # Of the first centers and of every sample
     ):
         super().__init__()
-        if not 0 < rate <= 1: raise ValueError(f'rate={rate} of PartialFC: it is above 0 and up to 1, which takes all identities.')
+        if not 0 < rate <= 1: raise ValueError(f'rate is {rate}. Give above 0 and up to 1, which takes all identities.')
         self.margin = margin(nf, 0)
-        if isinstance(self.margin, SubCenterArcFace): raise ValueError('PartialFC has one center an identity, so it takes no SubCenterArcFace.')
-        self.margin.weight,self.margin.gathered = None, True  # of the margin head, the margin alone
+        if isinstance(self.margin, SubCenterArcFace):
+            raise ValueError('margin is SubCenterArcFace. Give another: PartialFC has one center an identity.')
+        self.margin.weight,self.margin.gathered = None, True # of the margin head, the margin alone
         self.nf,self.n_ids,self.rate,self.seed = nf, n_ids, rate, seed
         self.rank,self.world = processes()
         first,last = self.share()
@@ -48,7 +53,8 @@ class PartialFC(nn.Module):
     @property
     def s(self): return self.margin.s
 
-    def extra_repr(self): return f'nf={self.nf}, n_ids={self.n_ids}, rate={self.rate:g}, process {self.rank} of {self.world}'
+    def extra_repr(self):
+        return f'nf={self.nf}, n_ids={self.n_ids}, rate={self.rate:g}, process {self.rank} of {self.world}'
 
     def share(self, rank=None, world=None):
         "First and last + 1 of the identities of a process; this one when not given"
@@ -57,10 +63,12 @@ class PartialFC(nn.Module):
         first = small*rank + min(rank, rest)
         return first, first + small + (rank < rest)
 
+    def _generator(self, n): return torch.Generator().manual_seed(self.seed*1_000_003 + n)
+
     def _start(self, first, last):
         parts = []
         for block in range(first//BLOCK, -(-last//BLOCK)):
-            made = torch.empty(BLOCK, self.nf).normal_(std=.01, generator=torch.Generator().manual_seed(self.seed*1_000_003 + block))
+            made = torch.empty(BLOCK, self.nf).normal_(std=.01, generator=self._generator(block))
             parts.append(made[max(first - block*BLOCK, 0):last - block*BLOCK])
         return torch.cat(parts) if parts else torch.empty(0, self.nf)
 
@@ -74,9 +82,10 @@ class PartialFC(nn.Module):
         if self.rate == 1: rows = torch.arange(first, last)
         else:
             # always on the CPU: the same draw whatever the device
-            rank = torch.rand(self.n_ids, generator=torch.Generator().manual_seed(self.seed*1_000_003 + int(self.step) + 2**40))
+            rank = torch.rand(self.n_ids, generator=self._generator(int(self.step) + 2**40))
             rank[ids] = 2.
-            rows = rank.topk(max(round(self.rate*self.n_ids), len(ids))).indices.sort().values
+            n = max(round(self.rate*self.n_ids), len(ids))
+            rows = rank.topk(n).indices.sort().values
             rows = rows[(rows >= first) & (rows < last)]
         self.step += 1
         self.rows = rows.to(self.weight.device)
@@ -86,19 +95,22 @@ class PartialFC(nn.Module):
     def forward(self,
         emb, # `(bs, nf)`
     ): # `(bs, n)` cosines to the sampled identities of this process, in the order of `rows`, at least float32
-        if self.active is None: raise RuntimeError('PartialFC has no sample of identities. Give the learner the callback PartialUpdate().')
+        if self.active is None:
+            raise RuntimeError('PartialFC has no sample of identities. Give the learner the callback PartialUpdate().')
         with torch.autocast(emb.device.type, enabled=False):
-            emb = full_precision(emb)
-            return F.linear(F.normalize(emb, eps=TINY), F.normalize(self.active.to(emb.dtype), eps=TINY))
+            emb = unit(emb)
+            return F.linear(emb, unit(self.active.to(emb.dtype)))
 
     def terms(self,
-        cosine, # `(bs, n)` of `forward`
-        emb, # `(bs, nf)` that gave them
-        ids, # `(bs,)` int64; outside 0..n_ids: an identity without a class
-        smoothing:float=0., # None here
+        cosine,             # `(bs, n)` of `forward`
+        emb,                # `(bs, nf)` that gave them
+        ids,                # `(bs,)` int64; outside 0 to n_ids - 1: an identity without a class
+        smoothing:float=0., # There is none here: 0
     ): # Dict of scalars
-        "Cross-entropy over the sample, exact over the processes: each has the loss of the whole batch, and the gradient of its own pictures"
-        if smoothing: raise ValueError('PartialFC has no label smoothing: leave smoothing at 0.')
+        """Cross-entropy over the sample, exact over the processes.
+
+        Each has the loss of the whole batch, and the gradient of its own pictures."""
+        if smoothing: raise ValueError(f'smoothing is {smoothing}. Leave it at 0: PartialFC has no label smoothing.')
         with torch.autocast(cosine.device.type, enabled=False):
             own = emb = full_precision(emb)
             if self.world > 1:
@@ -112,8 +124,8 @@ class PartialFC(nn.Module):
             logits = self.margin.margin(cosine, columns, own.norm(dim=1), target)
             found = {'identity': sharded_cross_entropy(logits, columns, known)}
             # of one's own pictures: the mean over processes is taken with the gradients
-            if (extra := self.margin.regularizer(emb.norm(dim=1))) is not None: found['norm'] = extra
-        return found
+            extra = self.margin.regularizer(emb.norm(dim=1))
+        return found if extra is None else {**found, 'norm': extra}
 
     @torch.no_grad()
     def _target(self, cosine, columns):
@@ -122,18 +134,20 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def update(self,
-        lr:float, # Rate
-        momentum:float=.9, # 0..1
-        wd:float=5e-4, # Decay of weights, of sampled rows alone
-        scale:float=1., # What gradients were multiplied by, in mixed precision
+        lr:float,          # Rate
+        momentum:float=.9, # 0 to 1
+        wd:float=5e-4,     # Decay of weights, of sampled rows alone
+        scale:float=1.,    # What gradients were multiplied by, in mixed precision
     )->bool: # False: a gradient was not finite, and nothing moved
         "SGD of the rows that were sampled since the last one"
-        pending,self.pending = [(rows, torch.zeros_like(o) if o.grad is None else o.grad) for rows,o in self.pending], []
+        pending = [(rows, torch.zeros_like(o) if o.grad is None else o.grad) for rows,o in self.pending]
+        self.pending = []
         if not pending: return True
         rows,grad = pending[0]
-        if len(pending) > 1:  # accumulated: a row can be in several samples
+        if len(pending) > 1: # accumulated: a row can be in several samples
             rows,place = torch.cat([r for r,_ in pending]).unique(return_inverse=True)
-            grad = torch.zeros(len(rows), self.nf, dtype=grad.dtype, device=grad.device).index_add_(0, place, torch.cat([g for _,g in pending]))
+            grads = torch.cat([g for _,g in pending])
+            grad = grads.new_zeros(len(rows), self.nf).index_add_(0, place, grads)
         grad = grad/scale
         if summed((~grad.isfinite()).any().float()) != 0: return False
         weight = self.weight[rows]
@@ -148,12 +162,9 @@ class PartialFC(nn.Module):
         ids, # `(n,)` their identities as the loader numbers them; those outside `n_ids` are passed over
     ):
         "`MarginHead.imprint` of this process's share; what moved the centers before is forgotten"
-        device,emb,(first, last) = self.weight.device, F.normalize(full_precision(emb)), self.share()
-        ids = torch.as_tensor(ids, device=device)
-        inside = (ids >= first) & (ids < last)
-        total = torch.zeros(last - first, self.nf, device=device, dtype=emb.dtype).index_add_(0, ids[inside] - first, emb.to(device)[inside])
-        seen = total.norm(dim=1) > 0
-        self.weight[seen],self.momentum[seen] = F.normalize(total[seen]).to(self.weight.dtype), 0.
+        directions,seen = mean_directions(emb, ids, *self.share(), self.weight.device)
+        self.weight[seen] = directions.to(self.weight.dtype)
+        self.momentum[seen] = 0.
         self.forget()
 
     def forget(self):
@@ -163,7 +174,9 @@ class PartialFC(nn.Module):
     def shard(self):
         "Keep this process's share of centers that were made, or loaded, before there were several processes"
         if processes() == (self.rank, self.world): return
-        if self.world != 1: raise RuntimeError(f'These centers are the share of process {self.rank} of {self.world}. Load a full_state instead.')
+        if self.world != 1:
+            raise RuntimeError(f'These centers are the share of process {self.rank} of {self.world}. '
+                               'Load a full_state instead.')
         self.rank,self.world = processes()
         first,last = self.share()
         self.weight,self.momentum = self.weight[first:last].clone(), self.momentum[first:last].clone()
@@ -171,24 +184,26 @@ class PartialFC(nn.Module):
 
     def full_state(self)->dict|None: # None on every process but the first
         "Centers, momentum and the rest, put together in the order of identities; every process must call it"
-        parts = {name: [] for name in ('weight', 'momentum')}
+        parts = {'weight': [], 'momentum': []}
         for name,found in parts.items():
             for rank in range(self.world):
                 first,last = self.share(rank)
-                part = getattr(self, name).contiguous() if rank == self.rank else self.weight.new_empty(last - first, self.nf)
+                if rank == self.rank: part = getattr(self, name).contiguous()
+                else: part = self.weight.new_empty(last - first, self.nf)
                 if self.world > 1: dist.broadcast(part, rank)
                 if self.rank == 0: found.append(part.cpu())
         if self.rank: return None
-        return {**{name: torch.cat(found) for name,found in parts.items()}, 'step': self.step.cpu().clone(),
-                **{f'margin.{k}': v.detach().cpu().clone() for k,v in self.margin.state_dict().items()}}
+        state = {name: torch.cat(found) for name,found in parts.items()} | {'step': self.step.cpu().clone()}
+        return state | {f'margin.{k}': v.detach().cpu().clone() for k,v in self.margin.state_dict().items()}
 
     @torch.no_grad()
     def load_full_state(self,
         state:dict, # Of `full_state`, on however many processes it was made
     ):
         "Take this process's share; raises `ValueError` for other identities or another size of the embedding"
-        if tuple(state['weight'].shape) != (self.n_ids, self.nf):
-            raise ValueError(f"The state holds {tuple(state['weight'].shape)} centers, this head {(self.n_ids, self.nf)}: it is of other identities.")
+        held = tuple(state['weight'].shape)
+        if held != (self.n_ids, self.nf):
+            raise ValueError(f'state holds {held} centers, of other identities. Load one of {(self.n_ids, self.nf)}.')
         first,last = self.share()
         for name in ('weight', 'momentum'): getattr(self, name).copy_(state[name][first:last])
         self.step.copy_(state['step'])
@@ -197,14 +212,16 @@ class PartialFC(nn.Module):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         if self.world > 1:
-            warnings.warn(f'state_dict holds the centers of process {self.rank} of {self.world} alone. Save whole_state_dict(model) instead.',
-                          stacklevel=2)
+            warnings.warn(f'state_dict holds the centers of process {self.rank} of {self.world} alone. '
+                          'Save whole_state_dict(model) instead.', stacklevel=2)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         first,last = self.share()
-        for key in (prefix + 'weight', prefix + 'momentum'):  # of all identities: this process takes its share
-            if self.world > 1 and key in state_dict and len(state_dict[key]) == self.n_ids: state_dict[key] = state_dict[key][first:last]
+        for key in (prefix + 'weight', prefix + 'momentum'):
+            found = state_dict.get(key)
+            # of all identities: this process takes its share
+            if self.world > 1 and found is not None and len(found) == self.n_ids: state_dict[key] = found[first:last]
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.forget()
 
@@ -215,8 +232,11 @@ class PartialFC(nn.Module):
 def whole_state_dict(
     model:nn.Module, # With a `PartialFC` in it, or without
 )->dict|None: # None on every process but the first, where centers are shared out
-    "`model.state_dict()` as one process would have it, which `load_state_dict` reads on however many; every process must call it"
-    heads = {f'{name}.' if name else '': m for name,m in model.named_modules() if isinstance(m, PartialFC) and m.world > 1}
+    """`model.state_dict()` as one process would have it, which `load_state_dict` reads on however many.
+
+    Every process must call it."""
+    heads = {name: m for name,m in model.named_modules() if isinstance(m, PartialFC) and m.world > 1}
+    heads = {f'{name}.' if name else '': m for name,m in heads.items()}
     full = {prefix: m.full_state() for prefix,m in heads.items()}
     if None in full.values(): return None
     with warnings.catch_warnings():

@@ -31,9 +31,9 @@ class _ShardedCrossEntropy(torch.autograd.Function):
 
 
 def sharded_cross_entropy(
-    logits, # `(n, classes of this process)`, the same rows on every process
+    logits,  # `(n, classes of this process)`, the same rows on every process
     columns, # `(n,)` int64, the row's class among those of this process; -1: it is elsewhere
-    known, # `(n,)` bool: has the row a class at all? Others are skipped
+    known,   # `(n,)` bool: has the row a class at all? Others are skipped
 ): # Scalar, the same on every process
     "Mean cross-entropy over the classes of all processes; the gradient of each process's logits is exact"
     return _ShardedCrossEntropy.apply(logits, columns, known)

@@ -1,7 +1,9 @@
 "The names that face projects give their weights, and what pictures these weights were trained on"
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from torch import nn
 
 from ..preprocess import Preprocess, face_stats
 
@@ -11,11 +13,28 @@ __all__ = ['FaceSource', 'face_source']
 @dataclass
 class FaceSource:
     "Weights of a face project under our names"
-    source:str # The project
-    weights:dict # Our key to tensor: `body.`, `head.`
+    source:str                 # The project
+    weights:dict               # Our key to tensor: `body.`, `head.`
     preprocess:Preprocess|None # What pictures it was trained on; None: the body knows
     notes:list[str] = field(default_factory=list) # What was changed so that the weights keep their meaning
-    eps:float|None = None # Of its batch norms, where it isn't torch's
+    eps:float|None = None      # Of its batch norms, where it isn't torch's
+
+    def keep_meaning(self,
+        body, # That got the weights
+    )->list[str]: # What was changed
+        "Set the body's batch norms and `preprocess` to what the weights were trained with"
+        notes = [*self.notes]
+        if self.eps is not None:
+            for m in body.modules():
+                if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d): m.eps = self.eps
+            notes.append(f'batch norms count {self.eps} to the variance, as these weights were trained')
+        if self.preprocess is not None:
+            old,new = getattr(body, 'preprocess', None), self.preprocess
+            body.preprocess = new if old is None else replace(old, mean=new.mean, std=new.std)
+        if isinstance(wanted := getattr(body, 'preprocess', None), Preprocess):
+            mean,std = wanted.stats
+            notes.append(f'normalise pictures by mean {mean}, std {std}: recognition_dataloaders(stats=...)')
+        return notes
 
 
 def face_source(
@@ -34,7 +53,8 @@ def _rgb(weights, notes):
 
 
 def _arcface(weights):
-    return FaceSource('arcface_torch', {k if k.startswith('head.') else f'body.{k}': v for k,v in weights.items()}, Preprocess(*face_stats))
+    found = {k if k.startswith('head.') else f'body.{k}': v for k,v in weights.items()}
+    return FaceSource('arcface_torch', found, Preprocess(*face_stats))
 
 
 def _magface(weights):
@@ -45,20 +65,23 @@ def _magface(weights):
     return FaceSource('MagFace', _rgb(found, notes), Preprocess((0., 0., 0.), (1., 1., 1.)), notes, 2e-5)
 
 
-UNIT = {'res_layer.0': 'bn1', 'res_layer.1': 'conv1', 'res_layer.2': 'bn2', 'res_layer.3': 'prelu', 'res_layer.4': 'conv2', 'res_layer.5': 'bn3',
+# AdaFace: the parts of a unit, and what comes before and after all units
+UNIT = {'res_layer.0': 'bn1', 'res_layer.1': 'conv1', 'res_layer.2': 'bn2',
+        'res_layer.3': 'prelu', 'res_layer.4': 'conv2', 'res_layer.5': 'bn3',
         'shortcut_layer.0': 'downsample.0', 'shortcut_layer.1': 'downsample.1'}
-ENDS = {'input_layer.0': 'conv1', 'input_layer.1': 'bn1', 'input_layer.2': 'prelu', 'output_layer.0': 'bn2', 'output_layer.3': 'fc',
-        'output_layer.4': 'features'}
+ENDS = {'input_layer.0': 'conv1', 'input_layer.1': 'bn1', 'input_layer.2': 'prelu',
+        'output_layer.0': 'bn2', 'output_layer.3': 'fc', 'output_layer.4': 'features'}
 
 
 def _adaface(weights):
     notes,found = [], {}
     bodies = {k.removeprefix('model.'): v for k,v in weights.items() if not k.startswith('head.')}
     # units are numbered through; each stage begins where the channels grow
-    widths = {int(m[1]): len(v) for k,v in bodies.items() if (m := re.fullmatch(r'body\.(\d+)\.res_layer\.5\.weight', k))}
+    last = {k: re.fullmatch(r'body\.(\d+)\.res_layer\.5\.weight', k) for k in bodies}
+    widths = {int(m[1]): len(bodies[k]) for k,m in last.items() if m}
     place,counts = {}, {}
     for n in sorted(widths):
-        stage = widths[n].bit_length() - 6  # 64 channels: stage 1
+        stage = widths[n].bit_length() - 6 # 64 channels: stage 1
         place[n] = f'layer{stage}.{counts.get(stage, 0)}'
         counts[stage] = counts.get(stage, 0) + 1
     for k,v in bodies.items():
@@ -76,11 +99,12 @@ def _mobilefacenet(weights): return FaceSource('MobileFaceNet', {f'body.{k}': v 
 
 # InsightFace_Pytorch: the first of our blocks behind each of its names
 SINGLE,SEVERAL = {'conv_23': 0, 'conv_34': 5, 'conv_45': 12}, {'conv_3': 1, 'conv_4': 6, 'conv_5': 13}
-PARTS = {'conv.conv': 'conv.0.0', 'conv.bn': 'conv.0.1', 'conv.prelu': 'conv.0.2', 'conv_dw.conv': 'conv.1.0', 'conv_dw.bn': 'conv.1.1',
-         'conv_dw.prelu': 'conv.1.2', 'project.conv': 'conv.2', 'project.bn': 'conv.3'}
-WHOLES = {'conv1.conv': 'conv1.0', 'conv1.bn': 'conv1.1', 'conv1.prelu': 'conv1.2', 'conv2_dw.conv': 'dw_conv.depthwise',
-          'conv2_dw.bn': 'dw_conv.bn1', 'conv2_dw.prelu': 'dw_conv.act', 'conv_6_sep.conv': 'conv2.0',
-          'conv_6_sep.bn': 'conv2.1', 'conv_6_sep.prelu': 'conv2.2',
+PARTS = {'conv.conv': 'conv.0.0', 'conv.bn': 'conv.0.1', 'conv.prelu': 'conv.0.2',
+         'conv_dw.conv': 'conv.1.0', 'conv_dw.bn': 'conv.1.1', 'conv_dw.prelu': 'conv.1.2',
+         'project.conv': 'conv.2', 'project.bn': 'conv.3'}
+WHOLES = {'conv1.conv': 'conv1.0', 'conv1.bn': 'conv1.1', 'conv1.prelu': 'conv1.2',
+          'conv2_dw.conv': 'dw_conv.depthwise', 'conv2_dw.bn': 'dw_conv.bn1', 'conv2_dw.prelu': 'dw_conv.act',
+          'conv_6_sep.conv': 'conv2.0', 'conv_6_sep.bn': 'conv2.1', 'conv_6_sep.prelu': 'conv2.2',
           'conv_6_dw.conv': 'gdconv.depthwise', 'conv_6_dw.bn': 'gdconv.bn', 'linear': 'conv3', 'bn': 'bn'}
 
 
@@ -94,8 +118,8 @@ def _insightface_pytorch(weights):
         elif stage in SEVERAL: ours = f'features.{SEVERAL[stage] + int(index)}.{PARTS.get(inner, inner)}'
         else: ours = WHOLES.get(module, module)
         found[f'body.{ours}.{end}'] = v[:, :, None, None] if k == 'linear.weight' else v
-    if 'body.conv3.weight' in found:
-        found['body.conv3.bias'] = found['body.conv3.weight'].new_zeros(len(found['body.conv3.weight']))
+    if (last := found.get('body.conv3.weight')) is not None:
+        found['body.conv3.bias'] = last.new_zeros(len(last))
         notes.append('the last convolution has no bias in these weights: it is zero')
     return FaceSource('InsightFace_Pytorch', found, Preprocess(*face_stats), notes)
 

@@ -22,7 +22,10 @@ def test_agw_forward_golden(golden, agw_weights, tmp_path):
     torch.save(agw_weights, tmp_path/'agw.pth')
     model = Recognizer(agw_resnet50(), n_ids=12).double()
     report = load_reference(model, tmp_path/'agw.pth', show=False)
-    assert len(report.used) == len(agw_weights) and not report.missing and not report.unexpected and not report.skipped
+    assert len(report.used) == len(agw_weights)
+    assert not report.missing
+    assert not report.unexpected
+    assert not report.skipped
     x = torch.from_numpy(np.random.RandomState(5000).standard_normal((3, 3, 64, 32)))
     with torch.no_grad():
         model.eval()
@@ -31,7 +34,7 @@ def test_agw_forward_golden(golden, agw_weights, tmp_path):
             assert tuple(level.shape) == tuple(d[f'eval_shape_{i}'])
             assert rel(level.square().mean(1).numpy(), d[f'eval_msq_{i}']) < 1e-9
             assert rel(level[:, :8].numpy(), d[f'eval_ch8_{i}']) < 1e-6
-        # in training a neck that normalises three rows multiplies float32 rounding by a thousand: float32 is compared here
+        # in training a neck that normalises three rows multiplies rounding by a thousand: float32 is compared here
         assert rel(copy.deepcopy(model).float()(x.float()).numpy(), d['eval_feat']) < 1e-4
         out = model.train()(x)
     for i,level in enumerate(out.levels): assert rel(level.square().mean(1).numpy(), d[f'train_msq_{i}']) < 1e-9
@@ -42,7 +45,9 @@ def test_agw_forward_golden(golden, agw_weights, tmp_path):
 
 def test_stem_relu_and_inter_channels():
     body = NonLocalResNet(layers=(1, 1, 1, 1), non_local=(0, 1, 0, 1), inter_channels=3)
-    assert body.stem_relu and body.NL_2[0].theta.out_channels == 3 and not hasattr(body, 'NL_3')
+    assert body.stem_relu
+    assert body.NL_2[0].theta.out_channels == 3
+    assert not hasattr(body, 'NL_3')
     x = torch.randn(1, 3, 32, 32)
     assert body.forward_intermediates(x, indices=[0])[1][0].min() >= 0
     body.set_stem_relu(False)
@@ -52,13 +57,15 @@ def test_stem_relu_and_inter_channels():
 def test_agw_body_without_non_local_is_timms_resnet():
     torch.manual_seed(0)
     layers = (1, 2, 1, 1)
-    ours,theirs = NonLocalResNet(layers, non_local=(0, 0, 0, 0)), set_last_stride(ResNet(Bottleneck, layers, num_classes=0), 1)
+    ours = NonLocalResNet(layers, non_local=(0, 0, 0, 0))
+    theirs = set_last_stride(ResNet(Bottleneck, layers, num_classes=0), 1)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 64, 32)
     ours.eval(), theirs.eval()
     with torch.no_grad():
         final,levels = ours.forward_intermediates(x)
-        assert torch.equal(final, theirs.forward_features(x)) and torch.equal(final, ours.forward_features(x))
+        assert torch.equal(final, theirs.forward_features(x))
+        assert torch.equal(final, ours.forward_features(x))
         for a,b in zip(levels, theirs.forward_intermediates(x)[1], strict=True): assert torch.equal(a, b)
 
 
@@ -79,7 +86,9 @@ def test_last_stride(name):
     x = torch.randn(2, 3, 64, 32)
     plain.eval(), wide.eval()
     with torch.no_grad(): a,b = plain.forward_features(x), wide.forward_features(x)
-    assert a.shape[-2:] == (2, 1) and b.shape[-2:] == (4, 2) and a.shape[1] == b.shape[1]
+    assert a.shape[-2:] == (2, 1)
+    assert b.shape[-2:] == (4, 2)
+    assert a.shape[1] == b.shape[1]
     assert wide.feature_info[-1]['reduction'] == 16
     with pytest.raises(ValueError, match='ResNets'): make_body('convnext_atto', last_stride=1)
     with pytest.raises(ValueError, match='1 or 2'): make_body(name, last_stride=3)
@@ -96,7 +105,8 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
         if pretrained: raise OSError('no network')
         return made(name, pretrained=False, **kwargs)
     monkeypatch.setattr(timm, 'create_model', offline)
-    with pytest.raises(ConnectionError, match=r'resnet18.*no network.*file.*pretrained=False'): make_body('resnet18', pretrained=True)
+    with pytest.raises(ConnectionError, match=r'resnet18.*no network.*file.*pretrained=False'):
+        make_body('resnet18', pretrained=True)
 
 
 def test_a_wrong_argument_is_not_taken_for_a_network_failure():
@@ -113,7 +123,8 @@ def test_weights_from_a_file(tmp_path, suffix):
         save_file(weights, file)
     body = make_body('resnet18', pretrained=file)
     assert all(torch.equal(v, weights[k]) for k,v in body.state_dict().items())
-    with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'): make_body('resnet18', pretrained=tmp_path/'nowhere.pth')
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'):
+        make_body('resnet18', pretrained=tmp_path/'nowhere.pth')
 
 
 def test_agw_from_imagenet_weights_in_a_file(tmp_path):

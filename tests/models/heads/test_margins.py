@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from qsd_fastai.losses import MarginLoss
-from qsd_fastai.models.heads.margins import AdaFace, ArcFace, CosFace, CurricularFace, MagFace, MarginHead, SubCenterArcFace
+from qsd_fastai.models.heads.cosine import MarginHead
+from qsd_fastai.models.heads.margins import AdaFace, ArcFace, CosFace, CurricularFace, MagFace, SubCenterArcFace
 from qsd_fastai.models.recognizer import Recognition
 
-HEADS = [MarginHead, ArcFace, partial(ArcFace, gradient='exact'), CosFace, AdaFace, MagFace, partial(MagFace, easy_margin=False), CurricularFace,
-         SubCenterArcFace]
+HEADS = [MarginHead, ArcFace, partial(ArcFace, gradient='exact'), CosFace, AdaFace, MagFace,
+         partial(MagFace, easy_margin=False), CurricularFace, SubCenterArcFace]
 
 
 def rel(a, b):
@@ -28,13 +29,15 @@ PRECISIONS = [(torch.float64, 1e-6), (torch.float32, 1e-4)]  # outputs are store
 
 @pytest.mark.parametrize('dtype, tolerance', PRECISIONS)
 @pytest.mark.parametrize('case', [0, 1])
-@pytest.mark.parametrize('tag, make', [('arcface', ArcFace), ('cosface', CosFace), ('combined_arc', ArcFace), ('combined_cos', CosFace),
-                                       ('combined_arc_filter', partial(ArcFace, filter_above=.5))])
+@pytest.mark.parametrize('tag, make', [
+    ('arcface', ArcFace), ('cosface', CosFace), ('combined_arc', ArcFace), ('combined_cos', CosFace),
+    ('combined_arc_filter', partial(ArcFace, filter_above=.5))])
 def test_insightface_golden(golden, tag, make, case, dtype, tolerance):
     d = golden('margin_insightface')
     cosine,ids = tensor(d[f'cos{case}'], dtype).requires_grad_(), torch.from_numpy(d[f'y{case}'])
     out = make(8, cosine.shape[1]).margin(cosine, ids, torch.ones(len(ids), dtype=dtype))
-    assert out.dtype == dtype and rel(out, d[f'{tag}_out{case}']) < tolerance
+    assert out.dtype == dtype
+    assert rel(out, d[f'{tag}_out{case}']) < tolerance
     (out*tensor(d[f'upstream{case}'], dtype)).sum().backward()
     assert rel(cosine.grad, d[f'{tag}_gx{case}']) < tolerance
     # the filtered case was computed in float32
@@ -47,25 +50,32 @@ def test_insightface_golden(golden, tag, make, case, dtype, tolerance):
 def test_adaface_golden(golden, tag, alpha, dtype, tolerance):
     d = golden('margin_adaface')
     head = AdaFace(32, 40, t_alpha=alpha).to(dtype)
-    assert float(head.batch_mean) == d['init_batch_mean'] and float(head.batch_std) == d['init_batch_std']
+    assert float(head.batch_mean) == d['init_batch_mean']
+    assert float(head.batch_std) == d['init_batch_std']
     for step in range(3):
         p = f'{tag}_step{step}'
         emb,kernel = tensor(d[f'{p}_emb'], dtype).requires_grad_(), tensor(d['kernel'], dtype).requires_grad_()
         # published: embeddings come in as unit rows, and are not made so again
-        out = head.margin(emb@F.normalize(kernel, dim=0), torch.from_numpy(d[f'{p}_y']), tensor(d[f'{p}_norms'], dtype).flatten())
+        ids,norms = torch.from_numpy(d[f'{p}_y']), tensor(d[f'{p}_norms'], dtype).flatten()
+        out = head.margin(emb@F.normalize(kernel, dim=0), ids, norms)
         (out*tensor(d[f'{p}_upstream'], dtype)).sum().backward()
-        for value,name in ((out, 'out'), (emb.grad, 'gemb'), (kernel.grad, 'gkernel')): assert rel(value, d[f'{p}_{name}']) < tolerance, (step, name)
-        for name in ('batch_mean', 'batch_std'): assert rel(getattr(head, name), d[f'{p}_{name}']) < (1e-9 if dtype == torch.float64 else 1e-5)
+        for value,name in ((out, 'out'), (emb.grad, 'gemb'), (kernel.grad, 'gkernel')):
+            assert rel(value, d[f'{p}_{name}']) < tolerance, (step, name)
+        for name in ('batch_mean', 'batch_std'):
+            assert rel(getattr(head, name), d[f'{p}_{name}']) < (1e-9 if dtype == torch.float64 else 1e-5)
 
 
 @pytest.mark.parametrize('dtype, tolerance', PRECISIONS)
-@pytest.mark.parametrize('tag, make', [('CosFace', partial(CosFace, eps=1e-4)), ('ArcFace', partial(ArcFace, gradient='exact'))])
+@pytest.mark.parametrize('tag, make', [
+    ('CosFace', partial(CosFace, eps=1e-4)), ('ArcFace', partial(ArcFace, gradient='exact'))])
 def test_heads_of_adafaces_repository_golden(golden, tag, make, dtype, tolerance):
     d = golden('margin_adaface_repo_arc_cos')
     emb,kernel = tensor(d[f'{tag}_emb'], dtype).requires_grad_(), tensor(d['kernel'], dtype).requires_grad_()
-    out = make(32, 40).margin(emb@F.normalize(kernel, dim=0), torch.from_numpy(d[f'{tag}_y']), torch.ones(len(emb), dtype=dtype))
+    ids,norms = torch.from_numpy(d[f'{tag}_y']), torch.ones(len(emb), dtype=dtype)
+    out = make(32, 40).margin(emb@F.normalize(kernel, dim=0), ids, norms)
     (out*tensor(d[f'{tag}_upstream'], dtype)).sum().backward()
-    for value,name in ((out, 'out'), (emb.grad, 'gemb'), (kernel.grad, 'gkernel')): assert rel(value, d[f'{tag}_{name}']) < tolerance, name
+    for value,name in ((out, 'out'), (emb.grad, 'gemb'), (kernel.grad, 'gkernel')):
+        assert rel(value, d[f'{tag}_{name}']) < tolerance, name
 
 
 @pytest.mark.parametrize('dtype, tolerance', PRECISIONS)
@@ -82,14 +92,16 @@ def test_magface_golden(golden, case, dtype, tolerance):
     # a row of case 0 lies on its own centre: there the sine of float32 is the root of a rounding error, 3e-4
     off = np.abs(d[f'cos_theta{case}'][np.arange(16), d[f'y{case}']]) < 64*(1 - 1e-6)
     out = head.margin(cosine, ids, x.norm(dim=1)).detach()
-    assert rel(out[off], expected[off]) < tolerance and rel(out, expected) < 5*tolerance
+    assert rel(out[off], expected[off]) < tolerance
+    assert rel(out, expected) < 5*tolerance
     value = loss(Recognition((cosine, x, (), x)), ids)
     value.backward()
     exact = 1e-4 if dtype == torch.float32 else 1e-9
     assert float(loss.terms['identity']) == pytest.approx(float(d[f'loss_id{case}']), rel=exact)
     assert float(loss.terms['norm']) == pytest.approx(float(d['lambda_g']*d[f'loss_g{case}']), rel=exact)
     assert value.item() == pytest.approx(float(d[f'loss{case}']), rel=exact)
-    assert rel(x.grad, d[f'gx{case}']) < tolerance and rel(head.weight.grad.T, d[f'gw{case}']) < tolerance
+    assert rel(x.grad, d[f'gx{case}']) < tolerance
+    assert rel(head.weight.grad.T, d[f'gw{case}']) < tolerance
 
 
 def test_curricular_naive():
@@ -98,22 +110,27 @@ def test_curricular_naive():
     head.t.fill_(.2)
     cosine = torch.rand(5, 12, dtype=torch.float64)*1.98 - .99
     cosine[1, 3],cosine[2, 5] = -.98, .95  # beyond pi with the margin; easy
-    t,expected = .2*.75 + .25*float(np.mean([float(cosine[i, ids[i]]) for i in (0, 1, 2, 4)])), torch.empty(5, 12, dtype=torch.float64)
+    t = .2*.75 + .25*float(np.mean([float(cosine[i, ids[i]]) for i in (0, 1, 2, 4)]))
+    expected = torch.empty(5, 12, dtype=torch.float64)
     for i,own in enumerate(ids.tolist()):
         c = cosine[i].tolist()
         moved = math.cos(math.acos(c[own]) + .4) if own >= 0 else math.inf
         for j in range(12):
             expected[i, j] = 10*(c[j]*(t + c[j]) if c[j] > moved else c[j])
-        if own >= 0: expected[i, own] = 10*(moved if c[own] > math.cos(math.pi - .4) else c[own] - math.sin(math.pi - .4)*.4)
-    assert torch.allclose(head.margin(cosine, ids, torch.ones(5)), expected, rtol=1e-12, atol=1e-12) and float(head.t) == pytest.approx(t)
-    assert torch.allclose(head.eval().margin(cosine, ids, torch.ones(5)), expected) and float(head.t) == pytest.approx(t)  # only training moves it
+        if own >= 0:
+            expected[i, own] = 10*(moved if c[own] > math.cos(math.pi - .4) else c[own] - math.sin(math.pi - .4)*.4)
+    assert torch.allclose(head.margin(cosine, ids, torch.ones(5)), expected, rtol=1e-12, atol=1e-12)
+    assert float(head.t) == pytest.approx(t)
+    assert torch.allclose(head.eval().margin(cosine, ids, torch.ones(5)), expected)
+    assert float(head.t) == pytest.approx(t)  # only training moves it
 
 
 def test_sub_centers_take_the_nearest():
     torch.manual_seed(0)
     head,emb = SubCenterArcFace(6, 4, k=3).double(), torch.randn(5, 6, dtype=torch.float64)
     each = torch.stack([F.cosine_similarity(emb, w[None]) for w in head.weight], 1).view(5, 4, 3)
-    assert head.weight.shape == (12, 6) and torch.allclose(head(emb), each.max(2).values)
+    assert head.weight.shape == (12, 6)
+    assert torch.allclose(head(emb), each.max(2).values)
 
 
 @pytest.mark.parametrize('make', HEADS)
@@ -122,9 +139,12 @@ def test_cosines_and_gradients(make):
     head,emb = make(6, 5).double().eval(), (torch.randn(4, 6, dtype=torch.float64)*10).requires_grad_()
     if not isinstance(head, SubCenterArcFace):
         assert torch.allclose(head(emb), F.cosine_similarity(emb[:, None], head.weight[None], dim=2))
-    if getattr(head, 'gradient', '') == 'published' or type(head) is AdaFace: return  # margins that are constants to the gradient
+    # margins that are constants to the gradient
+    if getattr(head, 'gradient', '') == 'published' or type(head) is AdaFace: return
     ids = torch.tensor([0, 4, -1, 2])
-    assert torch.autograd.gradcheck(lambda x, w: torch.func.functional_call(head, {'weight': w}, (x,)), (emb, head.weight.detach().requires_grad_()))
+    def cosines(x, weight): return torch.func.functional_call(head, {'weight': weight}, (x,))
+
+    assert torch.autograd.gradcheck(cosines, (emb, head.weight.detach().requires_grad_()))
     assert torch.autograd.gradcheck(lambda x: head.margin(head(x), ids, x.norm(dim=1)), emb)
 
 
@@ -137,21 +157,28 @@ def test_edges_are_finite(make, dtype):
     emb[0] = 0
     emb[1] *= 1e18 if dtype == torch.float32 else 1e3
     emb[2] *= 1e-5
-    emb[3],emb[4] = head.weight[3].detach(), -head.weight[4*(len(head.weight)//6)].detach()  # on one's own centre, and opposite of it
+    # on one's own centre, and opposite of it
+    emb[3],emb[4] = head.weight[3].detach(), -head.weight[4*(len(head.weight)//6)].detach()
     emb,loss = emb.to(dtype).requires_grad_(), MarginLoss(head)
     with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype != torch.float32):
         cosine = head(emb)
         value = loss(Recognition((cosine, emb, (), emb)), torch.tensor([0, 1, 2, 3, 4, 5, 0, 9]))
-    assert cosine.dtype == value.dtype == torch.float32 and cosine.abs().max() < 1 + 1e-5
+    assert cosine.dtype == value.dtype == torch.float32
+    assert cosine.abs().max() < 1 + 1e-5
     value.backward()
-    assert value.isfinite() and emb.grad.isfinite().all() and head.weight.grad.isfinite().all()
+    assert value.isfinite()
+    assert emb.grad.isfinite().all()
+    assert head.weight.grad.isfinite().all()
 
 
 def test_half_precision_is_close_to_full():
     torch.manual_seed(0)
     head,emb,ids = ArcFace(64, 20), torch.randn(16, 64).half(), torch.randint(0, 20, (16,))
-    with torch.autocast('cpu', dtype=torch.bfloat16): found = MarginLoss(head)(Recognition((head(emb), emb, (), emb)), ids)
-    assert float(found) == pytest.approx(float(MarginLoss(head)(Recognition((head(emb.float()), emb.float(), (), emb.float())), ids)), rel=1e-5)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = MarginLoss(head)(Recognition((head(emb), emb, (), emb)), ids)
+    full = emb.float()
+    wanted = MarginLoss(head)(Recognition((head(full), full, (), full)), ids)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_identities_without_a_class_are_skipped():
@@ -163,7 +190,8 @@ def test_identities_without_a_class_are_skipped():
     assert torch.allclose(value, loss(Recognition((head(emb[known]), emb[known], (), emb[known])), ids[known]))
     none = loss(Recognition((head(emb), emb, (), emb)), torch.full((6,), 7))
     none.backward()
-    assert none == 0 and loss(emb, ids).isfinite()
+    assert none == 0
+    assert loss(emb, ids).isfinite()
 
 
 def test_statistics_are_saved():
@@ -171,12 +199,14 @@ def test_statistics_are_saved():
         head.margin(torch.rand(3, 5), torch.tensor([0, 1, 2]), torch.tensor([1., 5., 9.]))
         state = head.state_dict()
         fresh = type(head)(8, 5)
-        assert names < set(state) and not torch.equal(state[min(names)], fresh.state_dict()[min(names)])
+        assert names < set(state)
+        assert not torch.equal(state[min(names)], fresh.state_dict()[min(names)])
         fresh.load_state_dict(state)
         assert all(torch.equal(getattr(fresh, n), getattr(head, n)) for n in names)
     alone = AdaFace(8, 5)
     alone.margin(torch.rand(1, 5), torch.tensor([0]), torch.tensor([30.]))
-    assert float(alone.batch_mean) == pytest.approx(20.1) and float(alone.batch_std) == 100  # one picture has no deviation
+    assert float(alone.batch_mean) == pytest.approx(20.1)
+    assert float(alone.batch_std) == 100  # one picture has no deviation
 
 
 def test_imprint_starts_at_mean_directions():
@@ -186,9 +216,10 @@ def test_imprint_starts_at_mean_directions():
         before = head.weight.detach().clone()
         head.imprint(emb, ids)
         step = len(before)//4
-        assert torch.allclose(head.weight[2*step], F.normalize(F.normalize(emb[2:5]).sum(0), dim=0)) and torch.equal(head.weight[step], before[step])
+        assert torch.allclose(head.weight[2*step], F.normalize(F.normalize(emb[2:5]).sum(0), dim=0))
+        assert torch.equal(head.weight[step], before[step])
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match='s=0'): ArcFace(8, 5, s=0)
+    with pytest.raises(ValueError, match='s is 0'): ArcFace(8, 5, s=0)
     with pytest.raises(ValueError, match='gradient'): ArcFace(8, 5, gradient='none')

@@ -61,7 +61,9 @@ def test_a_sample_holds_the_batch_and_moves_nothing_else():
     head = PartialFC(NF, 1000, rate=.02, margin=partial(CosFace, s=4., m=.1)).double()
     started,ids = head.weight.clone(), torch.tensor([5, 999, 5, 17, 1000, -1])
     head.sample(ids)
-    assert len(head.rows) == 20 and {5, 17, 999} <= set(head.rows.tolist()) and head.rows.equal(head.rows.unique())
+    assert len(head.rows) == 20
+    assert {5, 17, 999} <= set(head.rows.tolist())
+    assert head.rows.equal(head.rows.unique())
     x = torch.randn(6, NF, dtype=torch.float64, requires_grad=True)
     cosine = head(x)
     # written out: cross-entropy over the sample, for the four pictures that have a class
@@ -128,7 +130,8 @@ def test_mixed_precision():
     before = head.weight.clone()
     head.sample(ids)
     (head.terms(head(x), x, ids)['identity']*float('inf')).backward()
-    assert not head.update(.1) and head.weight.equal(before)
+    assert not head.update(.1)
+    assert head.weight.equal(before)
 
 
 def test_shares():
@@ -137,15 +140,17 @@ def test_shares():
     assert [head.share(r, 3) for r in range(3)] == [(0, 4), (4, 7), (7, 10)]
     n = BLOCK + 50
     whole = PartialFC(2, n)
-    assert torch.equal(whole._start(BLOCK - 5, n), whole.weight[BLOCK - 5:]) and abs(float(whole.weight.std()) - .01) < 1e-3
+    assert torch.equal(whole._start(BLOCK - 5, n), whole.weight[BLOCK - 5:])
+    assert abs(float(whole.weight.std()) - .01) < 1e-3
 
 
 def test_bad_arguments():
     for rate in (0, 1.1):
-        with pytest.raises(ValueError, match='rate='): PartialFC(NF, 5, rate=rate)
+        with pytest.raises(ValueError, match='rate is'): PartialFC(NF, 5, rate=rate)
     with pytest.raises(ValueError, match='SubCenter'): PartialFC(NF, 5, margin=SubCenterArcFace)
     with pytest.raises(RuntimeError, match='PartialUpdate'): PartialFC(NF, 5)(torch.randn(2, NF))
-    with pytest.raises(ValueError, match='other identities'): PartialFC(NF, 5).load_full_state(PartialFC(NF, 6).full_state())
+    with pytest.raises(ValueError, match='other identities'):
+        PartialFC(NF, 5).load_full_state(PartialFC(NF, 6).full_state())
 
 
 class Net(nn.Module):
@@ -180,7 +185,8 @@ def trained(make, rate, rank, world):
 
 def work(rank, world, folder):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    store,patience = f'file://{folder}/store', timedelta(seconds=60)
+    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=world, timeout=patience)
     results = {(i, rate): trained(make, rate, rank, world) for i,make in enumerate(MARGINS) for rate in (1., .7)}
     head = PartialFC(NF, N_IDS)
     with warnings.catch_warnings(record=True) as said:
@@ -188,22 +194,24 @@ def work(rank, world, folder):
         head.state_dict()
     try: head.sample(torch.zeros(2 + rank, dtype=torch.int64))
     except ValueError as e: uneven = str(e)
-    # plain heads, whose statistics are of all processes: the second one's pictures have no class, then nobody's have one
+    # plain heads, whose statistics are of all processes: pictures of the second one have no class, then nobody's have
     plain = {}
     for name,make in (('curricular', CurricularFace), ('ada', partial(AdaFace, t_alpha=.5))):
         plain[name] = make(NF, N_IDS).double()
         for classed in (rank == 0, False, rank == 0):
             emb,ids = batches(1)[0]
-            plain[name].terms(F.normalize(emb)@F.normalize(centers()).T, emb, torch.where(torch.tensor(classed), ids, -1))
+            ids = torch.where(torch.tensor(classed), ids, -1)
+            plain[name].terms(F.normalize(emb)@F.normalize(centers()).T, emb, ids)
     nobody = AdaFace(NF, N_IDS).double()
     for n in (3*rank, 0):  # a process without any picture
-        nobody.terms(torch.zeros(n, N_IDS, dtype=torch.float64), torch.ones(n, NF, dtype=torch.float64), torch.zeros(n, dtype=torch.int64))
+        cosine,emb = torch.zeros(n, N_IDS, dtype=torch.float64), torch.ones(n, NF, dtype=torch.float64)
+        nobody.terms(cosine, emb, torch.zeros(n, dtype=torch.int64))
     plain = {k: v.state_dict() for k,v in {**plain, 'nobody': nobody}.items()}
     imprinted = PartialFC(NF, N_IDS)
     imprinted.imprint(*IMPRINTS)
     torch.save({'results': results, 'plain': plain, 'imprinted': imprinted.weight,
-                'said': [str(o.message) for o in said], 'uneven': uneven, 'rows': len(head.weight), 'start': head.weight},
-               f'{folder}/{rank}.pt')
+                'said': [str(o.message) for o in said], 'uneven': uneven,
+                'rows': len(head.weight), 'start': head.weight}, f'{folder}/{rank}.pt')
     dist.destroy_process_group()
 
 
@@ -213,7 +221,8 @@ def check_statistics(first, second):
         for name in first[k]: assert torch.equal(first[k][name], second[k][name]), (k, name)
     emb,ids = batches(1)[0]
     own = (F.normalize(emb)*F.normalize(centers())[ids]).sum(1).mean()
-    assert float(first['curricular']['t']) == pytest.approx(float(own*.01*(1 + .99)), rel=1e-9)  # moved twice: nobody had a class in between
+    # moved twice: nobody had a class in between
+    assert float(first['curricular']['t']) == pytest.approx(float(own*.01*(1 + .99)), rel=1e-9)
     norms,mean,std = emb.norm(dim=1).repeat(2), 20., 100.
     for _ in range(3): mean,std = (mean + float(norms.mean()))/2, (std + float(norms.std()))/2
     assert [float(first['ada'][k]) for k in ('batch_mean', 'batch_std')] == pytest.approx([mean, std], rel=1e-9)
@@ -233,8 +242,11 @@ def test_imprint_is_that_of_a_margin_head():
 def test_two_processes_are_as_good_as_one(tmp_path):
     torch.multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
     found = [torch.load(Path(tmp_path)/f'{rank}.pt', weights_only=True) for rank in range(2)]
-    assert [o['rows'] for o in found] == [7, 6] and torch.equal(torch.cat([o['start'] for o in found]), PartialFC(NF, N_IDS).weight)
-    for o in found: assert 'whole_state_dict' in o['said'][0] and '2 to 3 pictures' in o['uneven']
+    assert [o['rows'] for o in found] == [7, 6]
+    assert torch.equal(torch.cat([o['start'] for o in found]), PartialFC(NF, N_IDS).weight)
+    for o in found:
+        assert 'whole_state_dict' in o['said'][0]
+        assert '2 to 3 pictures' in o['uneven']
     one = PartialFC(NF, N_IDS)
     one.imprint(*IMPRINTS)
     assert torch.equal(torch.cat([o['imprinted'] for o in found]), one.weight)

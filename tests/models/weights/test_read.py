@@ -16,7 +16,8 @@ from qsd_fastai.models.weights.read import load_reference
 from qsd_fastai.models.weights.safe_pickle import read_checkpoint
 
 AGW = {'body.': 'base.', 'pool.': 'global_pool.', 'neck.': 'bottleneck.', 'head.': 'classifier.'}
-FASTREID = {'body.': 'backbone.', 'pool.': 'heads.pool_layer.', 'neck.': 'heads.bottleneck.0.', 'head.weight': 'heads.weight'}
+FASTREID = {'body.': 'backbone.', 'pool.': 'heads.pool_layer.', 'neck.': 'heads.bottleneck.0.',
+            'head.weight': 'heads.weight'}
 
 
 def small(n_ids=5, **kwargs):
@@ -33,7 +34,8 @@ def noisy(model):
 def source(): torch.manual_seed(0); return noisy(small())
 
 
-def renamed(state, names): return {next(new + k[len(old):] for old,new in names.items() if k.startswith(old)): v for k,v in state.items()}
+def renamed(state, names):
+    return {next(new + k[len(old):] for old,new in names.items() if k.startswith(old)): v for k,v in state.items()}
 
 
 def same(model, source): return all(torch.equal(v, source.state_dict()[k]) for k,v in model.state_dict().items())
@@ -50,8 +52,11 @@ def test_agw_state_dicts(source, tmp_path, form, legacy):
     model = small()
     assert model.body.stem_relu
     report = load_reference(model, tmp_path/'agw.pth', show=False)
-    assert same(model, source) and report.source == 'AGW or QSD' and not model.body.stem_relu
-    assert set(report.used) == set(source.state_dict()) and not (report.missing or report.unexpected or report.skipped)
+    assert same(model, source)
+    assert report.source == 'AGW or QSD'
+    assert not model.body.stem_relu
+    assert set(report.used) == set(source.state_dict())
+    assert not (report.missing or report.unexpected or report.skipped)
 
 
 @pytest.fixture
@@ -77,11 +82,14 @@ def foreign(source):
 @pytest.mark.parametrize('legacy', [False, True])
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_a_module_pickled_whole(foreign, source, tmp_path, wrapped, legacy):
-    torch.save(nn.DataParallel(foreign) if wrapped else foreign, tmp_path/'Best_Model.pth', _use_new_zipfile_serialization=not legacy)
+    whole = nn.DataParallel(foreign) if wrapped else foreign
+    torch.save(whole, tmp_path/'Best_Model.pth', _use_new_zipfile_serialization=not legacy)
     del sys.modules['foreign_project']
     model = small()
     report = load_reference(model, tmp_path/'Best_Model.pth', show=False)
-    assert same(model, source) and not report.missing and not report.unexpected
+    assert same(model, source)
+    assert not report.missing
+    assert not report.unexpected
 
 
 class Attack:
@@ -95,14 +103,15 @@ def test_nothing_in_a_file_is_executed(source, tmp_path, legacy):
     torch.save(state, tmp_path/'evil.pth', _use_new_zipfile_serialization=not legacy)
     model = small()
     load_reference(model, tmp_path/'evil.pth', show=False)
-    assert same(model, source) and not (tmp_path/'executed').exists()
+    assert same(model, source)
+    assert not (tmp_path/'executed').exists()
     with open(tmp_path/'control.pkl', 'wb') as f: pickle.dump(Attack(tmp_path/'executed'), f)
     with open(tmp_path/'control.pkl', 'rb') as f: pickle.load(f)
     assert (tmp_path/'executed').exists()  # the attack is a real one
 
 
 def test_library_functions_cannot_be_altered_by_a_file(tmp_path):
-    # GLOBAL torch._utils _rebuild_tensor_v2, BUILD with (None, {'__defaults__': ...}): sets attributes of what it was given
+    # GLOBAL torch._utils _rebuild_tensor_v2, BUILD with (None, {'__defaults__': ...}): sets attributes of what it got
     data = b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__(K\x01ts\x86b.'
     with zipfile.ZipFile(tmp_path/'x.pth', 'w') as z: z.writestr('archive/data.pkl', data)
     read_checkpoint(tmp_path/'x.pth')
@@ -112,41 +121,59 @@ def test_library_functions_cannot_be_altered_by_a_file(tmp_path):
 
 def test_odd_tensors(tmp_path):
     whole = torch.arange(24, dtype=torch.float64).reshape(4, 6)
-    state = {'view': whole[1:3, ::2], 'transposed': whole.T, 'half': whole.half(), 'bf16': whole.bfloat16(), 'bool': whole > 3,
-             'int': whole.int(), 'empty': torch.zeros(0, 3), 'scalar': torch.tensor(7), 'parameter': nn.Parameter(whole.clone())}
+    state = {'view': whole[1:3, ::2], 'transposed': whole.T, 'half': whole.half(), 'bf16': whole.bfloat16(),
+             'bool': whole > 3, 'int': whole.int(), 'empty': torch.zeros(0, 3), 'scalar': torch.tensor(7),
+             'parameter': nn.Parameter(whole.clone())}
     for legacy in (False, True):
         torch.save(state, tmp_path/'odd.pt', _use_new_zipfile_serialization=not legacy)
         found = read_checkpoint(tmp_path/'odd.pt')
-        for k,v in state.items(): assert torch.equal(found[k], v) and found[k].dtype == v.dtype and found[k].shape == v.shape, k
+        for k,v in state.items():
+            assert torch.equal(found[k], v), k
+            assert found[k].dtype == v.dtype, k
+            assert found[k].shape == v.shape, k
 
 
 def test_fastreid(source, tmp_path):
-    state = {**renamed(source.state_dict(), FASTREID), 'pixel_mean': torch.zeros(3, 1, 1), 'pixel_std': torch.ones(3, 1, 1)}
+    pixels = {'pixel_mean': torch.zeros(3, 1, 1), 'pixel_std': torch.ones(3, 1, 1)}
+    state = renamed(source.state_dict(), FASTREID) | pixels
     torch.save({'model': state, 'optimizer': {}, 'epoch': 1}, tmp_path/'model_best.pth')
     model = small()
     report = load_reference(model, tmp_path/'model_best.pth', show=False)
-    assert same(model, source) and report.source == 'FastReID' and not report.unexpected
-    assert model.body.stem_relu and model.body.maxpool.ceil_mode and model.body.maxpool.padding == 0 and report.notes
+    assert same(model, source)
+    assert report.source == 'FastReID'
+    assert not report.unexpected
+    assert model.body.stem_relu
+    assert model.body.maxpool.ceil_mode
+    assert model.body.maxpool.padding == 0
+    assert report.notes
 
 
 def test_torchreid_and_plain_bodies(source, tmp_path):
     state = source.body.state_dict()
-    torch.save({'state_dict': {**{f'module.{k}': v for k,v in state.items()}, 'module.classifier.weight': source.head.weight.data,
-                               'module.classifier.bias': torch.zeros(5)}, 'rank1': .9}, tmp_path/'model-best.pth.tar')
+    classifier = {'classifier.weight': source.head.weight.data, 'classifier.bias': torch.zeros(5)}
+    wrapped = {f'module.{k}': v for k,v in {**state, **classifier}.items()}
+    torch.save({'state_dict': wrapped, 'rank1': .9}, tmp_path/'model-best.pth.tar')
     model = small()
     report = load_reference(model, tmp_path/'model-best.pth.tar', show=False)
-    assert all(torch.equal(v, state[k]) for k,v in model.body.state_dict().items()) and torch.equal(model.head.weight, source.head.weight)
-    assert report.unexpected == ['head.bias'] and 'neck.weight' in report.missing and 'pool.p' in report.missing
+    assert all(torch.equal(v, state[k]) for k,v in model.body.state_dict().items())
+    assert torch.equal(model.head.weight, source.head.weight)
+    assert report.unexpected == ['head.bias']
+    assert 'neck.weight' in report.missing
+    assert 'pool.p' in report.missing
     torch.save({**state, 'fc.weight': torch.zeros(1000, 2048), 'fc.bias': torch.zeros(1000)}, tmp_path/'imagenet.pth')
     report = load_reference(small(), tmp_path/'imagenet.pth', show=False)
-    assert report.source == 'a body' and report.unexpected == ['body.fc.weight', 'body.fc.bias']
+    assert report.source == 'a body'
+    assert report.unexpected == ['body.fc.weight', 'body.fc.bias']
 
 
 def test_adaface(source, tmp_path):
-    state = {**{f'model.{k}': v for k,v in source.body.state_dict().items()}, 'head.kernel': torch.zeros(512, 5), 'head.t': torch.zeros(1)}
+    state = {f'model.{k}': v for k,v in source.body.state_dict().items()}
+    state |= {'head.kernel': torch.zeros(512, 5), 'head.t': torch.zeros(1)}
     torch.save({'state_dict': state, 'hyper_parameters': types.SimpleNamespace(margin=.4)}, tmp_path/'adaface.ckpt')
     report = load_reference(small(), tmp_path/'adaface.ckpt', show=False)
-    assert report.source == 'AdaFace' and report.unexpected == ['head.t'] and report.skipped == ['head.weight']
+    assert report.source == 'AdaFace'
+    assert report.unexpected == ['head.t']
+    assert report.skipped == ['head.weight']
 
 
 def test_ones_own(source, tmp_path):
@@ -154,7 +181,9 @@ def test_ones_own(source, tmp_path):
     save_file(source.state_dict(), tmp_path/'own.safetensors')
     model = small()
     report = load_reference(model, tmp_path/'own.safetensors', show=False)
-    assert same(model, source) and report.source == 'qsd_fastai' and model.body.stem_relu
+    assert same(model, source)
+    assert report.source == 'qsd_fastai'
+    assert model.body.stem_relu
 
 
 def test_other_identities(source, tmp_path, capsys):
@@ -162,24 +191,30 @@ def test_other_identities(source, tmp_path, capsys):
     model = small(n_ids=9)
     started = model.head.weight.detach().clone()
     report = load_reference(model, tmp_path/'agw.pth')
-    assert report.skipped == ['head.weight'] and torch.equal(model.head.weight, started)
+    assert report.skipped == ['head.weight']
+    assert torch.equal(model.head.weight, started)
     printed = capsys.readouterr().out
-    assert 'of another shape: head.weight' in printed and 'ReLU' in printed and 'agw.pth' in printed
+    assert 'of another shape: head.weight' in printed
+    assert 'ReLU' in printed
+    assert 'agw.pth' in printed
     model = small()
     report = load_reference(model, tmp_path/'agw.pth', head=False, show=False)
-    assert report.missing == ['head.weight'] and not torch.equal(model.head.weight, source.head.weight)
+    assert report.missing == ['head.weight']
+    assert not torch.equal(model.head.weight, source.head.weight)
 
 
 def test_a_stem_that_was_asked_for_stays(source, tmp_path):
     torch.save(renamed(source.state_dict(), AGW), tmp_path/'agw.pth')
     model = small(stem_relu=True)
-    assert 'as asked for' in load_reference(model, tmp_path/'agw.pth', show=False).notes[0] and model.body.stem_relu
+    assert 'as asked for' in load_reference(model, tmp_path/'agw.pth', show=False).notes[0]
+    assert model.body.stem_relu
     assert load_reference(small(stem_relu=False), tmp_path/'agw.pth', show=False).notes == []
 
 
-@pytest.mark.parametrize('other', [lambda: Recognizer('resnet18', 5), lambda: Recognizer(NonLocalResNet(layers=(1, 1, 2, 1)), 5),
-                                   lambda: Recognizer(NonLocalResNet(layers=(1, 1, 1, 1), non_local=(0, 0, 0, 0)), 5),
-                                   lambda: small(inter_channels=2)])
+@pytest.mark.parametrize('other', [
+    lambda: Recognizer('resnet18', 5), lambda: Recognizer(NonLocalResNet(layers=(1, 1, 2, 1)), 5),
+    lambda: Recognizer(NonLocalResNet(layers=(1, 1, 1, 1), non_local=(0, 0, 0, 0)), 5),
+    lambda: small(inter_channels=2)])
 def test_a_wrong_architecture(source, tmp_path, other):
     torch.save(renamed(source.state_dict(), AGW), tmp_path/'agw.pth')
     model = other()

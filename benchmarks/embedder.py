@@ -3,8 +3,9 @@
     python benchmarks/embedder.py                       # a small timm body, 1,024 drawn faces of 112x112
     python benchmarks/embedder.py --arch resnet50
 
-`plain forward` is what timm gives in evaluation on a batch that is there already, normalised: the most that anybody can have without another
-runtime. `Embedder` also resizes, normalises and takes embeddings to unit length; `from files` adds reading and decoding, in threads."""
+`plain forward` is what timm gives in evaluation on a batch that is there already, normalised: the most that anybody can
+have without another runtime. `Embedder` also resizes, normalises and takes embeddings to unit length; `from files` adds
+reading and decoding, in threads."""
 import tempfile
 import time
 from pathlib import Path
@@ -33,20 +34,23 @@ def rate(f, n, repeat=3):
 @call_parse
 def main(
     arch:str='regnetx_002', # A timm model
-    size:int=112, # Of the pictures, pixels
-    n:int=1024, # Pictures
-    bs:int=64, # A batch
+    size:int=112,           # Of the pictures, pixels
+    n:int=1024,             # Pictures
+    bs:int=64,              # A batch
 ):
     "Print rates side by side"
     with tempfile.TemporaryDirectory() as tmp:
-        table = generate_faces(Path(tmp)/'faces', n_train=n//8, n_test=2, n_imgs=8, n_test_imgs=4, size=(size, size), progress=False)
-        learn = recognition_learner(recognition_dataloaders(table, size=(size, size), n_ids=2, n_imgs=2, num_workers=0), arch)
+        table = generate_faces(Path(tmp)/'faces', n_train=n//8, n_test=2, n_imgs=8, n_test_imgs=4, size=(size, size),
+                               progress=False)
+        dls = recognition_dataloaders(table, size=(size, size), n_ids=2, n_imgs=2, num_workers=0)
+        learn = recognition_learner(dls, arch)
         files = picture_files(table).tolist()[:n]
         body,x = timm.create_model(arch, num_classes=0).eval(), torch.randn(bs, 3, size, size)
         def plain():
             with torch.no_grad():
                 for _ in range(0, len(files), bs): body(x)
-        print(f'{arch}, {len(files):,} pictures of {size}x{size}, batches of {bs}, {torch.get_num_threads()} threads\n')
+        threads = torch.get_num_threads()
+        print(f'{arch}, {len(files):,} pictures of {size}x{size}, batches of {bs}, {threads} threads\n')
         print(f'{"":34}{"pictures/s":>12}{"of plain":>10}')
         base = rate(plain, len(files))
         print(f'{"timm, plain forward":34}{base:12.0f}{1:10.2f}')

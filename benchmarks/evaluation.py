@@ -1,10 +1,10 @@
-"""Judging by search at full size: ours beside the product alone, the published loop, sorting and dense re-ranking, from one run.
+"""Judging by search at full size: ours beside the product alone, the published loop, sorting, dense re-ranking.
 
-The plain forms are our own writing of the rules as they are usually coded. Ratios are what counts: forms take turns, and the best run of
-each is taken. `busy` is the time of all cores together: on a machine that others use too, its ratios (in brackets) can be trusted longer.
-Memory is the growth of resident memory during the call, over its inputs.
+The plain forms are our own writing of the rules as they are usually coded. Ratios are what counts: forms take turns,
+and the best run of each is taken. `busy` is the time of all cores together: on a machine that others use too, its
+ratios (in brackets) can be trusted longer. Memory is the growth of resident memory during the call, over its inputs.
 
-    python benchmarks/evaluation.py                   # Market-1501's and MSMT17's sizes; 16 GB of memory, minutes on 2 cores
+    python benchmarks/evaluation.py                   # Market-1501's and MSMT17's sizes; 16 GB, minutes on 2 cores
     python benchmarks/evaluation.py --no-dense        # without dense re-ranking, which takes about 7 GB
     python benchmarks/evaluation.py --sizes market    # a quick look"""
 import argparse
@@ -26,19 +26,21 @@ from qsd_fastai.evaluation.reranking import k_reciprocal
 from qsd_fastai.evaluation.retrieval import evaluate_distances, evaluate_retrieval
 from qsd_fastai.evaluation.single_shot import single_shot_cmc
 
-SIZES = {'market / 16': (842, 3978, 188), 'market / 4': (1684, 7956, 376), 'market': (3368, 15913, 751), 'msmt17': (11659, 82161, 3060)}
+SIZES = {'market / 16': (842, 3978, 188), 'market / 4': (1684, 7956, 376), 'market': (3368, 15913, 751),
+         'msmt17': (11659, 82161, 3060)}  # queries, gallery pictures, identities
 PAGE,libc = resource.getpagesize(), ctypes.CDLL(None)
 
 
 def search(n_query, n_gallery, n_ids, nf=2048):
     "Embeddings of noisy identities and their labels, as `evaluate_retrieval` takes them"
-    generator = torch.Generator().manual_seed(n_gallery)
-    ids = [torch.randint(n_ids, (n,), generator=generator) for n in (n_query, n_gallery)]
-    centers = torch.randn(n_ids, nf, generator=generator)
-    emb = [torch.randn(len(o), nf, generator=generator).mul_(torch.rand(len(o), 1, generator=generator)*8 + 2) for o in ids]
+    own = dict(generator=torch.Generator().manual_seed(n_gallery))
+    ids = [torch.randint(n_ids, (n,), **own) for n in (n_query, n_gallery)]
+    centers = torch.randn(n_ids, nf, **own)
+    emb = [torch.randn(len(o), nf, **own).mul_(torch.rand(len(o), 1, **own)*8 + 2) for o in ids]
     for e,o in zip(emb, ids):
         for lo in range(0, len(e), 4096): e[lo:lo + 4096] += centers[o[lo:lo + 4096]]
-    return *emb, *(o.numpy() for o in ids), *(torch.randint(6, (n,), generator=generator).numpy() for n in (n_query, n_gallery))
+    cameras = [torch.randint(6, (n,), **own) for n in (n_query, n_gallery)]
+    return *emb, *(o.numpy() for o in (*ids, *cameras))
 
 
 class Peak:
@@ -182,10 +184,12 @@ def judge(name, device, runs, n_sorted):
     q,g,*labels = search(*SIZES[name])
     on_gpu = device == 'cuda'
     print(f'{name}, {device}: {len(q):,} queries x {len(g):,} gallery pictures, {q.shape[1]} features')
-    stored,unit = [o.to(device) for o in (q, g)], [torch.nn.functional.normalize(o).to(device) for o in (q, g)]
+    stored = [o.to(device) for o in (q, g)]
+    unit = [torch.nn.functional.normalize(o).to(device) for o in (q, g)]
     chunk = max(1, 2**25//len(g))
-    got = in_turn({'product alone': lambda: product_alone(*unit, chunk), 'product and ranking': lambda: evaluate_retrieval(*stored, *labels)},
-                  runs, on_gpu)
+    forms = {'product alone': lambda: product_alone(*unit, chunk),
+             'product and ranking': lambda: evaluate_retrieval(*stored, *labels)}
+    got = in_turn(forms, runs, on_gpu)
     (alone, _),(whole, result) = got.values()
     line('product alone', alone)
     notes = [limit(whole, alone, 1.15, True)]
@@ -225,25 +229,29 @@ def rerank(dense, device):
     q,g,*labels = search(*SIZES['market'])
     q,g = (torch.nn.functional.normalize(o).to(device) for o in (q, g))
     evaluate_distances(k_reciprocal(q[:99], g[:999]), labels[0][:99], labels[1][:999])  # the first call compiles
-    sparse,ours = in_turn({'ours': lambda: evaluate_distances(k_reciprocal(q, g), *labels)}, 2, device == 'cuda')['ours']
+    forms = {'ours': lambda: evaluate_distances(k_reciprocal(q, g), *labels)}
+    sparse,ours = in_turn(forms, 2, device == 'cuda')['ours']
     print(f're-ranking, market, {device}')
     line('k_reciprocal and its judgement', sparse, str(ours))
     if not dense or device == 'cuda': return
     plain,dist = timed(lambda: dense_reranking(q.numpy(), g.numpy()))
-    note = limit(plain, sparse, 5, False) + f'; memory {(less := plain.memory / max(sparse.memory, 1)):.1f} x, {verdict(less, 10, "x", False)}'
+    less = plain.memory/max(sparse.memory, 1)
+    note = f'{limit(plain, sparse, 5, False)}; memory {less:.1f} x, {verdict(less, 10, "x", False)}'
     line('dense in numpy, not judged', plain, note)
     difference = np.abs(k_reciprocal(q, g).distances(0, 200).numpy() - dist[:200])
-    print(f'    of the distances of 200 queries {(difference > 2e-5).mean():.2%} differ by more than 2e-5: neighbours as near as rounding can tell')
+    print(f'    of the distances of 200 queries {(difference > 2e-5).mean():.2%} differ by more than 2e-5: '
+          'neighbours as near as rounding can tell')
 
 
 def main(
-    sizes=tuple(SIZES),  # Names of sizes
-    runs=3,  # Turns of each form; one fewer at MSMT17's size
-    dense=True,  # Dense re-ranking too
+    sizes=tuple(SIZES), # Names of sizes
+    runs=3,             # Turns of each form; one fewer at MSMT17's size
+    dense=True,         # Dense re-ranking too
 ):
     "Print seconds, memory, and ratios with their limits"
     devices = ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
-    print(f'torch {torch.__version__}, {torch.get_num_threads()} threads' + (f', {torch.cuda.get_device_name()}' if devices[1:] else ''))
+    gpu = f', {torch.cuda.get_device_name()}' if devices[1:] else ''
+    print(f'torch {torch.__version__}, {torch.get_num_threads()} threads{gpu}')
     for device in devices:
         q,g,*labels = search(64, 256, 9, 64)
         start = time.perf_counter()
@@ -253,7 +261,9 @@ def main(
         for name in sizes:
             large,pairs = name == 'msmt17', SIZES[name][0]*SIZES[name][1]
             seconds = judge(name, device, max(1, runs - large), 512 if large else 10**9)
-            if before: print(f'    growth with pairs: exponent {np.log(seconds / before[0]) / np.log(pairs / before[1]):.2f} (1 is linear)')
+            if before:
+                exponent = np.log(seconds/before[0])/np.log(pairs/before[1])
+                print(f'    growth with pairs: exponent {exponent:.2f} (1 is linear)')
             before = seconds, pairs
             if name == 'market' and device == 'cpu': others(*search(*SIZES[name]))
         if 'market' in sizes: rerank(dense, device)
@@ -263,5 +273,6 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--sizes', nargs='+', choices=list(SIZES), default=list(SIZES), help='sizes to run')
     parser.add_argument('--runs', type=int, default=3, help='turns of each form, the best counts')
-    parser.add_argument('--no-dense', '--no_dense', dest='dense', action='store_false', help='leave out dense re-ranking (7 GB)')
+    parser.add_argument('--no-dense', '--no_dense', dest='dense', action='store_false',
+                        help='leave out dense re-ranking (7 GB)')
     main(**vars(parser.parse_args()))

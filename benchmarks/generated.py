@@ -17,7 +17,9 @@ def main(
     n:int=50,      # Identities of 12 pictures each
     repeats:int=3, # The best of these is printed
 ):
-    "Pictures a second of `generate_people` (128 x 64) and `generate_faces` (112 x 112), in one process: seconds of its own, whatever else runs"
+    """Pictures a second of `generate_people` (128 x 64) and `generate_faces` (112 x 112), in one process.
+
+    Seconds are those of the process itself, whatever else runs."""
     for generate in (generate_people, generate_faces):
         best = 0
         for _ in range(repeats):

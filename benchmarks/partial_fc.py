@@ -49,16 +49,21 @@ def main():
     parser.add_argument('--steps', type=int, default=3)
     parser.add_argument('--all', action='store_true', help='also with every identity in every step')
     args = parser.parse_args()
-    forms = [(f'sampled, rate {args.rate:g}', args.rate)] + ([('sampled, rate 1', 1.), ('parameter, SGD', 1.)] if args.all else [])
-    print(f'{args.n_ids:,} identities x {args.nf}, {args.bs} pictures a step, {torch.get_num_threads()} threads, torch {torch.__version__}')
+    forms = [(f'sampled, rate {args.rate:g}', args.rate)]
+    if args.all: forms += [('sampled, rate 1', 1.), ('parameter, SGD', 1.)]
+    print(f'{args.n_ids:,} identities x {args.nf}, {args.bs} pictures a step, '
+          f'{torch.get_num_threads()} threads, torch {torch.__version__}')
     context = multiprocessing.get_context('spawn')
     for name,rate in forms:
         results = context.SimpleQueue()
-        process = context.Process(target=run, args=(name, args.n_ids, args.nf, args.bs, rate, args.steps, results))
+        given = name, args.n_ids, args.nf, args.bs, rate, args.steps, results
+        process = context.Process(target=run, args=given)
         process.start()
         process.join()
         if process.exitcode: print(f'{name:20} stopped with code {process.exitcode}: not enough memory?')
-        else: print(f'{name:20} made in {{:5.1f}} s   best step {{:6.2f}} s   peak {{:5.1f}} GiB'.format(*results.get()), flush=True)
+        else:
+            made,step,most = results.get()
+            print(f'{name:20} made in {made:5.1f} s   best step {step:6.2f} s   peak {most:5.1f} GiB', flush=True)
 
 
 if __name__ == '__main__': main()

@@ -1,8 +1,9 @@
 """Quality labels per second: ours beside the published loops in plain Python, from one run.
 
-The plain form is our own writing of SDD-FIQA's definition as it is usually coded: for every picture and round a scan for its identity,
-24 + 24 draws, one cosine at a time, SciPy's Wasserstein distance. It runs one round on small sets, and its figures are
-for the 12 rounds that this would have to be repeated. Embeddings: 512 numbers, 20 pictures an identity, of varying noise.
+The plain form is our own writing of SDD-FIQA's definition as it is usually coded: for every picture and round a scan
+for its identity, 24 + 24 draws, one cosine at a time, SciPy's Wasserstein distance. It runs one round on small sets,
+and its figures are for the 12 rounds that this would have to be repeated. Embeddings: 512 numbers, 20 pictures an
+identity, of varying noise.
 
     python benchmarks/quality.py                  # 2,000 to 100,000 pictures, under two minutes on 2 cores
     python benchmarks/quality.py --max_n 8000     # a quick look"""
@@ -56,24 +57,26 @@ def timed(f, *args, **kwargs):
 
 
 def main(
-    max_n=100_000,  # Largest number of pictures
+    max_n=100_000,    # Largest number of pictures
     max_plain=4_000,  # Largest number of pictures for the plain form
-    max_exact=16_000,  # Largest number of pictures for all pairs, which grows with their square
+    max_exact=16_000, # Largest number of pictures for all pairs, which grows with their square
 ):
     "Print seconds, labels per second, growth and peak memory for growing numbers of pictures"
     devices = ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
-    print(f'torch {torch.__version__}, {torch.get_num_threads()} threads' + (f', {torch.cuda.get_device_name()}' if devices[1:] else ''))
+    gpu = f', {torch.cuda.get_device_name()}' if devices[1:] else ''
+    print(f'torch {torch.__version__}, {torch.get_num_threads()} threads{gpu}')
     print(f'{"form":>14} {"device":>6} {"pictures":>9} {"seconds":>9} {"labels/s":>10} {"growth":>7} {"peak MB":>8}')
-    for device in devices: similarity_quality(embeddings(400)[0].to(device), embeddings(400)[1])  # first calls load libraries
+    emb,ids = embeddings(400)
+    for device in devices: similarity_quality(emb.to(device), ids)  # first calls load libraries
     before = {}
 
     def row(form, device, n, seconds):
         n0,seconds0 = before.get((form, device), (n, seconds))
-        growth = f'{np.log(seconds / seconds0) / np.log(n / n0):.2f}' if n > n0 else ''
+        growth = f'{np.log(seconds/seconds0)/np.log(n/n0):.2f}' if n > n0 else ''
         before[form, device] = n, seconds
-        on_gpu = device == 'cuda'
-        memory = torch.cuda.max_memory_allocated()/2**20 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
-        print(f'{form:>14} {device:>6} {n:9,} {seconds:9.2f} {n / seconds:10,.0f} {growth:>7} {memory:8,.0f}', flush=True)
+        if device == 'cuda': memory = torch.cuda.max_memory_allocated()/2**20
+        else: memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
+        print(f'{form:>14} {device:>6} {n:9,} {seconds:9.2f} {n/seconds:10,.0f} {growth:>7} {memory:8,.0f}', flush=True)
 
     for n in [o for o in SIZES if o <= max_n]:
         emb,ids = embeddings(n)
@@ -85,7 +88,8 @@ def main(
             row('sampled', device, n, seconds)
             if n <= max_exact: row('exact', device, n, timed(similarity_quality, emb.to(device), ids, mode='exact')[0])
         if n <= max_plain:
-            print(f'{"":>14} {before["plain x 12", "cpu"][1] / before["sampled", "cpu"][1]:.0f} times faster than plain; '
+            faster = before['plain x 12', 'cpu'][1]/before['sampled', 'cpu'][1]
+            print(f'{"":>14} {faster:.0f} times faster than plain; '
                   f'correlation with its one round {np.corrcoef(labels, ours)[0, 1]:.4f}')
     print('growth: exponent of the time against the size before, 1 is linear. '
           'peak MB: of the whole process with its libraries and data (cuda: tensors)')
@@ -94,6 +98,7 @@ def main(
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=main.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name,default,text in (('max_n', 100_000, 'pictures'), ('max_plain', 4_000, 'pictures for the plain form'),
-                                ('max_exact', 16_000, 'pictures for all pairs')):
-        parser.add_argument(f'--{name}', f'--{name.replace("_", "-")}', type=int, default=default, help=f'largest number of {text}')
+                              ('max_exact', 16_000, 'pictures for all pairs')):
+        names = f'--{name}', f'--{name.replace("_", "-")}'
+        parser.add_argument(*names, type=int, default=default, help=f'largest number of {text}')
     main(**vars(parser.parse_args()))

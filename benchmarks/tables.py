@@ -1,7 +1,8 @@
 """A million pictures to a table and back, beside the limit: under a minute and 2 GB.
 
-Empty files stand for the pictures, since nothing is decoded here. `data_prep/folder.py` scans them, reads identities and cameras from their
-names, splits, checks that every file is there and writes the table; another process reads it back, all checks included.
+Empty files stand for the pictures, since nothing is decoded here. `data_prep/folder.py` scans them, reads identities
+and cameras from their names, splits, checks that every file is there and writes the table; another process reads it
+back, all checks included.
 
     python benchmarks/tables.py                 # 1,000,000 files in a temporary folder, about a minute with making them
     python benchmarks/tables.py --n 100000      # a quick look"""
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-LIMIT_S,LIMIT_GB = 60, 2
+LIMIT_S,LIMIT_GB = 60,2
 PREP = Path(__file__).parents[1]/'data_prep'
 READ = 'import sys; from qsd_fastai.data.table import read_table; print(len(read_table(sys.argv[1])))'
 
@@ -54,5 +55,5 @@ def main(
     print(f'{n:,} pictures, a table of {size/1e6:.0f} MB, each step a process of its own, imports included\n')
     print(f'{"":28}{"ours":>8}{"limit":>8}')
     for name,ours,limit in (('scan, split, write, s', write, ''), ('read back and check, s', read, ''),
-                              ('together, s', write + read, LIMIT_S), ('largest memory, GB', gb, LIMIT_GB)):
+                            ('together, s', write + read, LIMIT_S), ('largest memory, GB', gb, LIMIT_GB)):
         print(f'{name:28}{ours:8.1f}{limit:>8}')

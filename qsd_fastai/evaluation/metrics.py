@@ -11,8 +11,8 @@ from .retrieval import by_quality, evaluate_retrieval, ranked_gallery
 from .store import EmbeddingStore, Judge
 from .verification import evaluate_verification, pair_folds, verification_by_quality
 
-__all__ = ['Retrieval', 'RetrievalJudge', 'RetrievalMetric', 'Verification', 'VerificationJudge', 'VerificationMetric', 'hardest_pairs',
-           'hardest_queries']
+__all__ = ['Retrieval', 'RetrievalJudge', 'RetrievalMetric', 'Verification', 'VerificationJudge', 'VerificationMetric',
+           'hardest_pairs', 'hardest_queries']
 
 GROUPS = '_(worst|middle|best)'
 
@@ -31,9 +31,10 @@ class RetrievalJudge(Judge):
     def judge(self, emb, ids, quality, scene):
         query,camera = scene[:,2] == 1, scene[:,1].numpy()
         if not query.any() or query.all():
-            raise ValueError('the validation pictures hold ' + ('no query' if not query.any() else 'queries but no gallery') +
-                             ". Set the table's split to 'query' and 'gallery'.")
-        result = evaluate_retrieval(emb[query], emb[~query], ids[query], ids[~query], camera[query], camera[~query], **self.kwargs)
+            lack = 'no query' if not query.any() else 'queries but no gallery'
+            raise ValueError(f"The validation pictures hold {lack}. Set the table's split to 'query' and 'gallery'.")
+        sides = (o[of] for o in (emb, ids, camera) for of in (query, ~query))
+        result = evaluate_retrieval(*sides, **self.kwargs)
         return result, by_quality(result.per_query, quality[query])
 
 
@@ -50,12 +51,14 @@ class VerificationJudge(Judge):
     ):
         super().__init__(store)
         lack = [c for c in ('path1', 'path2', 'same') if c not in pairs]
-        if lack: raise ValueError(f'pairs has no column {lack[0]!r}: `read_pairs` gives them.')
+        if lack: raise ValueError(f'pairs has no column {lack[0]!r}. Use `read_pairs`, which gives it.')
         self.pairs,self.kwargs = pairs.reset_index(drop=True),kwargs
 
     def rows(self, paths):
         "Rows of the table of both pictures of each pair. ValueError naming a path that the table lacks"
-        if paths is None: raise ValueError('Pairs name pictures by path, and there is no `dls.table` to find them in. Use `recognition_dataloaders`.')
+        if paths is None:
+            raise ValueError('Pairs name pictures by path, and there is no `dls.table` to find them in. '
+                             'Use `recognition_dataloaders`.')
         index,rows = pd.Index(paths), []
         for c in ('path1', 'path2'):
             rows.append(index.get_indexer(self.pairs[c]))
@@ -63,15 +66,17 @@ class VerificationJudge(Judge):
         return rows
 
     def _refuse(self, c, bad, why):
-        if bad.any():
-            k = bad.argmax()
-            raise ValueError(f'Picture {self.pairs[c][k]!r} ({c} of {bad.sum()} of {len(bad)} pairs, first in row {k}) {why}')
+        if not bad.any(): return
+        k = bad.argmax()
+        of = f'{c} of {bad.sum()} of {len(bad)} pairs, first in row {k}'
+        raise ValueError(f'Picture {self.pairs[c][k]!r} ({of}) {why}')
 
     def prepare(self, table):
         rows = self.rows(None if table is None else table['path'])
         train = (table['split'] == 'train').to_numpy()
         for c,o in zip(('path1', 'path2'), rows):
-            self._refuse(c, train[o], "is not in validation: its split is 'train'. Pairs are judged on pictures of the other splits.")
+            why = "is not in validation: its split is 'train'. Pairs are judged on pictures of the other splits."
+            self._refuse(c, train[o], why)
 
     def judge(self, emb, ids, quality, scene):
         seen,places = scene[:,0].numpy(), []
@@ -81,7 +86,8 @@ class VerificationJudge(Judge):
         a,b = map(torch.from_numpy, places)
         options = self.kwargs if 'folds' in self.kwargs else {**self.kwargs, 'folds': pair_folds(self.pairs)}
         result = evaluate_verification(emb[a], emb[b], self.pairs['same'], **options)
-        result.per_pair = result.per_pair.assign(row1=seen[a], row2=seen[b], quality1=quality[a].numpy(), quality2=quality[b].numpy())
+        result.per_pair = result.per_pair.assign(row1=seen[a], row2=seen[b], quality1=quality[a].numpy(),
+                                                 quality2=quality[b].numpy())
         return result, verification_by_quality(result.per_pair, quality[a], quality[b])
 
 
@@ -111,7 +117,8 @@ class StoredMetric(Metric):
 class RetrievalMetric(StoredMetric):
     "One figure of a `RetrievalJudge`, 0 to 1"
     def of_all(self, result, what):
-        return float(result.cmc[min(int(what[4:]), len(result.cmc)) - 1]) if what.startswith('rank') else getattr(result, what)
+        if not what.startswith('rank'): return getattr(result, what)
+        return float(result.cmc[min(int(what[4:]), len(result.cmc)) - 1])
 
 
 class VerificationMetric(StoredMetric):
@@ -122,21 +129,25 @@ class VerificationMetric(StoredMetric):
 
 
 def _store(store, quality):
-    if store is not None and quality is not None: raise ValueError('quality goes into the store when one is given: EmbeddingStore(quality).')
+    if store is not None and quality is not None:
+        raise ValueError('Both quality and store are given. Put the quality into the store: EmbeddingStore(quality).')
     return EmbeddingStore(quality) if store is None else store
 
 
 def Retrieval(
-    *figures:str,  # Of `rank1` (any rank up to `max_rank`, 50), `mAP`, `mINP`; `_worst`, `_middle`, `_best` for a third of the queries by quality
-    quality=None,  # Quality of each row of the table, 0 to 100, that cuts the thirds; that of the batches when not given
-    store=None,    # `EmbeddingStore` to share with other metrics, or with options of its own; a new one when not given
-    **kwargs,      # For `evaluate_retrieval`: `normalize`, `exclude_same_camera`, `max_rank`
+    *figures:str, # Of `rank1` (any rank to `max_rank`, 50), `mAP`, `mINP`; of a third with `_worst`, `_middle`, `_best`
+    quality=None, # Quality of each row of the table, 0 to 100, that cuts the thirds; that of the batches when not given
+    store=None,   # `EmbeddingStore` to share with other metrics, or with options of its own; a new one when not given
+    **kwargs,     # For `evaluate_retrieval`: `normalize`, `exclude_same_camera`, `max_rank`
 )->L:
-    "Metrics for a fastai `Learner` over query and gallery pictures in the validation set; all share one store of embeddings"
+    """Metrics for a fastai `Learner` over query and gallery pictures in the validation set; all share one store.
+
+    Thirds are of the queries, by their quality."""
     figures = figures or ('rank1', 'mAP', 'mINP')
     for figure in figures:
         if not re.fullmatch(rf'(rank1|mAP|mINP)({GROUPS})?|rank[1-9]\d*', figure):
-            raise ValueError(f'Figure {figure!r} is unknown. Use rank1, rank5, ..., mAP, mINP, or rank1, mAP, mINP with _worst, _middle, _best.')
+            raise ValueError(f'Figure {figure!r} is unknown. Use rank1, rank5, ..., mAP, mINP, '
+                             'or rank1, mAP, mINP with _worst, _middle, _best.')
         if figure[4:].isdigit() and int(figure[4:]) > (most := kwargs.get('max_rank', 50)):
             raise ValueError(f'{figure} is beyond max_rank={most}. Give a larger max_rank.')
     judge = RetrievalJudge(_store(store, quality), **kwargs)
@@ -144,28 +155,31 @@ def Retrieval(
 
 
 def Verification(
-    *figures:str,  # Of `accuracy`, `auc`, `eer`, `tar@1e-2` (any FAR); `accuracy_worst`, `_middle`, `_best`: a third of pairs by the worse picture
-    pairs,         # `path1, path2, same, fold`, of `read_pairs`: paths of `dls.table`, of pictures that are in validation
-    quality=None,  # Quality of each row of the table, 0 to 100, that cuts the thirds; that of the batches when not given
-    store=None,    # `EmbeddingStore` to share with other metrics, or with options of its own; a new one when not given
-    **kwargs,      # For `evaluate_verification`: `thresholds`; `folds` in place of those of the pairs (ten runs where they have one)
+    *figures:str, # Of `accuracy`, `auc`, `eer`, `tar@1e-2` (any FAR); `accuracy_worst`, `_middle`, `_best` of a third
+    pairs,        # `path1, path2, same, fold`, of `read_pairs`: paths of `dls.table`, of pictures in validation
+    quality=None, # Quality of each row of the table, 0 to 100, that cuts the thirds; that of the batches when not given
+    store=None,   # `EmbeddingStore` to share with other metrics, or with options of its own; a new one when not given
+    **kwargs,     # For `evaluate_verification`: `thresholds`; `folds` in place of those of the pairs
 )->L:
     """Metrics for a fastai `Learner` over pairs of validation pictures; all share one store of embeddings.
 
+    Thirds are of the pairs, by the worse of their two qualities. Pairs of one fold are judged over ten of their own.
     ValueError, at the first validation, naming a picture of a pair that is not in the table or is trained on."""
     figures = figures or ('accuracy', 'auc', 'eer')
     for figure in figures:
         if not re.fullmatch(rf'accuracy({GROUPS})?|auc|eer|tar@\d*\.?\d+(e-?\d+)?', figure):
-            raise ValueError(f'Figure {figure!r} is unknown. Use accuracy, auc, eer, tar@1e-2, ..., or accuracy with _worst, _middle, _best.')
-        if figure.startswith('tar@') and not 0 < float(figure[4:]) <= 1: raise ValueError(f'{figure}: a FAR is above 0 and at most 1.')
+            raise ValueError(f'Figure {figure!r} is unknown. Use accuracy, auc, eer, tar@1e-2, ..., '
+                             'or accuracy with _worst, _middle, _best.')
+        if figure.startswith('tar@') and not 0 < float(figure[4:]) <= 1:
+            raise ValueError(f'Figure {figure!r} has no such rate. A FAR is above 0 and at most 1.')
     judge = VerificationJudge(_store(store, quality), pairs, **kwargs)
     return L(VerificationMetric(figure, judge) for figure in figures)
 
 
 def hardest_queries(
-    store,      # `EmbeddingStore` after a validation
-    n:int=16,   # Queries
-    top:int=5,  # Gallery pictures of each
+    store,     # `EmbeddingStore` after a validation
+    n:int=16,  # Queries
+    top:int=5, # Gallery pictures of each
 )->pd.DataFrame: # `row, quality, ap, first_rank`, `gallery` (rows of the table) and `correct`, the hardest first
     "The answerable queries with the lowest average precision, and what the gallery answered"
     judge = store.judge(RetrievalJudge)
@@ -179,7 +193,8 @@ def hardest_queries(
     q,g = query.nonzero().flatten()[pick], (~query).nonzero().flatten()
     cameras = (camera[q], camera[g]) if judge.kwargs.get('exclude_same_camera', True) else (None, None)
     # ranked as it was judged
-    lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], *cameras, top=top, normalize=judge.kwargs.get('normalize', True))
+    normalize = judge.kwargs.get('normalize', True)
+    lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], *cameras, top=top, normalize=normalize)
     rows = scene[:,0].numpy()
     found = [[rows[g[i]] for i in row if i >= 0] for row in lists.index]
     return pd.DataFrame({'row': rows[q], 'quality': quality[q].numpy(), 'ap': worst['ap'].to_numpy(),
@@ -188,10 +203,12 @@ def hardest_queries(
 
 
 def hardest_pairs(
-    pairs,     # `EmbeddingStore` after a validation with `Verification`, or `per_pair` of its result
-    n:int=16,  # Pairs of each kind
-)->pd.DataFrame: # `row1, row2` of the table, `same, score, threshold, correct, quality1, quality2, quality` (the worse one), hardest first
-    "The pairs of one person that are least alike, then the pairs of two people that are most alike"
+    pairs,    # `EmbeddingStore` after a validation with `Verification`, or `per_pair` of its result
+    n:int=16, # Pairs of each kind
+)->pd.DataFrame: # Hardest first: `row1, row2, same, score, threshold, correct, quality1, quality2, quality`
+    """The pairs of one person that are least alike, then the pairs of two people that are most alike.
+
+    `row1` and `row2` are rows of the table, `quality` is the worse of the two."""
     columns = ['row1', 'row2', 'same', 'score', 'threshold', 'correct', 'quality1', 'quality2']
     if not isinstance(pairs, pd.DataFrame):
         judge = pairs.judge(VerificationJudge)
@@ -200,4 +217,5 @@ def hardest_pairs(
     pairs = pairs[columns].assign(quality=pairs[['quality1', 'quality2']].min(axis=1, skipna=False))
     if not len(pairs): return pairs
     one,two = pairs[pairs['same']], pairs[~pairs['same']]
-    return pd.concat([one.sort_values('score', kind='stable').head(n), two.sort_values('score', ascending=False, kind='stable').head(n)])
+    one,two = (o.sort_values('score', ascending=up, kind='stable').head(n) for o,up in ((one, True), (two, False)))
+    return pd.concat([one, two])

@@ -1,12 +1,14 @@
-"Search where the person may not be in the gallery at all, and verification of all query x gallery pairs, both streamed and exact to a stated rule"
+"Search where the person may not be there, and verification of all query x gallery pairs; streamed, and exact by rule"
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .distances import DistanceBlocks, Matches, no_answer
+from ..choices import one_of
+from .distances import DistanceBlocks
 from .ranking import compiled, in_threads, match_ranks
+from .same_camera import Matches, no_answer
 
 __all__ = ['OpenSetResult', 'open_set_rates', 'pair_rates']
 
@@ -16,10 +18,10 @@ BINS = 2**20  # thresholds of `pair_rates`: steps of 2e-6 for cosines
 @dataclass
 class OpenSetResult:
     "What `open_set_rates` found"
-    rates: pd.DataFrame  # A row for each FPIR asked for: asked, threshold, fpir (reached), tpir
-    det: pd.DataFrame  # The whole curve, by rising threshold: threshold, fpir, fnir
-    n_mated: int  # Queries with a true match
-    n_unmated: int  # Queries without
+    rates: pd.DataFrame # A row for each FPIR asked for: asked, threshold, fpir (reached), tpir
+    det: pd.DataFrame   # The whole curve, by rising threshold: threshold, fpir, fnir
+    n_mated: int        # Queries with a true match
+    n_unmated: int      # Queries without
 
 
 def _allowed(n, rate): return int(np.floor(n*rate + 1e-9))  # .29 * 100 is 28.999999999999996
@@ -27,29 +29,30 @@ def _allowed(n, rate): return int(np.floor(n*rate + 1e-9))  # .29 * 100 is 28.99
 
 def _checked_rates(rates, name):
     rates = np.atleast_1d(np.asarray(rates, dtype=float))
-    if not ((rates >= 0) & (rates <= 1)).all(): raise ValueError(f'{name}={rates.tolist()}: these are rates, 0..1')
+    if not ((rates >= 0) & (rates <= 1)).all(): raise ValueError(f'{name} is {rates.tolist()}. Give rates, 0 to 1.')
     return rates
 
 
 @torch.no_grad()
 def open_set_rates(
-    q_emb,  # `(n_queries, nf)` embeddings of queries with and without a true match in the gallery
-    g_emb,  # `(n_gallery, nf)` embeddings of the gallery
-    q_ids,  # `(n_queries,)` identities
-    g_ids,  # `(n_gallery,)` identities
-    q_cameras=None,  # `(n_queries,)` cameras, as in `evaluate_retrieval`
-    g_cameras=None,  # `(n_gallery,)` cameras
-    fpir=(.001, .01, .1),  # False positive identification rates, 0..1
-    rank=1,  # The match counts as found among the first so many
-    normalize=True,  # True: cosine; False: squared Euclidean
-    chunk=None,  # Queries at a time
+    q_emb,                # `(n_queries, nf)` embeddings of queries with and without a true match in the gallery
+    g_emb,                # `(n_gallery, nf)` embeddings of the gallery
+    q_ids,                # `(n_queries,)` identities
+    g_ids,                # `(n_gallery,)` identities
+    q_cameras=None,       # `(n_queries,)` cameras, as in `evaluate_retrieval`
+    g_cameras=None,       # `(n_gallery,)` cameras
+    fpir=(.001, .01, .1), # False positive identification rates, 0..1
+    rank=1,               # The match counts as found among the first so many
+    normalize=True,       # True: cosine; False: squared Euclidean
+    chunk=None,           # Queries at a time
 )->OpenSetResult:
     """Open-set identification at a threshold below which a distance is an answer (ISO/IEC 19795-1, NIST FRVT 1:N).
 
-    FPIR: share of the queries without a match that get any answer. FNIR: share of the queries with one whose match is not
-    among the first `rank` or not below the threshold; TPIR = 1 - FNIR. A query whose only matches are junk is one without; junk itself is
-    out of every ranking. For each FPIR asked for, the largest threshold that does not exceed it: with 500 queries without a match,
-    .001 allows none. ValueError when queries of one of the kinds are missing, and as in `evaluate_retrieval`."""
+    FPIR: share of the queries without a match that get any answer. FNIR: share of the queries with one whose match is
+    not among the first `rank` or not below the threshold; TPIR = 1 - FNIR. A query whose only matches are junk is one
+    without; junk itself is out of every ranking. For each FPIR asked for, the largest threshold that does not exceed
+    it: with 500 queries without a match, .001 allows none. ValueError when queries of one of the kinds are missing, and
+    as in `evaluate_retrieval`."""
     asked = _checked_rates(fpir, 'fpir')
     blocks = DistanceBlocks.of(q_emb, g_emb, normalize)
     matches = Matches(q_ids, g_ids, q_cameras, g_cameras, blocks.shape)
@@ -67,14 +70,17 @@ def open_set_rates(
         parts = dist.amin(1), torch.where(ranks[:, 0] <= rank, near, float('inf')), n > 0
         best[lo:hi],found[lo:hi],mated[lo:hi] = (o.cpu().numpy() for o in parts)
     if not mated.any(): raise no_answer()
-    if mated.all(): raise ValueError('every query has a match in the gallery: open-set rates need queries of identities that are not there')
+    if mated.all():
+        raise ValueError('Every query has a match in the gallery. Add queries of identities that are not there.')
     wrong,right = np.sort(best[~mated]), np.sort(found[mated])
     limits = np.append(wrong, np.inf)  # a threshold *is* the first distance that is no answer
     threshold = limits[[_allowed(len(wrong), o) for o in asked]]
-    false,true = (lambda t: np.searchsorted(wrong, t)/len(wrong)), (lambda t: np.searchsorted(right, t)/len(right))
+    def false(t): return np.searchsorted(wrong, t)/len(wrong)
+    def true(t): return np.searchsorted(right, t)/len(right)
     rates = pd.DataFrame({'asked': asked, 'threshold': threshold, 'fpir': false(threshold), 'tpir': true(threshold)})
     steps = np.unique(limits)
-    return OpenSetResult(rates, pd.DataFrame({'threshold': steps, 'fpir': false(steps), 'fnir': 1 - true(steps)}), len(right), len(wrong))
+    det = pd.DataFrame({'threshold': steps, 'fpir': false(steps), 'fnir': 1 - true(steps)})
+    return OpenSetResult(rates, det, len(right), len(wrong))
 
 
 @compiled()
@@ -100,32 +106,33 @@ def _add_block(dist, matches, first, scale, counts):
         wrong = bins.view(-1).bincount(minlength=BINS) - of_same[same].bincount(minlength=BINS)
         counts[0] = counts.get(0, 0) + torch.stack([wrong, of_same[same & ~junk].bincount(minlength=BINS)])
         return
-    labels = matches.order, matches.start[first:hi], matches.stop[first:hi], matches.q_camera[first:hi], matches.g_camera
+    start,stop,q_camera = (o[first:hi] for o in (matches.start, matches.stop, matches.q_camera))
     def count(lo, hi):
         if lo not in counts: counts[lo] = np.zeros((2, BINS), dtype=np.int64)
-        _count_bins(dist.numpy(), *labels, scale, counts[lo], lo, hi)
+        _count_bins(dist.numpy(), matches.order, start, stop, q_camera, matches.g_camera, scale, counts[lo], lo, hi)
     in_threads(count, len(dist))
 
 
 @torch.no_grad()
 def pair_rates(
-    q_emb,  # `(n_queries, nf)` embeddings of the queries
-    g_emb,  # `(n_gallery, nf)` embeddings of the gallery
-    q_ids,  # `(n_queries,)` identities
-    g_ids,  # `(n_gallery,)` identities
-    q_cameras=None,  # `(n_queries,)` cameras, as in `evaluate_retrieval`
-    g_cameras=None,  # `(n_gallery,)` cameras
-    fpr=(1e-4, 1e-3, 1e-2, 1e-1),  # False positive rates, 0..1
-    rule='below',  # 'below': the largest threshold that does not exceed the rate; 'nearest': the rate nearest to it, either side (FastReID)
-    normalize=True,  # True: cosine; False: squared Euclidean
-    chunk=None,  # Queries at a time; changes no figure
+    q_emb,                        # `(n_queries, nf)` embeddings of the queries
+    g_emb,                        # `(n_gallery, nf)` embeddings of the gallery
+    q_ids,                        # `(n_queries,)` identities
+    g_ids,                        # `(n_gallery,)` identities
+    q_cameras=None,               # `(n_queries,)` cameras, as in `evaluate_retrieval`
+    g_cameras=None,               # `(n_gallery,)` cameras
+    fpr=(1e-4, 1e-3, 1e-2, 1e-1), # False positive rates, 0..1
+    rule='below',                 # 'below': the largest within the rate; 'nearest': that of the nearest rate (FastReID)
+    normalize=True,               # True: cosine; False: squared Euclidean
+    chunk=None,                   # Queries at a time; changes no figure
 )->pd.DataFrame: # A row for each rate asked for: asked, threshold, fpr (reached), tpr, n_different, n_same (pairs)
     """Verification from retrieval: true positive rate at false positive rates over all query x gallery pairs but junk.
 
-    Pairs below the threshold are accepted. Thresholds are a million even steps over the possible distances, so that nothing is kept but
-    counts; both rates are exact for the threshold given. Pairs of queries without a match count too (FastReID leaves them out).
-    ValueError when there are no pairs of one identity or of different ones, and as in `evaluate_retrieval`."""
-    if rule not in ('below', 'nearest'): raise ValueError(f"rule={rule!r}: 'below' or 'nearest'")
+    Pairs below the threshold are accepted. Thresholds are a million even steps over the possible distances, so that
+    nothing is kept but counts; both rates are exact for the threshold given. Pairs of queries without a match count too
+    (FastReID leaves them out). ValueError when there are no pairs of one identity or of different ones, and as in
+    `evaluate_retrieval`."""
+    one_of('rule', rule, 'below', 'nearest')
     asked = _checked_rates(fpr, 'fpr')
     blocks = DistanceBlocks.of(q_emb, g_emb, normalize)
     matches = Matches(q_ids, g_ids, q_cameras, g_cameras, blocks.shape)
@@ -134,13 +141,17 @@ def pair_rates(
     scale = 2.**np.floor(np.log2(BINS/most))  # a power of two: no rounding between distance and step
     if chunk is None: chunk = max(1, blocks.at_once//n_gallery)
     out,counts = blocks.empty(min(chunk, n_query)), {}
-    for lo in range(0, n_query, chunk): _add_block(blocks.distances(lo, min(lo + chunk, n_query), out, absolute=True), matches, lo, scale, counts)
+    for lo in range(0, n_query, chunk):
+        dist = blocks.distances(lo, min(lo + chunk, n_query), out, absolute=True)
+        _add_block(dist, matches, lo, scale, counts)
     wrong,right = sum(o if isinstance(o, np.ndarray) else o.cpu().numpy() for o in counts.values())
     n_wrong,n_right = int(wrong.sum()), int(right.sum())
     if not n_right: raise no_answer()
-    if not n_wrong: raise ValueError('all pairs show one identity: a false positive rate needs different ones')
+    if not n_wrong: raise ValueError('All pairs show one identity. A false positive rate needs different ones.')
     below,accepted = np.append(0, wrong.cumsum()), np.append(0, right.cumsum())  # [k]: pairs below threshold k / scale
-    if rule == 'below': step = np.searchsorted(below, [_allowed(n_wrong, o) for o in asked], side='right') - 1
-    else: step = np.abs(below[None]/n_wrong - asked[:, None]).argmin(1)
-    return pd.DataFrame({'asked': asked, 'threshold': step/scale, 'fpr': below[step]/n_wrong, 'tpr': accepted[step]/n_right,
-                         'n_different': n_wrong, 'n_same': n_right})
+    if rule == 'below':
+        step = np.searchsorted(below, [_allowed(n_wrong, o) for o in asked], side='right') - 1
+    else:
+        step = np.abs(below[None]/n_wrong - asked[:, None]).argmin(1)
+    return pd.DataFrame({'asked': asked, 'threshold': step/scale, 'fpr': below[step]/n_wrong,
+                         'tpr': accepted[step]/n_right, 'n_different': n_wrong, 'n_same': n_right})

@@ -1,8 +1,8 @@
-"""Where the true matches of a query stand, counted instead of sorted; and the nearest pictures, selected instead of sorted.
+"""Where the true matches of a query stand, counted instead of sorted; and the nearest pictures, selected, not sorted.
 
-The distances of the true matches are thresholds, and passes over the row count what comes before each. On a CPU a compiled
-loop does it; threads share the rows, without numba's own thread pools, which do not survive a fork or a second caller.
-On a GPU it is done by tensor operations; both follow one rule: equal distances keep gallery order."""
+The distances of the true matches are thresholds, and passes over the row count what comes before each. On a CPU a
+compiled loop does it; threads share the rows, without numba's own thread pools, which do not survive a fork or a second
+caller. On a GPU it is done by tensor operations; both follow one rule: equal distances keep gallery order."""
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -12,10 +12,12 @@ from numba import njit
 
 __all__ = ['compiled', 'count_ranks', 'in_threads', 'match_ranks', 'nearest']
 
-FEW = 128  # up to here a pass for every match, 16 numbers at a time, beats one search among all matches for every picture
+FEW = 128  # up to here a pass for each match, 16 numbers at a time, beats a search among all matches for each picture
 
 
-def compiled(**kwargs):
+def compiled(
+    **kwargs, # For `njit`
+):
     "`njit` that frees the interpreter and is kept between runs, where there is a folder that can be written"
     def decorate(f):
         try: return njit(nogil=True, cache=True, **kwargs)(f)
@@ -23,7 +25,11 @@ def compiled(**kwargs):
     return decorate
 
 
-def in_threads(f, n, *args):
+def in_threads(
+    f,     # Takes `args`, then the first row and the one behind the last
+    n,     # Rows
+    *args, # For `f`
+):
     "`f(*args, lo, hi)` over all of `range(n)`, a part to each of torch's threads"
     n_threads = min(torch.get_num_threads(), n)
     if n_threads <= 1: return f(*args, 0, n)
@@ -36,7 +42,8 @@ def in_threads(f, n, *args):
 def _count_before(row, j, t):
     "How many come before picture `j` of distance `t`: the two loops are the rule for ties"
     n,before,behind = 0, row[:j], row[j + 1:]
-    for i in range(len(before)): n += before[i] <= t  # an index from 0 to the length is what the compiler makes vectors of
+    # an index from 0 to the length is what the compiler makes vectors of
+    for i in range(len(before)): n += before[i] <= t
     for i in range(len(behind)): n += behind[i] < t
     return n
 
@@ -85,10 +92,13 @@ def _rank_rows(dist, order, start, stop, q_camera, g_camera, ranks, n_matches, l
             for k in range(1, n): ranks[r, k] += ranks[r, k - 1]
 
 
-def count_ranks(dist, index, same, junk):
-    """Ranks (c, m), 1 = best and ascending, of the true matches of `c` queries, and the number of matches (c,), by tensor operations.
-
-    Ranks behind a query's number of matches mean nothing."""
+def count_ranks(
+    dist,  # `(c, n_gallery)` distances of queries
+    index, # `(c, m)` gallery rows of their identities, as `Matches.block` gives them
+    same,  # `(c, m)` False for padding
+    junk,  # `(c, m)` True where camera and identity are the query's own
+): # `(c, m)` ranks, 1 = best and ascending, and `(c,)` numbers of matches: tensors on the device of `dist`
+    "`match_ranks` by tensor operations. Ranks behind a query's number of matches mean nothing"
     valid = same & ~junk
     limits = dist.gather(1, index).masked_fill(~valid, float('inf'))
     limits,order = limits.sort(dim=1, stable=True)
@@ -104,25 +114,33 @@ def count_ranks(dist, index, same, junk):
 
 
 def match_ranks(
-    dist,  # `(c, n_gallery)` distances of queries `lo` to `lo + c`, float32 or float64; left as they are
-    matches,  # `Matches`
-    lo,  # First query
-): # Ranks (c, m), 1 = best and ascending, and number of matches (c,): tensors on the device of `dist`
+    dist,    # `(c, n_gallery)` distances of queries `lo` to `lo + c`, float32 or float64; left as they are
+    matches, # `Matches`
+    lo,      # First query
+): # `(c, m)` ranks, 1 = best and ascending, and `(c,)` numbers of matches: tensors on the device of `dist`
     "Ranks of the true matches once junk is out. Ranks behind a query's number of matches mean nothing"
     hi = lo + len(dist)
-    if dist.device.type != 'cpu': return count_ranks(dist, *(torch.from_numpy(o).to(dist.device) for o in matches.block(lo, hi)))
-    start,stop = matches.start[lo:hi], matches.stop[lo:hi]
-    ranks,n = np.zeros((len(dist), max(1, (stop - start).max())), dtype=np.int64), np.zeros(len(dist), dtype=np.int64)
-    in_threads(_rank_rows, len(dist), dist.contiguous().numpy(), matches.order, start, stop, matches.q_camera[lo:hi], matches.g_camera, ranks, n)
+    if dist.device.type != 'cpu':
+        return count_ranks(dist, *(torch.from_numpy(o).to(dist.device) for o in matches.block(lo, hi)))
+    start,stop,q_camera = (o[lo:hi] for o in (matches.start, matches.stop, matches.q_camera))
+    ranks = np.zeros((len(dist), max(1, (stop - start).max())), dtype=np.int64)
+    n = np.zeros(len(dist), dtype=np.int64)
+    labels = matches.order, start, stop, q_camera, matches.g_camera
+    in_threads(_rank_rows, len(dist), dist.contiguous().numpy(), *labels, ranks, n)
     return torch.from_numpy(ranks), torch.from_numpy(n)
 
 
 @compiled()
-def nearest(dist, column, distance, index, largest, lo, hi):
-    """Take columns of `dist` (c, n), pictures `column` and following, into the sorted lists of rows `lo` to `hi`.
-
-    `distance` and `index` (c, k) hold the nearest so far, infinity where there is none; `largest` (c,) the largest distance so far.
-    Pictures have to come in ascending order: the first of equals stays first."""
+def nearest(
+    dist,     # `(c, n)` distances to the pictures `column` and following
+    column,   # Number of the first of these pictures
+    distance, # `(c, k)` the nearest so far, ascending, infinity where there is none; changed in place
+    index,    # `(c, k)` which pictures these are; changed in place
+    largest,  # `(c,)` the largest distance so far; changed in place
+    lo,       # First row
+    hi,       # The one behind the last
+):
+    "Take columns of distances into sorted lists. Pictures come in ascending order: the first of equals stays first"
     k = distance.shape[1]
     for r in range(lo, hi):
         row,worst,most = dist[r], distance[r, k - 1], largest[r]

@@ -1,7 +1,7 @@
 """Better ranking from the neighbours of neighbours: k-reciprocal re-ranking, sparse, and average query expansion.
 
-Dense re-ranking keeps several (query + gallery) x (query + gallery) matrices. Here the nearest k1 + 1 pictures of each picture are kept,
-the few pairs that its rules make of them, and distances are given a block of queries at a time."""
+Dense re-ranking keeps several (query + gallery) x (query + gallery) matrices. Here the nearest k1 + 1 pictures of each
+picture are kept, the few pairs that its rules make of them, and distances are given a block of queries at a time."""
 import numpy as np
 import torch
 from scipy import sparse
@@ -12,15 +12,14 @@ from .ranking import compiled, in_threads, nearest
 __all__ = ['ReRanked', 'expand_queries', 'k_reciprocal']
 
 AT_ONCE = 2**24  # distances at a time on a CPU: 67 MB
-KEPT = 2**26  # query x gallery distances up to this number (Market-1501 has 54 million) are kept rather than made a second time
+KEPT = 2**26  # so many query x gallery distances (Market-1501 has 54 million) are kept rather than made a second time
 
 
 def _neighbours(blocks, k, symmetric, kept=None):
-    """`distance, index` (n, k) of the nearest gallery pictures of each query, nearest first, and the `largest` distance (n,).
+    """`distance, index` (n, k) of the nearest gallery pictures of each query, and its `largest` distance (n,).
 
     `kept` (c, d), where given, receives the distances of the first `c` queries to the last `d` gallery pictures.
-
-    `symmetric`: queries and gallery are the same pictures: each is its own nearest, and on a CPU every product serves both."""
+    `symmetric`: queries and gallery are the same pictures. Each is its own nearest; on a CPU a product serves both."""
     n,m = blocks.shape
     on_cpu = blocks.device.type == 'cpu'
     step = max(1, (AT_ONCE if on_cpu else 2**28)//m)
@@ -38,13 +37,15 @@ def _neighbours(blocks, k, symmetric, kept=None):
     dtype = buffer.numpy().dtype
     distance,index,largest = np.full((n, k), np.inf, dtype), np.full((n, k), -1), np.full(n, -np.inf, dtype)
     for lo in range(0, n, step):
-        hi,first = min(lo + step, n), lo if symmetric else 0
-        dist = blocks.distances(lo, hi, buffer, absolute=True, first=first)  # with columns before `lo` they were met as rows
+        hi,first = min(lo + step, n), lo if symmetric else 0  # with columns before `lo` they were met as rows
+        dist = blocks.distances(lo, hi, buffer, absolute=True, first=first)
         keep(dist, lo)
         if symmetric: dist.diagonal().fill_(-np.inf)
         dist = dist.numpy()
         in_threads(nearest, hi - lo, dist, first, distance[lo:hi], index[lo:hi], largest[lo:hi])
-        if symmetric: in_threads(_nearest_of_columns, n - hi, dist[:, hi - lo:], lo, distance[hi:], index[hi:], largest[hi:])
+        if not symmetric: continue
+        later = distance[hi:], index[hi:], largest[hi:]
+        in_threads(_nearest_of_columns, n - hi, dist[:, hi - lo:], lo, *later)
     return distance, index, largest
 
 
@@ -80,7 +81,9 @@ def _reciprocal(near, i, k, out):
 
 @compiled()
 def _expanded_sets(near, half, first, sets, sizes, lo, hi):
-    "k-reciprocal neighbours of each picture, and those of such neighbours that share more than two thirds of theirs with it; ascending"
+    """k-reciprocal neighbours of each picture, ascending.
+
+    With them those of each such neighbour that shares more than two thirds of its own with the picture."""
     k = near.shape[1]
     base,other = np.empty(k, np.int64), np.empty(half, np.int64)
     for r in range(lo, hi):
@@ -118,7 +121,7 @@ def _dot(a, b):
 
 @compiled()
 def _pair_dots(q, g, indptr, indices, out, lo, hi):
-    "Products of the stored pairs: picture `i` with each of its `indices`; pictures behind the queries are the gallery's"
+    "Products of the stored pairs: picture `i` with each of its `indices`; the gallery comes behind the queries"
     n = len(q)
     for i in range(lo, hi):
         a = q[i] if i < n else g[i - n]
@@ -147,7 +150,9 @@ def _pair_distances(blocks, indptr, indices):
 
 @compiled()
 def _shared_weight(q_indptr, q_indices, q_data, g_indptr, g_indices, g_data, out, first, lo, hi):
-    "`out[r, j]`: sum of the smaller weights of query `first + r` and gallery picture `j` over all pictures; `g_` is stored by columns"
+    """Into `out[r, j]` the smaller weight of query `first + r` and gallery picture `j`, summed over all pictures.
+
+    `g_` is stored by columns."""
     for r in range(lo, hi):
         for p in range(q_indptr[first + r], q_indptr[first + r + 1]):
             c,weight = q_indices[p], q_data[p]
@@ -156,16 +161,24 @@ def _shared_weight(q_indptr, q_indices, q_data, g_indptr, g_indices, g_data, out
 
 class ReRanked:
     "Re-ranked distances, made a block of queries at a time; for `evaluate_distances`"
-    def __init__(self, blocks, q_weights, g_weights, largest, lambda_, kept=None):
-        self.blocks,self.q_weights,self.g_weights,self.largest,self.lambda_ = blocks, q_weights, g_weights, largest, lambda_
-        self.kept = kept  # the original distances, where there are not too many
-        self.shape,self.device = blocks.shape, blocks.device
+    def __init__(self,
+        blocks,    # `DistanceBlocks`, the original distances
+        q_weights, # `(n_queries, n)` sparse, over all pictures
+        g_weights, # `(n_gallery, n)` sparse, by columns
+        largest,   # `(n_queries,)` the largest distance of each query to any picture
+        lambda_,   # Share of the original distance, 0..1
+        kept=None, # `(n_queries, n_gallery)` the original distances, where there are not too many
+    ):
+        self.blocks,self.q_weights,self.g_weights = blocks,q_weights,g_weights
+        self.largest,self.lambda_,self.kept = largest,lambda_,kept
+        self.shape,self.device = blocks.shape,blocks.device
 
     def distances(self, lo, hi):
-        "Queries `lo` to `hi` against the whole gallery: tensor (hi-lo, n_gallery) on the device of the embeddings, 0..1"
-        q,g,dtype = self.q_weights, self.g_weights, self.blocks.q.dtype
+        "Queries `lo` to `hi` against the whole gallery: a tensor (hi-lo, n_gallery) where the embeddings are, 0..1"
+        q,g,dtype = self.q_weights,self.g_weights,self.blocks.q.dtype
         shared = np.zeros((hi - lo, self.shape[1]), dtype=q.dtype)
-        in_threads(_shared_weight, hi - lo, q.indptr, q.indices, q.data, g.indptr, g.indices, g.data, shared, lo)
+        weights = q.indptr, q.indices, q.data, g.indptr, g.indices, g.data
+        in_threads(_shared_weight, hi - lo, *weights, shared, lo)
         shared = torch.from_numpy(shared).to(self.device, dtype)
         jaccard = shared.div_(2 - shared).neg_().add_(1)
         if self.lambda_ == 0: return jaccard
@@ -175,26 +188,28 @@ class ReRanked:
 
     def dense(self):
         "All of them, (n_queries, n_gallery): for small sets"
-        return torch.cat([self.distances(lo, min(lo + 512, self.shape[0])) for lo in range(0, self.shape[0], 512)])
+        n = self.shape[0]
+        return torch.cat([self.distances(lo, min(lo + 512, n)) for lo in range(0, n, 512)])
 
 
 @torch.no_grad()
 def k_reciprocal(
-    q_emb,  # `(n_queries, nf)` embeddings of the queries, numpy or torch, on any device
-    g_emb,  # `(n_gallery, nf)` embeddings of the gallery
-    k1=20,  # Neighbours that may be reciprocal
-    k2=6,  # Neighbours whose weights are averaged; 1 averages none
-    lambda_=.3,  # Share of the original distance, 0..1
-    normalize=True,  # True: cosine similarity; False: Euclidean distance of the embeddings as they are
+    q_emb,          # `(n_queries, nf)` embeddings of the queries, numpy or torch, on any device
+    g_emb,          # `(n_gallery, nf)` embeddings of the gallery
+    k1=20,          # Neighbours that may be reciprocal
+    k2=6,           # Neighbours whose weights are averaged; 1 averages none
+    lambda_=.3,     # Share of the original distance, 0..1
+    normalize=True, # True: cosine similarity; False: Euclidean distance of the embeddings as they are
 )->ReRanked: # `distances(lo, hi)`, `dense()`; give it to `evaluate_distances`
-    """k-reciprocal re-ranking (Zhong et al., CVPR 2017): a picture is near when the two have neighbours in common that are mutual.
+    """k-reciprocal re-ranking (Zhong et al., CVPR 2017): pictures are near that have mutual neighbours in common.
 
-    Queries help each other, so figures are not comparable with those of single queries. The distance that is mixed in is the squared
-    Euclidean one, divided by the query's largest, as in the published code. Equal distances keep the order of the pictures, queries first,
-    but a picture is always its own nearest.
+    Queries help each other, so figures are not comparable with those of single queries. The distance that is mixed in
+    is the squared Euclidean one, divided by the query's largest, as in the published code. Equal distances keep the
+    order of the pictures, queries first, but a picture is always its own nearest.
     ValueError for embeddings as in `evaluate_retrieval`, and for options out of range."""
-    if k1 < 1 or k2 < 1 or not 0 <= lambda_ <= 1:
-        raise ValueError(f'k1={k1}, k2={k2}, lambda_={lambda_}: k1 and k2 count pictures from 1, lambda_ runs from 0 to 1')
+    for name,k in (('k1', k1), ('k2', k2)):
+        if k < 1: raise ValueError(f'{name} is {k}. It counts pictures, from 1.')
+    if not 0 <= lambda_ <= 1: raise ValueError(f'lambda_ is {lambda_}. It runs from 0 to 1.')
     pictures = Embeddings([q_emb, g_emb], ['q_emb', 'g_emb'], normalize)
     blocks,n_query = DistanceBlocks(pictures, pictures), len(pictures.parts[0])
     n = len(pictures)
@@ -211,7 +226,8 @@ def k_reciprocal(
     indices,indptr = np.concatenate(found), np.concatenate([[0], sizes.cumsum()])
     weights = np.exp(-_pair_distances(blocks, indptr, indices)/np.repeat(largest, sizes))
     weights /= np.repeat(np.add.reduceat(weights, indptr[:-1]), sizes)
-    rows = sparse.csr_matrix((weights.astype(np.float64 if pictures.dtype == torch.float64 else np.float32), indices, indptr), shape=(n, n))
+    if pictures.dtype != torch.float64: weights = weights.astype(np.float32)
+    rows = sparse.csr_matrix((weights, indices, indptr), shape=(n, n))
     if k2 > 1:
         mean = min(k2, n)
         average = np.full(n*mean, 1/mean, dtype=rows.dtype)
@@ -221,16 +237,21 @@ def k_reciprocal(
 
 @torch.no_grad()
 def expand_queries(
-    q_emb,  # `(n_queries, nf)` embeddings of the queries, numpy or torch, on any device
-    g_emb,  # `(n_gallery, nf)` embeddings of the gallery
-    k=5,  # Nearest gallery pictures that are added to each query
-    alpha=0.,  # 0: all alike (Chum et al., ICCV 2007); above 0: weighted by cosine**alpha (Radenovic et al., TPAMI 2018, use 3)
+    q_emb,    # `(n_queries, nf)` embeddings of the queries, numpy or torch, on any device
+    g_emb,    # `(n_gallery, nf)` embeddings of the gallery
+    k=5,      # Nearest gallery pictures that are added to each query
+    alpha=0., # 0: all alike; above 0: weighted by cosine**alpha
 )->torch.Tensor: # `(n_queries, nf)` of unit length, for `evaluate_retrieval` in place of `q_emb`
-    "Average query expansion, by cosine similarity: each query becomes the mean of itself and its `k` nearest gallery pictures. ValueError as there"
-    if k < 1 or alpha < 0: raise ValueError(f'k={k}, alpha={alpha}: k counts gallery pictures from 1, alpha is not negative')
+    """Average query expansion: each query becomes the mean of itself and its `k` nearest gallery pictures, by cosine.
+
+    All alike as in Chum et al., ICCV 2007; weighted as in Radenovic et al., TPAMI 2018, who use an `alpha` of 3.
+    ValueError as in `evaluate_retrieval`, and for options out of range."""
+    if k < 1: raise ValueError(f'k is {k}. It counts gallery pictures, from 1.')
+    if alpha < 0: raise ValueError(f'alpha is {alpha}. It is 0 or above.')
     blocks = DistanceBlocks.of(q_emb, g_emb, True)
-    q,g = blocks.q, blocks.g
-    distance,index,_ = (torch.from_numpy(o).to(q.device) for o in _neighbours(blocks, min(k, len(g)), symmetric=False))
+    q,g = blocks.q,blocks.g
+    found = _neighbours(blocks, min(k, len(g)), symmetric=False)
+    distance,index,_ = (torch.from_numpy(o).to(q.device) for o in found)
     weight = (1 - distance).clamp_(min=0).pow(alpha) if alpha else torch.ones_like(distance)
     expanded = q.rows(0, len(q))
     for of,w in zip(index.T, weight.T): expanded += w[:, None]*g.take(of)/g.norm[of, None].to(q.dtype)

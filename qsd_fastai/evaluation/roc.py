@@ -1,20 +1,21 @@
 """How many true pairs are accepted for how many false ones: ROC, DET, its area, the equal error rate, and TAR at FAR.
 
-A pair is accepted where `score >= threshold`. FAR: share of pairs of two people that are accepted (false match rate). TAR: share of
-pairs of one person that are accepted; 1 - TAR is the false non-match rate. Everything is counted exactly, in whole pairs. The corners of
-the curve come from the smaller of the two sides and one sort of the other, so 15 million pairs (IJB-C) take a second or two."""
+A pair is accepted where `score >= threshold`. FAR: share of pairs of two people that are accepted (false match rate).
+TAR: share of pairs of one person that are accepted; 1 - TAR is the false non-match rate. Everything is counted exactly,
+in whole pairs. The corners of the curve come from the smaller of the two sides and one sort of the other, so 15 million
+pairs (IJB-C) take a second or two."""
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .scores import given_scores
+from .given import given_scores
 
-__all__ = ['RocPoints', 'area_under_roc', 'equal_error_rate', 'roc_points', 'tar_at_far']
+__all__ = ['RocPoints', 'area_under_roc', 'equal_error_rate', 'far_of', 'roc_points', 'tar_at_far']
 
 
 class RocPoints(NamedTuple):
-    "Points of a ROC curve from (0, 0) to (1, 1), each `(n,)`; `threshold` falls, and is infinite at first, where nothing is accepted"
+    "Points of a ROC curve from (0, 0) to (1, 1), each `(n,)`; `threshold` falls from infinity, which accepts nothing"
     far: np.ndarray
     tar: np.ndarray
     threshold: np.ndarray
@@ -33,46 +34,57 @@ def _counts(pos, neg, corners):
     if corners:
         few,many = (pos, neg) if len(pos) <= len(neg) else (neg, pos)
         few = np.unique(few)
-        above = np.searchsorted(many, few, side='right')  # and just before each of the few: the lowest of the many above it
+        # and just before each of the few: the lowest of the many above it
+        above = np.searchsorted(many, few, side='right')
         thresholds = np.unique(np.concatenate([few, many[above[above < len(many)]], many[:1]]))[::-1]
-    else: thresholds = np.unique(np.concatenate([pos, neg]))[::-1]
+    else:
+        thresholds = np.unique(np.concatenate([pos, neg]))[::-1]
     far,tar = (np.concatenate([[0], _at_least(o, thresholds)]) for o in (neg, pos))
     thresholds = np.concatenate([[np.inf], thresholds])
-    if corners and len(far) > 2:  # exact in whole numbers: a point between two others on one line says nothing
+    if corners and len(far) > 2:
+        # exact in whole numbers: a point between two others on one line says nothing
         flat = np.diff(far[:-1])*np.diff(tar[1:]) == np.diff(tar[:-1])*np.diff(far[1:])
         keep = np.r_[True, ~flat, True]
         far,tar,thresholds = far[keep], tar[keep], thresholds[keep]
     return far, tar, thresholds
 
 
+def _sides(scores, same):
+    "Scores of true and of false pairs, ascending"
+    scores,same = given_scores(scores, same)
+    return np.sort(scores[same]), np.sort(scores[~same])
+
+
 def roc_points(
-    scores,  # `(n,)` similarities, higher is more alike
-    same,  # `(n,)` 1 where both show one person, 0 where not
-    corners=True,  # True: only where the curve turns; False: a point for every distinct score, as scikit-learn without dropping
+    scores,       # `(n,)` similarities, higher is more alike
+    same,         # `(n,)` 1 where both show one person, 0 where not
+    corners=True, # Only where the curve turns? Else a point for every distinct score, as scikit-learn without dropping
 )->RocPoints:
     "The ROC curve, exact; equal scores are one point. ValueError as `given_scores`"
-    scores,same = given_scores(scores, same)
-    pos,neg = np.sort(scores[same]), np.sort(scores[~same])
+    pos,neg = _sides(scores, same)
     far,tar,threshold = _counts(pos, neg, corners)
     return RocPoints(far/len(neg), tar/len(pos), threshold)
 
 
 def area_under_roc(
-    scores,  # `(n,)` similarities, higher is more alike
-    same,  # `(n,)` 1 where both show one person, 0 where not
+    scores, # `(n,)` similarities, higher is more alike
+    same,   # `(n,)` 1 where both show one person, 0 where not
 )->float:
-    "Area under the ROC curve: how often a pair of one person scores above a pair of two, equal scores counting half. ValueError as `given_scores`"
-    scores,same = given_scores(scores, same)
-    pos,neg = np.sort(scores[same]), np.sort(scores[~same])
-    below = np.searchsorted(neg, pos, side='left').sum(dtype=np.int64) + np.searchsorted(neg, pos, side='right').sum(dtype=np.int64)
+    """Area under the ROC curve: how often a pair of one person scores above a pair of two, equal scores counting half.
+
+    ValueError as `given_scores`."""
+    pos,neg = _sides(scores, same)
+    below = sum(np.searchsorted(neg, pos, side=o).sum(dtype=np.int64) for o in ('left', 'right'))
     return float(below/(2*len(pos)*len(neg)))
 
 
 def equal_error_rate(
-    scores,  # `(n,)` similarities, higher is more alike
-    same,  # `(n,)` 1 where both show one person, 0 where not
+    scores, # `(n,)` similarities, higher is more alike
+    same,   # `(n,)` 1 where both show one person, 0 where not
 )->float:
-    "The rate where FAR and 1 - TAR are equal, on straight lines between neighbouring points of the ROC curve. ValueError as `given_scores`"
+    """The rate where FAR and 1 - TAR are equal, on straight lines between neighbouring points of the ROC curve.
+
+    ValueError as `given_scores`."""
     far,tar,_ = roc_points(scores, same)
     gap = far + tar - 1  # rises from -1 to 1
     k = int((gap >= 0).argmax())
@@ -81,14 +93,23 @@ def equal_error_rate(
 
 
 def false_accepts_allowed(far, n):
-    "The most pairs of `n` that may be accepted wrongly at a rate `far`; a hair is allowed for, since .001 * 3000 is not 3 in floating point"
-    return int(min(n, np.floor(far*n*(1 + 1e-12))))
+    "The most pairs of `n` that may be accepted wrongly at a rate `far`"
+    return int(min(n, np.floor(far*n*(1 + 1e-12))))  # a hair more, since .001*3000 is not 3 in floating point
+
+
+def far_of(
+    same, # `(n,)` 1 where both show one person, 0 where not
+)->float:
+    "The false-match rate, .001 or the next power of ten above it, that so many pairs of two people can show"
+    n = int((~np.asarray(same, dtype=bool)).sum())
+    return next((far for far in (1e-3, 1e-2) if far*n >= 1), 1e-1)
 
 
 def operating_point(pos, top, n_neg, far):
-    """Acceptance of all that is above the first false pair too many: `(threshold, tar, far reached, score of that pair)`.
+    """Acceptance of all above the first false pair too many: `(threshold, tar, far reached, score of that pair)`.
 
-    `pos` and `top` ascend; `top` holds the highest scores of false pairs, at least down to the one too many, of `n_neg` in all."""
+    `pos` and `top` ascend; `top` holds the highest scores of false pairs, at least down to the one too many, of `n_neg`
+    in all."""
     k = false_accepts_allowed(far, n_neg)
     if k >= n_neg: return min(pos[0], top[0]), 1., 1., -np.inf
     limit = top[-1 - k]
@@ -103,22 +124,23 @@ def highest(values, n):
 
 
 def tar_at_far(
-    scores,  # `(n,)` similarities, higher is more alike
-    same,  # `(n,)` 1 where both show one person, 0 where not
-    far=(1e-2, 1e-3, 1e-4, 1e-5, 1e-6),  # False acceptance rates, each above 0 and at most 1
-    interpolate=False,  # True: `tar` on the straight line between neighbouring ROC points
+    scores,                             # `(n,)` similarities, higher is more alike
+    same,                               # `(n,)` 1 where both show one person, 0 where not
+    far=(1e-2, 1e-3, 1e-4, 1e-5, 1e-6), # False acceptance rates, each above 0 and at most 1
+    interpolate=False,                  # True: `tar` on the straight line between neighbouring ROC points
 )->pd.DataFrame:  # A row for each `far`: tar, threshold, far_reached, false_accepts
     """Share of true pairs accepted (`tar`) at false acceptance rates.
 
-    The threshold is the lowest with a FAR of at most the one asked for; it is not interpolated, so that the figure belongs to a
-    threshold that somebody can set, and is never better than what was measured.
-    `tar` is NaN where there are too few pairs of two people for a single false acceptance (n x far < 1), rather than a figure that
-    rests on nothing. Where accepted pairs tie with the first one too many, all of them are refused.
-    Columns: `threshold` (accept where score >= it; infinite where nothing may be accepted), `far_reached`, and `false_accepts`, the pairs
-    that the figure rests on. ValueError as `given_scores`, and for a rate outside 0..1."""
+    The threshold is the lowest with a FAR of at most the one asked for; it is not interpolated, so that the figure
+    belongs to a threshold that somebody can set, and is never better than what was measured.
+    `tar` is NaN where there are too few pairs of two people for a single false acceptance (n x far < 1), rather than a
+    figure that rests on nothing. Where accepted pairs tie with the first one too many, all of them are refused.
+    Columns: `threshold` (accept where score >= it; infinite where nothing may be accepted), `far_reached`, and
+    `false_accepts`, the pairs that the figure rests on. ValueError as `given_scores`, and for a rate outside 0..1."""
     scores,same = given_scores(scores, same)
     rates = np.atleast_1d(np.asarray(far, dtype=float))
-    if not ((rates > 0) & (rates <= 1)).all(): raise ValueError(f'far must be above 0 and at most 1, got {far}')
+    if not ((rates > 0) & (rates <= 1)).all():
+        raise ValueError(f'far is {far}. Each far must be above 0 and at most 1.')
     pos,neg = np.sort(scores[same]), scores[~same]
     top,rows = highest(neg, false_accepts_allowed(rates.max(), len(neg)) + 1), []
     for rate in rates:
@@ -131,12 +153,5 @@ def tar_at_far(
             tar_after,reached_after = ((o >= limit).mean() for o in (pos, neg))
             tar += (tar_after - tar)*(rate - reached)/(reached_after - reached)
         rows.append((tar, threshold, reached, n_accepted))
-    return pd.DataFrame(rows, columns=['tar', 'threshold', 'far_reached', 'false_accepts'], index=pd.Index(rates, name='far'))
-
-
-def far_of(
-    same, # `(n,)` is it one person?
-)->float:
-    "The false-match rate, .001 or the next power of ten above it, that so many pairs of two people can show"
-    n = int((~np.asarray(same, dtype=bool)).sum())
-    return next((far for far in (1e-3, 1e-2) if far*n >= 1), 1e-1)
+    columns = ['tar', 'threshold', 'far_reached', 'false_accepts']
+    return pd.DataFrame(rows, columns=columns, index=pd.Index(rates, name='far'))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..choices import one_of
 from ..files import in_one_move
 from ..unknown import check_quality, unknown_camera
 from .verification import fuse_flip
@@ -20,17 +21,19 @@ def _embedding(pred): return pred if isinstance(pred, torch.Tensor) else pred.em
 
 
 class EmbeddingStore:
-    "What validation has embedded; it stays until the next validation, whatever is predicted meanwhile. Metrics that share it share the work"
+    """What validation has embedded; it stays until the next validation, whatever is predicted meanwhile.
+
+    Metrics that share it share the work."""
     def __init__(self,
-        quality=None,        # Quality of each row of the table, 0 to 100, NaN unknown; that of the batches when not given
+        quality=None,        # Of each row of the table, 0 to 100, NaN unknown; that of the batches when not given
         precision='float32', # What embeddings are kept in: 'float32', or 'float16' for half the memory
         flip:bool=False,     # Add the embedding of the mirror image, as face protocols do? Twice the cost
     ):
-        if precision not in ('float32', 'float16'): raise ValueError(f"precision is 'float32' or 'float16', not {precision!r}")
-        if quality is not None:
-            quality = check_quality(quality).astype(np.float32)
+        one_of('precision', precision, 'float32', 'float16')
+        if quality is not None: quality = check_quality(quality).astype(np.float32)
         self.row_quality,self.precision,self.flip = quality,precision,flip
-        self.judges,self.parts,self.paths,self.current,self.version,self._last = [], [], None, False, 0, None
+        self.judges,self.parts,self.paths = [],[],None
+        self.current,self.version,self._last = False,0,None
 
     @classmethod
     def of_table(cls,
@@ -42,7 +45,8 @@ class EmbeddingStore:
         "A store of embeddings that are there already, to be judged as those of a validation are"
         store = cls(table['quality'] if quality is None else quality)
         of = table.iloc[rows]
-        ids,cameras = pd.factorize(of['identity'])[0], pd.factorize(of['camera'].astype(object).where(~unknown_camera(of['camera']), None))[0]
+        camera = of['camera'].astype(object).where(~unknown_camera(of['camera']), None)
+        ids,cameras = (pd.factorize(o)[0] for o in (of['identity'], camera))
         scene = np.stack([rows, cameras, of['split'] == 'query'], 1).astype(np.int64)
         store.parts = [[emb, torch.from_numpy(ids), torch.from_numpy(store.row_quality[rows]), torch.from_numpy(scene)]]
         store.paths,store.current,store.version = table['path'],True,1
@@ -60,10 +64,11 @@ class EmbeddingStore:
         if self._last is not None and self._last() is emb: return
         self._last = weakref.ref(emb)
         if len(learn.yb) < 3:
-            raise ValueError('Judging needs the targets (identity, quality, scene). Add `IdentityBlock`, `QualityBlock` and `SceneBlock` '
-                             'to the DataBlock, or use `recognition_dataloaders`.')
-        if self.row_quality is not None and (last := int(learn.yb[2][:,0].max())) >= len(self.row_quality):
-            raise ValueError(f'quality has {len(self.row_quality)} entries and the table at least {last + 1} rows. Give one for each row.')
+            raise ValueError('Judging needs the targets (identity, quality, scene). Add `IdentityBlock`, '
+                             '`QualityBlock` and `SceneBlock` to the DataBlock, or use `recognition_dataloaders`.')
+        n = None if self.row_quality is None else len(self.row_quality)
+        if n is not None and (last := int(learn.yb[2][:,0].max())) >= n:
+            raise ValueError(f'quality has {n} entries and the table at least {last + 1} rows. Give one for each row.')
         if not self.current:
             self.parts,self.current,self.version = [],True,self.version + 1
             table = getattr(learn.dls, 'table', None)
@@ -74,7 +79,8 @@ class EmbeddingStore:
         self.parts.append([learn.to_detach(t).as_subclass(torch.Tensor) for t in (emb, *learn.yb[:3])])
 
     def _with_mirrored(self, learn, emb):
-        amp = getattr(getattr(learn, 'mixed_precision', None), 'autocast', None) or nullcontext()  # over by now, so entered again
+        # over by now, so entered again
+        amp = getattr(getattr(learn, 'mixed_precision', None), 'autocast', None) or nullcontext()
         first,*others = learn.xb
         with torch.no_grad(), amp: mirrored = _embedding(learn.model(first.flip(-1), *others))
         try: return fuse_flip(emb, mirrored.to(emb.dtype))
@@ -87,7 +93,7 @@ class EmbeddingStore:
         emb,ids,quality,scene = (t[torch.from_numpy(first)] for t in (emb, ids, quality, scene))
         if self.row_quality is not None: quality = torch.from_numpy(self.row_quality[rows])
         self.parts = [[emb, ids, quality, scene]]
-        return emb,ids,quality,scene
+        return emb, ids, quality, scene
 
     def judge(self, kind):
         "The first of its judges that is a `kind`, or None"
@@ -143,16 +149,22 @@ def read_embeddings(
     file,  # `.npz` with `path` (n,) and `emb` (n, nf), of `write_embeddings` or any other program
     table, # Of the pictures wanted
 )->torch.Tensor: # `(len(table), nf)`, in the order of the table
-    "Embeddings made elsewhere, matched by path. ValueError naming the picture that the file lacks, or has twice; nothing in it is executed"
+    """Embeddings made elsewhere, matched by path; nothing in the file is executed.
+
+    ValueError naming the picture that the file lacks, or has twice."""
     try:
         with np.load(file, allow_pickle=False) as kept: path,emb = kept['path'].astype(str), kept['emb']
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as e:
-        raise ValueError(f'{file} holds no arrays `path` (text) and `emb` ({e}). `np.savez(FILE, path=..., emb=...)` writes them.') from e
+        raise ValueError(f'{file} holds no arrays `path` (text) and `emb` ({e}). '
+                         '`np.savez(FILE, path=..., emb=...)` writes them.') from e
     if emb.ndim != 2 or path.shape != (len(emb),):
-        raise ValueError(f'{file} has {path.shape} paths and {emb.shape} embeddings: write (n,) and (n, nf), one of each for a picture.')
+        raise ValueError(f'{file} has {path.shape} paths and {emb.shape} embeddings. '
+                         'Write (n,) and (n, nf), one of each for a picture.')
     index = pd.Index(path)
-    if index.has_duplicates: raise ValueError(f'{file} has {index[index.duplicated()][0]!r} twice: keep one embedding a picture.')
+    if index.has_duplicates:
+        raise ValueError(f'{file} has {index[index.duplicated()][0]!r} twice. Keep one embedding a picture.')
     rows = index.get_indexer(table['path'])
     lack = table['path'][rows < 0]
-    if len(lack): raise ValueError(f'{file} lacks {len(lack)} of {len(rows)} pictures, first {lack.iloc[0]!r}.')
+    if len(lack):
+        raise ValueError(f'{file} lacks {len(lack)} of {len(rows)} pictures, first {lack.iloc[0]!r}. Embed them too.')
     return torch.from_numpy(emb[rows])

@@ -1,9 +1,9 @@
-"The curves people look at: ROC, DET, CMC, error against rejection, figures by quality; each of plain data, returning a matplotlib figure"
+"The curves people look at: ROC, DET, CMC, error against rejection, gains of arms"
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from .style import bare, chance, ideal, legend_below, look, named, new_figure, percent, set_title
+from .style import chance, ideal, legend_below, look, named, new_figure, percent, set_title
 
 __all__ = ['cmc_figure', 'det_figure', 'error_vs_reject_figure', 'gains_figure', 'roc_figure']
 
@@ -12,25 +12,24 @@ def gains_figure(
     gains,         # Of `arm_gains`: `arm, figure, mean, error`
     reference:str, # What the gains are over
 )->Figure:
-    "What each arm gains in each figure, in points, with two standard errors on each side; a bar across 0 is no evidence"
+    "What each arm gains in each figure, in points, with two standard errors each way; a bar across 0 is no evidence"
     figures,arms = gains['figure'].unique(), gains['arm'].unique()
-    fig = Figure(figsize=(1.1*len(figures) + 2.5, 3.4), layout='constrained')
-    ax = fig.subplots()
+    fig,ax = new_figure(width=1.1*len(figures) + 2.5, grid=False)
     for k,arm in enumerate(arms):
         of_arm = gains[gains['arm'] == arm].set_index('figure').loc[figures]
         at = np.arange(len(figures)) + .7*((k + .5)/len(arms) - .5)
-        ax.errorbar(at, 100*of_arm['mean'], yerr=200*of_arm['error'].fillna(0), fmt='o', markersize=4, capsize=2, label=arm)
+        two_errors = 200*of_arm['error'].fillna(0)
+        ax.errorbar(at, 100*of_arm['mean'], yerr=two_errors, fmt='o', markersize=4, capsize=2, label=arm)
     ax.axhline(0, color='black', linewidth=.8)
     ax.set_xticks(np.arange(len(figures)), figures)
     ax.set(ylabel='gain, points', title=f'over "{reference}", same seed; bars: 2 standard errors')
     ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
-    bare(ax)
     return fig
 
 
 def _log(axis):
     axis.set_major_locator(LogLocator(numticks=12))
-    axis.set_major_formatter(FuncFormatter(percent))
+    axis.set_major_formatter(percent)
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -42,24 +41,26 @@ def _lowest(curves, least):
 
 
 def _steps(x, y, lowest):
-    "A curve from `lowest` on: what is accepted at no false pair at all has no place on a logarithmic axis and starts there"
+    "A curve from `lowest` on, which begins with what is accepted at no false pair: that has no place on the axis"
     x,y = np.asarray(x), np.asarray(y)
     return np.r_[lowest, x[x > lowest]], np.r_[y[x <= lowest][-1], y[x > lowest]]
 
 
 def roc_figure(
-    curves,     # `RocPoints`, or name -> `RocPoints`
-    least=None, # The lowest FAR shown; the lowest measured when not given
-    title:str='Verification: ROC',
+    curves,                        # `RocPoints`, or name -> `RocPoints`
+    least=None,                    # The lowest FAR shown; the lowest measured when not given
+    title:str='Verification: ROC', # What is judged
 )->Figure:
     "True pairs accepted over false pairs accepted, the latter on a logarithmic axis: what matters lies at its left"
     curves = named(curves)
     fig,ax = new_figure(len(curves) if '' not in curves else 0)
     lowest = _lowest(curves, least)
-    for i,(name,points) in enumerate(curves.items()): ax.plot(*_steps(points.far, points.tar, lowest), label=name, **look(i))
-    ax.set(xscale='log', xlim=(lowest, 1), ylim=(0, 1.01), xlabel='false pairs accepted (FAR)', ylabel='true pairs accepted (TAR)')
+    for i,(name,points) in enumerate(curves.items()):
+        ax.plot(*_steps(points.far, points.tar, lowest), label=name, **look(i))
+    ax.set(xscale='log', xlim=(lowest, 1), xlabel='false pairs accepted (FAR)')
+    ax.set(ylim=(0, 1.01), ylabel='true pairs accepted (TAR)')
     _log(ax.xaxis)
-    ax.yaxis.set_major_formatter(FuncFormatter(percent))
+    ax.yaxis.set_major_formatter(percent)
     _narrow(ax)
     set_title(ax, title)
     if '' not in curves: legend_below(fig, ax)
@@ -67,21 +68,22 @@ def roc_figure(
 
 
 def det_figure(
-    curves,     # `RocPoints`, or name -> `RocPoints`
-    least=None, # The lowest rate shown; the lowest FAR measured when not given
-    title:str='Verification: DET',
+    curves,                        # `RocPoints`, or name -> `RocPoints`
+    least=None,                    # The lowest FAR shown; the lowest measured when not given
+    title:str='Verification: DET', # What is judged
 )->Figure:
-    "True pairs refused over false pairs accepted, both on logarithmic axes; where a curve meets the diagonal lies the equal error rate"
+    "True pairs refused over false pairs accepted, on logarithmic axes; the equal error rate lies on the diagonal"
     curves = named(curves)
     fig,ax = new_figure(len(curves) if '' not in curves else 0)
     lowest = _lowest(curves, least)
     low = min((o.frr[o.frr > 1e-12].min(initial=.5) for o in curves.values()), default=.5)
     for i,(name,points) in enumerate(curves.items()):
         x,y = _steps(points.far, points.frr, lowest)
-        ax.plot(x, y.clip(.8*low), label=name, **look(i))  # none refused has no place on the axis: drawn along its lower edge
+        # none refused has no place on the axis: drawn along its lower edge
+        ax.plot(x, y.clip(.8*low), label=name, **look(i))
     ax.plot([1e-12, 1], [1e-12, 1], color=chance, linewidth=.8, linestyle=':')
-    ax.set(xscale='log', yscale='log', xlim=(lowest, 1), ylim=(.75*low, 1.2), xlabel='false pairs accepted (FAR)',
-           ylabel='true pairs refused (FRR)')
+    ax.set(xscale='log', xlim=(lowest, 1), xlabel='false pairs accepted (FAR)')
+    ax.set(yscale='log', ylim=(.75*low, 1.2), ylabel='true pairs refused (FRR)')
     _log(ax.xaxis)
     _log(ax.yaxis)
     _narrow(ax)
@@ -96,14 +98,17 @@ def _narrow(ax):
 
 
 def error_vs_reject_figure(
-    result,          # `RejectionResult`
-    to:float=None,   # The largest share rejected that is shown; as far as every curve goes when not given
-    title:str=None,  # What is judged, when not given
+    result,         # `RejectionResult`
+    to:float=None,  # The largest share rejected that is shown; as far as every curve goes when not given
+    title:str=None, # What is judged, when not given
 )->Figure:
-    "Error (or a figure) over the share rejected, a curve a quality, with chance and the ideal; the partial area of each in the legend"
+    """Error (or a figure) over the share rejected, a curve a quality, with chance and the ideal.
+
+    The legend has the partial area of each."""
     curves = result.curves.loc[:result.whole_to if to is None else to]
     fig,ax = new_figure(curves.shape[1], height=3.6)
-    fixed = {'random': dict(color=chance, linestyle='-', linewidth=1.2), 'ideal': dict(color=ideal, linestyle=':', linewidth=1.2)}
+    fixed = {'random': dict(color=chance, linestyle='-', linewidth=1.2),
+             'ideal': dict(color=ideal, linestyle=':', linewidth=1.2)}
     for i,name in enumerate(curves):
         partial = result.areas.loc[name, 'partial']
         ax.plot(curves.index, curves[name], label=f'{name}: {_rate(partial)}', **(fixed.get(name) or look(i)))
@@ -111,13 +116,12 @@ def error_vs_reject_figure(
     units = {'query': 'queries'}.get(result.unit, f'{result.unit}s')
     ax.set(xlim=(0, max(curves.index[-1], .01)), xlabel=f'{units} rejected, lowest quality first', ylabel=result.what)
     if result.better == 'lower': ax.set_ylim(0, None)
-    ax.xaxis.set_major_formatter(FuncFormatter(percent))
-    ax.yaxis.set_major_formatter(FuncFormatter(percent))
+    ax.xaxis.set_major_formatter(percent)
+    ax.yaxis.set_major_formatter(percent)
     note = f'{result.n_units:,} {units}' + (f', {result.n_left_out:,} more left out' if result.n_left_out else '')
-    set_title(ax, f'{title or "What rejection is worth"}\n{note}; {result.rule}')
-    ax.title.set_fontsize(9)
-    legend_below(fig, ax, title=f'mean over the first {percent(result.area)} rejected (shaded), {result.better} is better', title_fontsize=7.5,
-            alignment='left')
+    set_title(ax, f'{title or "What rejection is worth"}\n{note}; {result.rule}', 9)
+    area = f'mean over the first {percent(result.area)} rejected (shaded), {result.better} is better'
+    legend_below(fig, ax, title=area, title_fontsize=7.5, alignment='left')
     return fig
 
 
@@ -125,9 +129,9 @@ def _rate(x): return 'not defined' if np.isnan(x) else f'{100*x:.2f} %'
 
 
 def cmc_figure(
-    cmc,           # `(ranks,)` shares from rank 1 on, or name -> shares
-    ranks:int=20,  # Shown
-    title:str='Retrieval: CMC',
+    cmc,                        # `(ranks,)` shares from rank 1 on, or name -> shares
+    ranks:int=20,               # Shown
+    title:str='Retrieval: CMC', # What is judged
 )->Figure:
     "Share of queries with a right picture among the first 1, 2, ..."
     cmc = named(cmc)
@@ -138,9 +142,10 @@ def cmc_figure(
         low = min(low, shares.min())
         label = f'{name}: rank 1 {_rate(shares[0])}' if name else ''
         ax.plot(np.arange(1, len(shares) + 1), shares, marker='o', markersize=3, label=label, **look(i))
-    ax.set(xlabel='rank', ylabel='queries found', xlim=(.5, ranks + .5), ylim=(max(0, low - .1*(1.1 - low)), 1 + .02*(1.1 - low)))
+    room = 1.1 - low
+    ax.set(xlabel='rank', xlim=(.5, ranks + .5), ylabel='queries found', ylim=(max(0, low - .1*room), 1 + .02*room))
     ax.set_xticks([r for r in (1, 5, 10, 15, 20, 30, 40, 50) if r <= ranks])
-    ax.yaxis.set_major_formatter(FuncFormatter(percent))
+    ax.yaxis.set_major_formatter(percent)
     set_title(ax, title)
     if '' not in cmc: legend_below(fig, ax)
     return fig

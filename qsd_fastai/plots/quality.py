@@ -2,28 +2,26 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from .style import bare, colors, ink, legend_below, named, new_figure, percent, set_title, soft, wrong
+from .style import colors, ink, legend_below, named, new_figure, percent, set_title, soft, wrong
 
 __all__ = ['map_by_quality_figure', 'quality_agreement_figure', 'quality_histogram_figure']
 
 
 def quality_histogram_figure(
-    quality,       # `(n,)`, 0 to 100, NaN = unknown
-    title:str='Quality of the training pictures',
+    quality,                                      # `(n,)`, 0 to 100, NaN = unknown
+    title:str='Quality of the training pictures', # Whose quality it is
 )->Figure:
     "How quality is distributed, and how much of it is known"
     quality = np.asarray(quality, dtype=float)
     known = quality[~np.isnan(quality)]
-    fig = Figure(figsize=(5, 3), layout='constrained')
-    ax = fig.subplots()
+    fig,ax = new_figure(width=5, height=3, grid=False)
     unknown = len(quality) - len(known)
     note = f'{len(known):,} known' + (f', {unknown:,} unknown' if unknown else '')
-    ax.set(xlabel='quality (0 to 100, higher is better)', ylabel='pictures', xlim=(0, 100), title=f'{title}\n{note}')
-    ax.title.set_fontsize(10)
+    ax.set(xlabel='quality (0 to 100, higher is better)', ylabel='pictures', xlim=(0, 100))
+    set_title(ax, f'{title}\n{note}')
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    bare(ax)
     if not len(known):
         ax.set_ylim(0, 1)
         return fig
@@ -31,22 +29,22 @@ def quality_histogram_figure(
     ax.set_ylim(0, 1.2*counts.max())  # room for the label
     median = np.median(known)
     ax.axvline(median, color=wrong, linewidth=1.2)
-    ax.annotate(f'median {median:.0f}', (median, 1), xycoords=('data', 'axes fraction'), xytext=(-4 if median > 50 else 4, -10),
-                textcoords='offset points', ha='right' if median > 50 else 'left', color=wrong, fontsize=8)
+    away,side = (-4, 'right') if median > 50 else (4, 'left')  # of the line, where there is more room
+    ax.annotate(f'median {median:.0f}', (median, 1), (away, -10), xycoords=('data', 'axes fraction'),
+                textcoords='offset points', ha=side, color=wrong, fontsize=8)
     return fig
 
 
 def quality_agreement_figure(
-    quality,        # `(n,)` computed labels, 0 to 100
-    true_quality,   # `(n,)` known quality, 0 to 100
+    quality,           # `(n,)` computed labels, 0 to 100
+    true_quality,      # `(n,)` known quality, 0 to 100
     correlation:float, # Their rank correlation, -1 to 1
 )->Figure:
     "Computed quality against known quality, a point a picture"
-    fig = Figure(figsize=(4, 3.6), layout='constrained')
-    ax = fig.subplots()
+    fig,ax = new_figure(width=4, height=3.6, grid=False)
     ax.scatter(true_quality, quality, s=5, color=ink, alpha=.35, linewidths=0)
-    ax.set(xlabel='true quality', ylabel='computed quality', xlim=(-2, 102), ylim=(-2, 102), title=f'rank correlation {correlation:.2f}')
-    bare(ax)
+    ax.set(xlabel='true quality', ylabel='computed quality', xlim=(-2, 102), ylim=(-2, 102))
+    ax.set_title(f'rank correlation {correlation:.2f}')
     return fig
 
 
@@ -68,14 +66,16 @@ def map_by_quality_figure(
             text,y = ('?', 0) if np.isnan(y) else (f'{100*y:.1f}', y)
             ax.annotate(text, (x, y), (0, 2), textcoords='offset points', ha='center', fontsize=7)
     count = next(c for c in first if c.startswith('n_'))
-    ax.set_xticks(np.arange(len(first)), [f'{o.Index}\n{_range(o)}\n{getattr(o, count):,} {count[2:]}' for o in first.itertuples()])
+    ticks = [f'{o.Index}\n{_range(o)}\n{getattr(o, count):,} {count[2:]}' for o in first.itertuples()]
+    ax.set_xticks(np.arange(len(first)), ticks)
     top = max((o[figure].max() for o in groups.values()), default=1)
     ax.set(ylabel=figure, ylim=(0, 1.12*top if top > 0 else 1))
     ax.grid(False, axis='x')
-    ax.yaxis.set_major_formatter(FuncFormatter(percent))
+    ax.yaxis.set_major_formatter(percent)
     set_title(ax, title or f'{figure} by quality')
     if '' not in groups: legend_below(fig, ax)
     return fig
 
 
-def _range(o): return 'quality ?' if np.isnan(o.quality_from) else f'quality {o.quality_from:.0f} to {o.quality_to:.0f}'
+def _range(o):
+    return 'quality ?' if np.isnan(o.quality_from) else f'quality {o.quality_from:.0f} to {o.quality_to:.0f}'

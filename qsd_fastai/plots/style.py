@@ -3,37 +3,42 @@ from matplotlib.figure import Figure
 
 __all__ = ['bare', 'legend_below', 'look', 'named', 'new_figure', 'percent', 'set_title']
 
-colors = ['#2f5d8a', '#d9822b', '#1b7f4b', '#8e4585', '#c0392b', '#5b6770'] # Told apart in print and by most eyes, with the line styles
+# Told apart in print and by most eyes, with the line styles
+colors = ['#2f5d8a', '#d9822b', '#1b7f4b', '#8e4585', '#c0392b', '#5b6770']
 styles = ['-', (0, (5, 1.5)), '-.', (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2))]
-right,wrong = colors[2],colors[4] # An answer that is, and one that is not
-ink,soft = colors[0],'#9db4cc'    # A mark, and the area behind it
+right,wrong = colors[2],colors[4]  # An answer that is, and one that is not
+ink,soft = colors[0],'#9db4cc'     # A mark, and the area behind it
 chance,ideal = '#9a9a9a','#222222' # What curves are read against
-letters = 7 # Points, of the captions of pictures
+letters = 7                        # Points, of the captions of pictures
 
 
 def new_figure(
-    n_named:int=0, # Lines of a legend that stands below
-    width:float=4.6, # Inches
+    n_named:int=0,    # Lines of a legend that stands below
+    width:float=4.6,  # Inches
     height:float=3.4, # Inches, without the legend
-)->tuple:
-    "A figure of one axes with a grid, and room under it for a legend: `(fig, ax)`"
+    grid:bool=True,   # Lines behind the marks, and small numbers at the axes?
+)->tuple: # `(fig, ax)`
+    "A figure of one axes, and room under it for a legend"
     fig = Figure(figsize=(width, height + .19*n_named), layout='constrained')
     ax = fig.subplots()
     bare(ax)
-    ax.grid(True, which='major', color='#e6e6e6', linewidth=.7)
-    ax.set_axisbelow(True)
-    ax.tick_params(labelsize=8)
-    return fig,ax
+    if grid:
+        ax.grid(True, which='major', color='#e6e6e6', linewidth=.7)
+        ax.set_axisbelow(True)
+        ax.tick_params(labelsize=8)
+    return fig, ax
 
 
-def bare(ax):
+def bare(
+    ax, # Changed in place
+):
     "Axes without the lines above and on the right, which say nothing"
     ax.spines[['top', 'right']].set_visible(False)
 
 
 def look(
     i:int, # Which curve, counted from 0
-)->dict:
+)->dict: # For `ax.plot`
     "Color and line of a curve"
     return dict(color=colors[i % len(colors)], linestyle=styles[i % len(styles)], linewidth=1.5)
 
@@ -45,15 +50,28 @@ def named(
     return curves if isinstance(curves, dict) else {'': curves}
 
 
-def legend_below(fig, ax, **kwargs):
+def legend_below(
+    fig,      # Of `new_figure`
+    ax,       # Of `new_figure`
+    **kwargs, # For `fig.legend`
+):
     "The legend under the axes, so that no curve is covered"
     handles = ax.get_legend_handles_labels()
     fig.legend(*handles, loc='outside lower left', fontsize=7.5, frameon=False, handlelength=2.6, **kwargs)
 
 
-def set_title(ax, text): ax.set_title(text, fontsize=10)
+def set_title(
+    ax,            # Of `new_figure`
+    text:str,      # One line or several
+    size:float=10, # Points
+):
+    "The title above the axes"
+    ax.set_title(text, fontsize=size)
 
 
-def percent(x, _=None):
-    "A share as text: 0.0001 % rather than 0 %"
+def percent(
+    x,      # A share, 0 to 1
+    _=None, # The position, which matplotlib gives too
+)->str:
+    "A share as text, and the formatter of an axis of shares: 0.0001 % rather than 0 %"
     return f'{100*x:.10g} %'

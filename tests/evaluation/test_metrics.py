@@ -11,7 +11,14 @@ from fastai.torch_core import set_seed
 
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.evaluation import metrics
-from qsd_fastai.evaluation.metrics import Retrieval, RetrievalJudge, Verification, VerificationJudge, hardest_pairs, hardest_queries
+from qsd_fastai.evaluation.metrics import (
+    Retrieval,
+    RetrievalJudge,
+    Verification,
+    VerificationJudge,
+    hardest_pairs,
+    hardest_queries,
+)
 from qsd_fastai.evaluation.retrieval import by_quality, evaluate_retrieval, ranked_gallery
 from qsd_fastai.evaluation.roc import equal_error_rate, tar_at_far
 from qsd_fastai.evaluation.scores import all_pairs
@@ -44,8 +51,9 @@ def shuffled(labelled_people):
 def held_out(learn, table, **kwargs):
     held = table[table['split'] != 'train']
     query = (held['split'] == 'query').to_numpy()
-    emb,ids,cameras = learn.embed(held, root=table.attrs['root']), held['identity'].to_numpy(), held['camera'].to_numpy()
-    return evaluate_retrieval(emb[query], emb[~query], ids[query], ids[~query], cameras[query], cameras[~query], **kwargs), held[query]
+    emb = learn.embed(held, root=table.attrs['root'])
+    sides = (o[of] for o in (emb, held['identity'].to_numpy(), held['camera'].to_numpy()) for of in (query, ~query))
+    return evaluate_retrieval(*sides, **kwargs), held[query]
 
 
 @pytest.mark.parametrize('kwargs', [{}, {'normalize': False}, {'exclude_same_camera': False}], ids=str)
@@ -56,7 +64,9 @@ def test_equal_to_evaluate_retrieval(shuffled, kwargs):
     want,queries = held_out(learn, shuffled, **kwargs)
     thirds = by_quality(want.per_query, queries['quality'])
     assert list(logged) == list(NAMES)
-    assert logged['rank1'] == want.rank1 and logged['rank5'] == want.cmc[4] and 0 < want.mAP < 1
+    assert logged['rank1'] == want.rank1
+    assert logged['rank5'] == want.cmc[4]
+    assert 0 < want.mAP < 1
     np.testing.assert_allclose([logged['mAP'], logged['mINP']], [want.mAP, want.mINP], rtol=1e-6)
     for name in NAMES[4:]:
         figure,third = name.split('_')
@@ -80,7 +90,8 @@ def test_embedded_once_and_judged_once(labelled_people, monkeypatch):
     monkeypatch.setattr(metrics, 'evaluate_retrieval', lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
     learn = make(labelled_people, *NAMES)
     learn.fit(2, 1e-3)
-    assert len(calls) == 2 and len({id(m.store) for m in learn.metrics}) == 1
+    assert len(calls) == 2
+    assert len({id(m.store) for m in learn.metrics}) == 1
     assert len(learn.metrics[0].store.gathered()[0]) == (labelled_people['split'] != 'train').sum()
     learn.get_preds()  # predictions are wanted, not figures
     learn.get_preds(ds_idx=0)
@@ -97,7 +108,7 @@ def test_nothing_to_judge_is_a_warning(labelled_people):
     assert np.isnan(values[1:]).all()
     table = labelled_people.copy()
     table.loc[table['split'] == 'gallery', 'identity'] += 'x'
-    with pytest.warns(UserWarning, match='not judged: no query can be answered'): values = make(table, 'mAP').validate()
+    with pytest.warns(UserWarning, match='not judged: No query can be answered'): values = make(table, 'mAP').validate()
     assert np.isnan(values[1:]).all()
 
 
@@ -130,8 +141,9 @@ def test_ranks_beyond_the_curve():
 
 
 def test_bad_qualities(labelled_people):
-    with pytest.raises(ValueError, match='quality of row 1 is 101'): Retrieval('mAP', quality=[5, 101])
-    with pytest.raises(ValueError, match='quality has 60 entries and the table'): make(labelled_people, 'mAP', quality=[1.]*60).validate()
+    with pytest.raises(ValueError, match='quality row 1 is 101'): Retrieval('mAP', quality=[5, 101])
+    learn = make(labelled_people, 'mAP', quality=[1.]*60)
+    with pytest.raises(ValueError, match='quality has 60 entries and the table'): learn.validate()
 
 
 def test_targets_that_are_missing():
@@ -141,7 +153,8 @@ def test_targets_that_are_missing():
 
 def test_names_and_defaults():
     assert [m.name for m in Retrieval()] == ['rank1', 'mAP', 'mINP']
-    assert [m.name for m in Verification(pairs=pd.DataFrame(columns=['path1', 'path2', 'same']))] == ['accuracy', 'auc', 'eer']
+    pairs = pd.DataFrame(columns=['path1', 'path2', 'same'])
+    assert [m.name for m in Verification(pairs=pairs)] == ['accuracy', 'auc', 'eer']
 
 
 def test_a_copy_leaves_the_gallery_behind(labelled_people):
@@ -149,7 +162,9 @@ def test_a_copy_leaves_the_gallery_behind(labelled_people):
     learn.validate()
     assert hardest_queries(learn.metrics[0].store).shape[0]
     one,two = copy.deepcopy(list(learn.metrics))
-    assert one.store is two.store and one.store.parts == [] and one.value is None
+    assert one.store is two.store
+    assert one.store.parts == []
+    assert one.value is None
 
 
 def test_hardest_queries(shuffled):
@@ -161,7 +176,8 @@ def test_hardest_queries(shuffled):
     np.testing.assert_allclose(hard['ap'], per_query['ap'], rtol=1e-6)
     assert hard['ap'].is_monotonic_increasing
     rows = queries.index[per_query['query']]
-    assert list(hard['row']) == list(rows) and list(hard['first_rank']) == list(per_query['first_rank'])
+    assert list(hard['row']) == list(rows)
+    assert list(hard['first_rank']) == list(per_query['first_rank'])
     np.testing.assert_array_equal(hard['quality'], queries.loc[rows, 'quality'].astype(np.float32))
     gallery = shuffled[shuffled['split'] == 'gallery']
     emb = lambda frame: learn.embed(frame, root=shuffled.attrs['root'])
@@ -170,7 +186,8 @@ def test_hardest_queries(shuffled):
     for o,index in zip(hard.itertuples(), lists.index):
         assert list(o.gallery) == list(gallery.index[index])
         assert list(o.correct) == [shuffled['identity'][r] == shuffled['identity'][o.row] for r in o.gallery]
-    assert hardest_queries(EmbeddingStore()).empty and hardest_pairs(EmbeddingStore()).empty
+    assert hardest_queries(EmbeddingStore()).empty
+    assert hardest_pairs(EmbeddingStore()).empty
     # what has been embedded since does not matter
     pd.testing.assert_frame_equal(hardest_queries(learn.metrics[0].store, n=100, top=4).head(5), hard)
 
@@ -179,20 +196,25 @@ def test_hardest_queries_are_ranked_as_they_were_judged():
     store = EmbeddingStore()
     RetrievalJudge(store, normalize=False, exclude_same_camera=False)
     ids,quality = torch.tensor([0, 0, 1]), torch.tensor([10., 50., 90.])
-    emb = torch.tensor([[1., 0.], [5., 0.], [1., .5]])  # by angle the first is nearest to the second, by distance to the third
+    # by angle the first is nearest to the second, by distance to the third
+    emb = torch.tensor([[1., 0.], [5., 0.], [1., .5]])
     scene = torch.tensor([[0, 7, 1], [1, 7, 0], [2, 7, 0]])  # all of one camera
     store.parts,store.current = [[emb, ids, quality, scene]], True
     hard = hardest_queries(store, 1, 2)
-    assert hard['gallery'][0] == [2, 1] and hard['correct'][0] == [False, True]
-    assert hard['ap'][0] == .5 and hard['first_rank'][0] == 2
+    assert hard['gallery'][0] == [2, 1]
+    assert hard['correct'][0] == [False, True]
+    assert hard['ap'][0] == .5
+    assert hard['first_rank'][0] == 2
 
 
 def pairs_of(table, folds=3, n=120):
     "Some pairs of held-out pictures, of either kind"
     held = table[table['split'] != 'train'].reset_index(drop=True)
     pairs = all_pairs(held['identity'])
-    pairs = pd.concat([o.sample(min(n//2, len(o)), random_state=0) for _,o in pairs.groupby('same')]).sample(frac=1, random_state=1)
-    return pd.DataFrame({'path1': held['path'].to_numpy()[pairs['first']], 'path2': held['path'].to_numpy()[pairs['second']],
+    some = [o.sample(min(n//2, len(o)), random_state=0) for _,o in pairs.groupby('same')]
+    pairs = pd.concat(some).sample(frac=1, random_state=1)
+    path = held['path'].to_numpy()
+    return pd.DataFrame({'path1': path[pairs['first']], 'path2': path[pairs['second']],
                          'same': pairs['same'].to_numpy(), 'fold': np.arange(len(pairs)) % folds})
 
 
@@ -212,7 +234,8 @@ def embedded_pairs(learn, table, **kwargs):
 
 
 def test_verification_is_evaluate_verification(shuffled):
-    figures = ('accuracy', 'auc', 'eer', 'tar@1e-1', 'tar@.02', 'tar@1e-5', 'accuracy_worst', 'accuracy_middle', 'accuracy_best')
+    groups = ('worst', 'middle', 'best')
+    figures = ('accuracy', 'auc', 'eer', 'tar@1e-1', 'tar@.02', 'tar@1e-5', *(f'accuracy_{o}' for o in groups))
     learn,store = both(shuffled, *figures)
     learn.fit(1, 1e-3)
     logged = dict(zip(learn.recorder.metric_names[3:-1], learn.recorder.values[-1][2:]))
@@ -221,13 +244,15 @@ def test_verification_is_evaluate_verification(shuffled):
     pairs,rows,a,b = embedded_pairs(learn, shuffled)
     want = evaluate_verification(a, b, pairs['same'], pairs['fold'])
     score = 1 - want.per_pair['distance']/2
-    assert logged['accuracy'] == want.accuracy and .4 < want.accuracy < 1
-    np.testing.assert_allclose([logged['auc'], logged['eer']], [want.auc, equal_error_rate(score, pairs['same'])], rtol=1e-6)
-    np.testing.assert_allclose([logged['tar@1e-1'], logged['tar@.02']], tar_at_far(score, pairs['same'], (.1, .02))['tar'], rtol=1e-6)
+    assert logged['accuracy'] == want.accuracy
+    assert .4 < want.accuracy < 1
+    eer,tar = equal_error_rate(score, pairs['same']), tar_at_far(score, pairs['same'], (.1, .02))['tar']
+    np.testing.assert_allclose([logged['auc'], logged['eer']], [want.auc, eer], rtol=1e-6)
+    np.testing.assert_allclose([logged['tar@1e-1'], logged['tar@.02']], tar, rtol=1e-6)
     assert np.isnan(logged['tar@1e-5'])  # too few pairs of two people
     quality = [shuffled['quality'].to_numpy()[r] for r in rows]
     thirds = verification_by_quality(want.per_pair, *quality)
-    assert [logged[f'accuracy_{o}'] for o in ('worst', 'middle', 'best')] == list(thirds['accuracy'][:3])
+    assert [logged[f'accuracy_{o}'] for o in groups] == list(thirds['accuracy'][:3])
     per_pair = store.judge(VerificationJudge).found()[0].per_pair
     np.testing.assert_array_equal(per_pair[['row1', 'row2']].to_numpy().T, rows)
     np.testing.assert_allclose(per_pair[['quality1', 'quality2']].to_numpy().T, quality, rtol=1e-6)
@@ -235,14 +260,17 @@ def test_verification_is_evaluate_verification(shuffled):
 
 def test_one_store_embeds_once(labelled_people, monkeypatch):
     calls,real = [],metrics.evaluate_verification
-    monkeypatch.setattr(metrics, 'evaluate_verification', lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
+    monkeypatch.setattr(metrics, 'evaluate_verification',
+                        lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
     learn,store = both(labelled_people, 'accuracy', 'auc', 'tar@.1')
     learn.fit(2, 1e-3)
-    assert len(calls) == 2 and {id(m.store) for m in learn.metrics} == {id(store)}
+    assert len(calls) == 2
+    assert {id(m.store) for m in learn.metrics} == {id(store)}
     n = (labelled_people['split'] != 'train').sum()
     assert sum(len(o[0]) for o in store.parts) == n == len(store.gathered()[0])
     alone = make(labelled_people, 'mAP')
-    alone.metrics = Verification('auc', pairs=pairs_of(labelled_people), store=store)  # without the metrics that came first
+    # without the metrics that came first
+    alone.metrics = Verification('auc', pairs=pairs_of(labelled_people), store=store)
     assert 0 < alone.validate()[1] < 1
 
 
@@ -279,7 +307,8 @@ def test_pairs_that_cannot_be_judged_are_named(labelled_people):
         with pytest.raises(ValueError, match=f'{path!r} .*row 7.*{what}'): learn.validate()
     learn = make(labelled_people, 'mAP')
     learn.metrics = Verification('auc', pairs=pairs)
-    few = labelled_people.assign(split=labelled_people['split'].where(labelled_people['path'] != pairs['path1'][0], 'train'))
+    path,split = labelled_people['path'],labelled_people['split']
+    few = labelled_people.assign(split=split.where(path != pairs['path1'][0], 'train'))
     few.attrs = labelled_people.attrs
     part = make(few, 'mAP').dls.valid  # a picture less than the table of the learner promises
     with pytest.warns(UserWarning, match='was not embedded'): assert np.isnan(learn.validate(dl=part)[1])
@@ -289,9 +318,11 @@ def test_pairs_that_cannot_be_judged_are_named(labelled_people):
 def test_a_figure_that_fails_ends_no_fit(labelled_people):
     learn,store = both(labelled_people, 'accuracy', 'eer')
     store.judge(VerificationJudge).pairs['same'] = True
-    with pytest.warns(UserWarning, match='Verification is not judged: every pair shows the same person'): learn.fit(1, 1e-3)
+    said = 'Verification is not judged: Every pair shows the same person'
+    with pytest.warns(UserWarning, match=said): learn.fit(1, 1e-3)
     mAP,*others = learn.recorder.values[-1][2:]
-    assert 0 < mAP < 1 and np.isnan(others).all()
+    assert 0 < mAP < 1
+    assert np.isnan(others).all()
     learn,store = both(labelled_people, 'auc', store=EmbeddingStore(flip=True))
     with torch.no_grad(): learn.model.neck.weight.fill_(float('nan'))
     with pytest.warns(UserWarning, match='NaN'): assert np.isnan(learn.validate()[1:]).all()
@@ -299,12 +330,13 @@ def test_a_figure_that_fails_ends_no_fit(labelled_people):
 
 @pytest.mark.parametrize('name', ['acc', 'tar', 'tar@', 'tar@x', 'auc_worst', 'accuracy_low', 'tar@2', 'tar@0'])
 def test_bad_names_of_verification(name):
-    with pytest.raises(ValueError, match=r'unknown|FAR'): Verification(name, pairs=pd.DataFrame(columns=['path1', 'path2', 'same']))
+    pairs = pd.DataFrame(columns=['path1', 'path2', 'same'])
+    with pytest.raises(ValueError, match=r'unknown|FAR'): Verification(name, pairs=pairs)
 
 
 def test_quality_belongs_to_the_store():
     with pytest.raises(ValueError, match='EmbeddingStore'): Retrieval('mAP', quality=[1.], store=EmbeddingStore())
-    with pytest.raises(ValueError, match='quality of row 0 is -1'): EmbeddingStore([-1.])
+    with pytest.raises(ValueError, match='quality row 0 is -1'): EmbeddingStore([-1.])
 
 
 def test_hardest_pairs(shuffled):
@@ -316,7 +348,8 @@ def test_hardest_pairs(shuffled):
     same = pairs['same'].to_numpy()
     order = np.argsort(score, kind='stable')
     want = [*order[same[order]][:4], *order[~same[order]][::-1][:4]]
-    assert list(hard.index) == want and list(hard['same']) == [True]*4 + [False]*4
+    assert list(hard.index) == want
+    assert list(hard['same']) == [True]*4 + [False]*4
     np.testing.assert_allclose(hard['score'], score[want], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(hard[['row1', 'row2']].to_numpy().T, np.array(rows)[:, want])
     worse = np.minimum(*(shuffled['quality'].to_numpy()[r] for r in rows))[want]
@@ -328,7 +361,10 @@ def test_a_copy_keeps_the_pairs_and_shares_one_store(labelled_people):
     learn,store = both(labelled_people, 'auc')
     learn.validate()
     one,two = copy.deepcopy(list(learn.metrics))
-    assert one.store is two.store and one.store.parts == [] and two.value is None and two.judge.found() is None
+    assert one.store is two.store
+    assert one.store.parts == []
+    assert two.value is None
+    assert two.judge.found() is None
     learn.metrics = [one, two]
     assert learn.validate()[1:] == make_again(learn, store)
 

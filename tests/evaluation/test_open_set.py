@@ -30,22 +30,28 @@ def test_open_set(normalize, rank, chunk):
     dist = np.where(junk, np.inf, dist)
     r = open_set_rates(q, g, q_ids, g_ids, q_cameras, g_cameras, (0, .01, .1, .5, 1), rank, normalize, chunk)
     mated = (same & ~junk).any(1)
-    assert (r.n_mated, r.n_unmated) == (mated.sum(), (~mated).sum()) and r.n_unmated > 5
+    assert (r.n_mated, r.n_unmated) == (mated.sum(), (~mated).sum())
+    assert r.n_unmated > 5
     def rates(t):
         answers = [[j for j in np.argsort(row)[:rank] if row[j] < t] for row in dist]
-        return np.mean([(row < t).any() for row in dist[~mated]]), np.mean([same[i, answers[i]].any() for i in np.flatnonzero(mated)])
+        found = [same[i, answers[i]].any() for i in np.flatnonzero(mated)]
+        return np.mean([(row < t).any() for row in dist[~mated]]), np.mean(found)
     for row in r.rates.itertuples():
-        np.testing.assert_allclose((row.fpir, row.tpir), rates(row.threshold - 1e-9 if row.threshold < np.inf else np.inf), atol=1e-12)
-        assert row.fpir <= row.asked + 1e-12 and (row.threshold == np.inf or rates(row.threshold + 1e-9)[0] > row.asked)
-    assert r.rates.fpir.iloc[-1] == 1 and r.rates.fpir.iloc[0] == 0
-    for row in r.det[:-1].itertuples(): np.testing.assert_allclose((row.fpir, 1 - row.fnir), rates(row.threshold - 1e-9), atol=1e-12)
+        below = row.threshold - 1e-9 if row.threshold < np.inf else np.inf
+        np.testing.assert_allclose((row.fpir, row.tpir), rates(below), atol=1e-12)
+        assert row.fpir <= row.asked + 1e-12
+        assert row.threshold == np.inf or rates(row.threshold + 1e-9)[0] > row.asked
+    assert r.rates.fpir.iloc[-1] == 1
+    assert r.rates.fpir.iloc[0] == 0
+    for row in r.det[:-1].itertuples():
+        np.testing.assert_allclose((row.fpir, 1 - row.fnir), rates(row.threshold - 1e-9), atol=1e-12)
 
 
 def test_open_set_needs_both_kinds():
     q,g,q_ids,g_ids,*_ = case(1)
     with pytest.raises(ValueError, match='that are not there'): open_set_rates(q, g, q_ids % 8, g_ids)
     with pytest.raises(ValueError, match='do not appear'): open_set_rates(q, g, q_ids + 100, g_ids)
-    with pytest.raises(ValueError, match='these are rates'): open_set_rates(q, g, q_ids, g_ids, fpir=2)
+    with pytest.raises(ValueError, match=r'fpir is \[2.0\]'): open_set_rates(q, g, q_ids, g_ids, fpir=2)
 
 
 @pytest.mark.parametrize('normalize', [True, False])
@@ -57,11 +63,13 @@ def test_pairs(normalize, chunk):
     keep = ~(same & (q_cameras[:, None] == g_cameras))
     asked = 0, 1e-3, .01, .29, 1
     r = pair_rates(q, g, q_ids, g_ids, q_cameras, g_cameras, asked, normalize=normalize, chunk=chunk)
-    assert (r.n_different == (~same).sum()).all() and (r.n_same == (same & keep).sum()).all()
+    assert (r.n_different == (~same).sum()).all()
+    assert (r.n_same == (same & keep).sum()).all()
     wrong = np.sort(dist[~same])
     step = 2e-6 if normalize else wrong.max()*1e-5
     for row in r.itertuples():
-        assert row.fpr == (wrong < row.threshold).mean() and row.tpr == (dist[same & keep] < row.threshold).mean()
+        assert row.fpr == (wrong < row.threshold).mean()
+        assert row.tpr == (dist[same & keep] < row.threshold).mean()
         k = int(np.floor(row.asked*len(wrong) + 1e-9))
         assert row.fpr <= row.asked
         if k < len(wrong): assert wrong[k] - step <= row.threshold <= wrong[k]
@@ -81,6 +89,7 @@ def test_pairs_odd_input():
     half = pair_rates(torch.tensor(q).half(), torch.tensor(g).half(), q_ids, g_ids, fpr=.1)
     np.testing.assert_allclose(half.tpr, pair_rates(q, g, q_ids, g_ids, fpr=.1).tpr, atol=.02)
     alike = pair_rates(np.ones((2, 3)), np.ones((4, 3)), [0, 1], [0, 0, 1, 1], fpr=(.5, 1))
-    assert alike.tpr.tolist() == [0, 1] and alike.fpr.tolist() == [0, 1]  # equal distances cannot be told apart
-    with pytest.raises(ValueError, match='all pairs show one identity'): pair_rates(q, g, [0]*60, [0]*150)
-    with pytest.raises(ValueError, match="'below' or 'nearest'"): pair_rates(q, g, q_ids, g_ids, rule='above')
+    assert alike.tpr.tolist() == [0, 1]  # equal distances cannot be told apart
+    assert alike.fpr.tolist() == [0, 1]
+    with pytest.raises(ValueError, match='All pairs show one identity'): pair_rates(q, g, [0]*60, [0]*150)
+    with pytest.raises(ValueError, match="rule is 'above'"): pair_rates(q, g, q_ids, g_ids, rule='above')

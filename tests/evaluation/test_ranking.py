@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from qsd_fastai.evaluation import ranking
-from qsd_fastai.evaluation.distances import DistanceBlocks, Embeddings, Matches
+from qsd_fastai.evaluation.distances import DistanceBlocks, Embeddings
 from qsd_fastai.evaluation.ranking import count_ranks, in_threads, match_ranks, nearest
 from qsd_fastai.evaluation.retrieval import evaluate_distances, evaluate_retrieval
+from qsd_fastai.evaluation.same_camera import Matches
 
 
 def sorted_ranks(row, is_match, is_junk):
@@ -73,7 +74,8 @@ def test_many_matches():
 def test_scikit_learn_agrees():
     "Average precision without ties is scikit-learn's"
     rng = np.random.default_rng(1)
-    q,g,q_ids,g_ids = rng.normal(size=(20, 8)), rng.normal(size=(300, 8)), rng.integers(0, 9, 20), rng.integers(0, 9, 300)
+    q,g = rng.normal(size=(20, 8)), rng.normal(size=(300, 8))
+    q_ids,g_ids = rng.integers(0, 9, 20), rng.integers(0, 9, 300)
     dist = ((q[:, None] - g)**2).sum(-1)
     want = [average_precision_score(g_ids == i, -row) for i,row in zip(q_ids, dist)]
     np.testing.assert_allclose(evaluate_retrieval(q, g, q_ids, g_ids, normalize=False).per_query.ap, want, rtol=1e-12)
@@ -83,25 +85,30 @@ def test_scikit_learn_agrees():
 @pytest.mark.parametrize('normalize', [True, False])
 def test_blocks(dtype, normalize, monkeypatch):
     "Distances of stored embeddings in tiles, of one tensor or two end to end, from any column on"
-    monkeypatch.setattr('qsd_fastai.evaluation.blocks.TILE', 7)
+    monkeypatch.setattr('qsd_fastai.evaluation.distances.TILE', 7)
     g = torch.Generator().manual_seed(0)
     a,b = (torch.randn(n, 5, generator=g).to(dtype) for n in (9, 20))
     both = Embeddings([a, b], ['a', 'b'], normalize)
     x = torch.cat([a, b]).double()
-    want = 1 - torch.nn.functional.normalize(x)@torch.nn.functional.normalize(x).T if normalize else torch.cdist(x, x)**2
+    unit = torch.nn.functional.normalize(x)
+    want = 1 - unit@unit.T if normalize else torch.cdist(x, x)**2
     blocks,tolerance = DistanceBlocks(both, both), dict(atol=1e-12 if dtype == torch.float64 else 5e-6, rtol=0)
     out = blocks.empty(12)
     for lo,hi,first in ((0, 12, 0), (5, 17, 8), (9, 10, 28)):
-        torch.testing.assert_close(blocks.distances(lo, hi, out, absolute=True, first=first).double(), want[lo:hi, first:], **tolerance)
+        got = blocks.distances(lo, hi, out, absolute=True, first=first)
+        torch.testing.assert_close(got.double(), want[lo:hi, first:], **tolerance)
     torch.testing.assert_close(both.take(torch.tensor([28, 0, 9])).double(), x[[28, 0, 9]])
-    torch.testing.assert_close(DistanceBlocks(both.only(0), both.only(1)).distances(3, 8, absolute=True).double(), want[3:8, 9:], **tolerance)
+    between = DistanceBlocks(both.only(0), both.only(1)).distances(3, 8, absolute=True)
+    torch.testing.assert_close(between.double(), want[3:8, 9:], **tolerance)
 
 
 def test_nearest():
     "Selected in two parts, as a stable sort has them; infinity where there are too few"
     dist = np.random.default_rng(2).integers(0, 9, (5, 40)).astype(np.float32)
     distance,index,largest = np.full((5, 6), np.inf, np.float32), np.full((5, 6), -1), np.full(5, -np.inf, np.float32)
-    for first,last in ((0, 3), (3, 40)): in_threads(nearest, 5, np.ascontiguousarray(dist[:, first:last]), first, distance, index, largest)
+    for first,last in ((0, 3), (3, 40)):
+        part = np.ascontiguousarray(dist[:, first:last])
+        in_threads(nearest, 5, part, first, distance, index, largest)
     np.testing.assert_array_equal(index, np.argsort(dist, 1, kind='stable')[:, :6])
     np.testing.assert_array_equal(distance, np.sort(dist, 1)[:, :6])
     np.testing.assert_array_equal(largest, dist.max(1))

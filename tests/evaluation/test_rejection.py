@@ -1,4 +1,4 @@
-"Error against rejection, recomputed step by step on random cases; the rules of ties, unknown quality, chance and the ideal"
+"Error against rejection, recomputed step by step; the rules of ties, unknown quality, chance and the ideal"
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +18,8 @@ def case(seed, n_ids=12, n_imgs=5):
     quality = rng.permutation(len(ids))*100./len(ids)
     emb = rng.normal(size=(n_ids, 8))[ids] + rng.normal(size=(len(ids), 8))*(1.6 - quality[:, None]/80)
     pairs = all_pairs(ids)
-    return pair_scores(emb, pairs['first'], pairs['second']), *(pairs[c].to_numpy() for c in ('same', 'first', 'second')), quality
+    same,first,second = (pairs[c].to_numpy() for c in ('same', 'first', 'second'))
+    return pair_scores(emb, first, second), same, first, second, quality
 
 
 def naive(scores, same, first, second, quality, unit, far, refixed):
@@ -50,9 +51,12 @@ def test_by_steps(seed, unit, threshold, far):
     r = error_vs_reject(scores, same, first, second, quality, unit, far, threshold, shares=shares, n_random=3)
     want = naive(scores, same, first, second, quality, unit, far, threshold == 'refixed')
     np.testing.assert_allclose(r.curves['quality'], want, atol=1e-12)
-    assert list(r.curves.index) == list(shares) and r.n_left_out == 0 and r.n_units == (60 if unit == 'picture' else 30)
+    assert list(r.curves.index) == list(shares)
+    assert r.n_left_out == 0
+    assert r.n_units == (60 if unit == 'picture' else 30)
     start = want[0]
-    assert r.curves['ideal'].iloc[0] == pytest.approx(start) and r.curves['random'].iloc[0] == pytest.approx(start)
+    assert r.curves['ideal'].iloc[0] == pytest.approx(start)
+    assert r.curves['random'].iloc[0] == pytest.approx(start)
     if threshold == 'fixed': assert (r.curves['random'] == start).all()
     np.testing.assert_allclose(r.areas.loc['quality', 'partial'], np.trapezoid(want[:3], shares[:3])/.2)
     known = r.curves.notna().all(axis=1)
@@ -67,7 +71,9 @@ def test_better_quality_rejects_better_and_several_are_compared():
     for unit in ('picture', 'pair'):
         areas = error_vs_reject(scores, same, first, second, {'true': quality, 'noise': noise}, unit, .01).areas
         assert list(areas.index) == ['true', 'noise', 'random', 'ideal']
-        for c in areas: assert areas[c]['ideal'] < areas[c]['true'] < areas[c]['random'] and areas[c]['true'] < areas[c]['noise']
+        for c in areas:
+            assert areas[c]['ideal'] < areas[c]['true'] < areas[c]['random']
+            assert areas[c]['true'] < areas[c]['noise']
 
 
 def test_chance_and_ideal_over_pairs_by_trying_all():
@@ -78,7 +84,8 @@ def test_chance_and_ideal_over_pairs_by_trying_all():
     for k in range(4):
         kept = [[i for i in range(7) if i not in gone] for gone in combinations(range(7), k)]
         errors = [np.mean([scores[i] < .5 for i in o if same[i]]) for o in kept if any(same[i] for i in o)]
-        assert r.curves['ideal'].iloc[k] == pytest.approx(min(errors)) and r.curves['random'].iloc[k] == pytest.approx(np.mean(errors))
+        assert r.curves['ideal'].iloc[k] == pytest.approx(min(errors))
+        assert r.curves['random'].iloc[k] == pytest.approx(np.mean(errors))
 
 
 def test_ideal_over_pictures_takes_the_worst_first():
@@ -93,8 +100,10 @@ def test_ties_do_not_follow_the_table():
     scores,same,first,second,quality = case(0)
     flat = np.full(len(quality), 50.)
     curves = [error_vs_reject(scores, same, first, second, flat, far=.02, seed=s).curves['quality'] for s in (0, 0, 1)]
-    assert curves[0].equals(curves[1]) and not curves[0].equals(curves[2])
-    many = np.mean([error_vs_reject(scores, same, first, second, flat, far=.02, seed=s, shares=[.3]).curves['quality'][.3] for s in range(150)])
+    assert curves[0].equals(curves[1])
+    assert not curves[0].equals(curves[2])
+    def curves_of(s): return error_vs_reject(scores, same, first, second, flat, far=.02, seed=s, shares=[.3]).curves
+    many = np.mean([curves_of(s)['quality'][.3] for s in range(150)])
     assert many == pytest.approx(curves[0].iloc[0], abs=.02)
 
 
@@ -102,13 +111,14 @@ def test_ties_do_not_follow_the_table():
 def test_unknown_quality_is_left_out_of_all_curves(unit):
     scores,same,first,second,quality = case(1)
     a,b = quality.copy(), quality.copy()
-    a[[3, 17]],b[40] = np.nan, np.nan
+    a[[3, 17]],b[40] = np.nan,np.nan
     r = error_vs_reject(scores, same, first, second, {'a': a, 'b': b}, unit, .05)
     known = ~np.isin(np.arange(60), [3, 17, 40])
     keep = known[first] & known[second]
     want = error_vs_reject(scores[keep], same[keep], first[keep], second[keep], {'a': quality, 'b': quality}, unit, .05)
     pd.testing.assert_frame_equal(r.curves, want.curves)
-    assert (r.n_left_out, r.n_units) == ((3, 57) if unit == 'picture' else ((~keep).sum(), keep.sum())) and 'left out' in repr(r)
+    assert (r.n_left_out, r.n_units) == ((3, 57) if unit == 'picture' else ((~keep).sum(), keep.sum()))
+    assert 'left out' in repr(r)
 
 
 def test_errors():
@@ -117,13 +127,21 @@ def test_errors():
     bad[7] = np.nan
     pairs = (scores, same, first, second)
     for args,kwargs,message in [
-        ((bad, same, first, second, quality), {}, 'scores row 7 is NaN'), ((scores, same[1:], first, second, quality), {}, '1769 entries'),
-        ((scores, same, first[1:], second, quality), {}, '1769 first'), ((*pairs, quality[:-1]), {}, 'second runs from row'),
-        ((*pairs, quality + 2), {}, "quality 'quality' row .* is 100.333: it runs from 0 to 100"), ((*pairs, quality), {'far': 1e-4}, 'are too few'),
-        ((*pairs, quality*np.nan), {}, 'no pair has two pictures of known'), ((*pairs, {}), {}, 'quality is empty'),
-        ((*pairs, {'ideal': quality}), {}, "called 'ideal'"), ((*pairs, {'a': quality, 'b': quality[1:]}), {}, "'b' has 59"),
-        ((*pairs, quality), {'unit': 'query'}, "not 'query'"), ((*pairs, quality), {'threshold': .3}, 'not 0.3'),
-        ((*pairs, quality), {'shares': [1.]}, 'below 1'), ((*pairs, quality), {'area': 0}, 'area must'), ((*pairs, quality), {'far': 1}, 'far must'),
+        ((bad, same, first, second, quality), {}, 'scores row 7 is NaN'),
+        ((scores, same[1:], first, second, quality), {}, 'same 1769'),
+        ((scores, same, first[1:], second, quality), {}, 'first 1769'),
+        ((*pairs, quality[:-1]), {}, 'second runs from row'),
+        ((*pairs, quality + 2), {}, "quality 'quality' row .* is 100.333. It runs from 0 to 100"),
+        ((*pairs, quality), {'far': 1e-4}, 'are too few'),
+        ((*pairs, quality*np.nan), {}, 'No pair has two pictures of known'),
+        ((*pairs, {}), {}, 'quality is empty'),
+        ((*pairs, {'ideal': quality}), {}, "called 'ideal'"),
+        ((*pairs, {'a': quality, 'b': quality[1:]}), {}, "'b' has 59"),
+        ((*pairs, quality), {'unit': 'query'}, "unit is 'query'"),
+        ((*pairs, quality), {'threshold': .3}, 'threshold is 0.3'),
+        ((*pairs, quality), {'shares': [1.]}, 'below 1'),
+        ((*pairs, quality), {'area': 0}, 'area is 0'),
+        ((*pairs, quality), {'far': 1}, 'far must'),
     ]:
         with pytest.raises(ValueError, match=message): error_vs_reject(*args, **kwargs)
 
@@ -133,7 +151,8 @@ def test_retrieval_by_steps(figure):
     rng = np.random.default_rng(0)
     n = 50
     first_rank = rng.integers(1, 4, n).astype(float)
-    per_query = pd.DataFrame({'answerable': rng.random(n) < .9, 'first_rank': first_rank, 'ap': rng.random(n), 'inp': rng.random(n)})
+    per_query = pd.DataFrame({'answerable': rng.random(n) < .9, 'first_rank': first_rank, 'ap': rng.random(n),
+                              'inp': rng.random(n)})
     per_query.loc[~per_query.answerable, ['first_rank', 'ap', 'inp']] = np.nan
     quality = rng.permutation(n)*2.
     quality[:3] = np.nan
@@ -142,8 +161,10 @@ def test_retrieval_by_steps(figure):
     value = kept[{'mAP': 'ap', 'rank1': 'rank1', 'mINP': 'inp'}[figure]].astype(float)
     for name,by in (('q', kept.quality), ('ideal', value)):
         order = np.argsort(by, kind='stable')
-        np.testing.assert_allclose(r.curves[name], [value.iloc[order[int(s*len(kept) + 1e-9):]].mean() for s in shares], atol=1e-12)
-    assert (r.curves['random'] == value.mean()).all() and (r.n_units, r.n_left_out, r.better) == (len(kept), n - len(kept), 'higher')
-    with pytest.raises(ValueError, match="not 'rank5'"): retrieval_vs_reject(per_query, quality, 'rank5')
+        want = [value.iloc[order[int(s*len(kept) + 1e-9):]].mean() for s in shares]
+        np.testing.assert_allclose(r.curves[name], want, atol=1e-12)
+    assert (r.curves['random'] == value.mean()).all()
+    assert (r.n_units, r.n_left_out, r.better) == (len(kept), n - len(kept), 'higher')
+    with pytest.raises(ValueError, match="figure is 'rank5'"): retrieval_vs_reject(per_query, quality, 'rank5')
     with pytest.raises(ValueError, match='1 entries for 50 queries'): retrieval_vs_reject(per_query, [1.])
-    with pytest.raises(ValueError, match='no answerable query'): retrieval_vs_reject(per_query, quality*np.nan)
+    with pytest.raises(ValueError, match='No answerable query'): retrieval_vs_reject(per_query, quality*np.nan)

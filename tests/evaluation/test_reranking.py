@@ -12,7 +12,9 @@ from qsd_fastai.evaluation.retrieval import evaluate_distances, evaluate_retriev
 GOLDEN = np.load(Path(__file__).parent.parent/'golden'/'re_ranking.npz')
 
 
-def golden(i): return GOLDEN[f'q{i}'], GOLDEN[f'g{i}'], int(GOLDEN[f'k1_{i}']), int(GOLDEN[f'k2_{i}']), float(GOLDEN[f'lambda{i}'])
+def golden(i):
+    k1,k2 = (int(GOLDEN[f'{o}_{i}']) for o in ('k1', 'k2'))
+    return GOLDEN[f'q{i}'], GOLDEN[f'g{i}'], k1, k2, float(GOLDEN[f'lambda{i}'])
 
 
 def dense(q, g, k1, k2, lambda_):
@@ -47,7 +49,7 @@ def test_golden(i, normalize):
 @pytest.mark.parametrize('seed', range(5))
 @pytest.mark.parametrize('step', [None, 256])
 def test_dense_form(seed, step, monkeypatch):
-    "Clusters of several sizes, odd k1, more neighbours averaged than reciprocal, fewer pictures than neighbours, not of unit length"
+    "Clusters of several sizes, odd k1, more neighbours averaged than reciprocal, fewer pictures than neighbours"
     rng = np.random.default_rng(seed)
     if step:  # a few rows at a time, nothing kept
         monkeypatch.setattr(reranking, 'AT_ONCE', step)
@@ -77,7 +79,8 @@ def test_it_helps():
     "What it is for: clusters stretched along a line, whose ends find each other through those between"
     rng = np.random.default_rng(0)
     ids = np.repeat(np.arange(30), 12)
-    x = rng.normal(size=(30, 16))[ids] + rng.normal(size=(30, 16))[ids]*rng.uniform(-2, 2, (360, 1)) + .3*rng.normal(size=(360, 16))
+    away,along = rng.normal(size=(30, 16))[ids], rng.normal(size=(30, 16))[ids]
+    x = away + along*rng.uniform(-2, 2, (360, 1)) + .3*rng.normal(size=(360, 16))
     q,g,q_ids,g_ids = x[::12], x[np.arange(360) % 12 > 0], ids[::12], ids[np.arange(360) % 12 > 0]
     plain = evaluate_retrieval(q, g, q_ids, g_ids).mAP
     assert evaluate_distances(k_reciprocal(q, g, 10, 3), q_ids, g_ids).mAP > plain + .02
@@ -111,13 +114,17 @@ def test_gpu(i):
 def test_odd_input():
     "Equal pictures; one gallery picture; options and rows that cannot be"
     same = k_reciprocal(np.ones((2, 3)), np.ones((4, 3)), k1=2).dense()
-    assert torch.isfinite(same).all() and same.shape == (2, 4)
+    assert torch.isfinite(same).all()
+    assert same.shape == (2, 4)
     assert torch.isfinite(k_reciprocal(np.eye(3)[:2], np.eye(3)[2:]).dense()).all()
     broken = np.ones((4, 3))
     broken[2, 1] = np.nan
     with pytest.raises(ValueError, match='g_emb row 2'): k_reciprocal(np.ones((2, 3)), broken)
-    with pytest.raises(ValueError, match='q_emb has 3 features and g_emb 2'): k_reciprocal(np.ones((2, 3)), np.ones((2, 2)))
-    for options in (dict(k1=0), dict(k2=0), dict(lambda_=1.5)):
-        with pytest.raises(ValueError, match='k1 and k2 count pictures'): k_reciprocal(np.eye(3), np.eye(3), **options)
-    with pytest.raises(ValueError, match='k=0'): expand_queries(np.eye(3), np.eye(3), k=0)
-    with pytest.raises(ValueError, match='dist row 1 holds NaN'): evaluate_distances(np.array([[1, 2], [np.nan, 0]]), [0, 1], [0, 1])
+    unlike = np.ones((2, 3)), np.ones((2, 2))
+    with pytest.raises(ValueError, match='q_emb has 3 features and g_emb 2'): k_reciprocal(*unlike)
+    for name,value in (('k1', 0), ('k2', 0), ('lambda_', 1.5)):
+        with pytest.raises(ValueError, match=f'{name} is {value}'): k_reciprocal(np.eye(3), np.eye(3), **{name: value})
+    with pytest.raises(ValueError, match='k is 0'): expand_queries(np.eye(3), np.eye(3), k=0)
+    with pytest.raises(ValueError, match='alpha is -1'): expand_queries(np.eye(3), np.eye(3), alpha=-1)
+    dist = np.array([[1, 2], [np.nan, 0]])
+    with pytest.raises(ValueError, match='dist row 1 holds NaN'): evaluate_distances(dist, [0, 1], [0, 1])

@@ -17,7 +17,8 @@ def naive(dist, q_ids, g_ids, q_cameras=None, g_cameras=None, max_rank=50):
     first,ap,inp = [], [], []
     for i,row in enumerate(np.asarray(dist, dtype=np.float64)):
         order = np.argsort(row, kind='stable')
-        if q_cameras is not None: order = [j for j in order if not (g_ids[j] == q_ids[i] and g_cameras[j] == q_cameras[i])]
+        if q_cameras is not None:
+            order = [j for j in order if not (g_ids[j] == q_ids[i] and g_cameras[j] == q_cameras[i])]
         ranks = [r for r,j in enumerate(order, 1) if g_ids[j] == q_ids[i]]
         first.append(ranks[0] if ranks else np.nan)
         ap.append(np.mean([k/r for k,r in enumerate(ranks, 1)]) if ranks else np.nan)
@@ -33,7 +34,8 @@ def check(result, want):
     np.testing.assert_allclose(result.per_query.ap, ap, atol=1e-12)
     np.testing.assert_allclose(result.per_query.inp, inp, atol=1e-12)
     np.testing.assert_allclose(result.cmc, cmc, atol=1e-12)
-    np.testing.assert_allclose([result.rank1, result.mAP, result.mINP], [cmc[0], np.nanmean(ap), np.nanmean(inp)], atol=1e-12)
+    means = cmc[0], np.nanmean(ap), np.nanmean(inp)
+    np.testing.assert_allclose([result.rank1, result.mAP, result.mINP], means, atol=1e-12)
     assert (result.n_queries, result.n_unanswerable) == (len(ap), np.isnan(ap).sum())
     np.testing.assert_array_equal(result.per_query.answerable, ~np.isnan(ap))
 
@@ -54,11 +56,11 @@ def case(seed, n_query=40, n_gallery=130, n_ids=12, n_cameras=3, nf=8):
 @pytest.mark.parametrize('chunk', [None, 1, 7])
 @pytest.mark.parametrize('i', range(4))
 def test_golden(i, chunk):
-    g = {k: GOLDEN[f'{k}{i}'] for k in ('distmat', 'q_pids', 'g_pids', 'q_camids', 'g_camids', 'cmc', 'mAP', 'mINP', 'AP', 'INP')}
-    r = evaluate_distances(g['distmat'], g['q_pids'], g['g_pids'], g['q_camids'], g['g_camids'], chunk=chunk)
-    for ours,theirs in ((r.cmc, g['cmc']), (r.mAP, g['mAP']), (r.mINP, g['mINP']), (r.per_query.ap, g['AP']), (r.per_query.inp, g['INP'])):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
-    assert r.n_unanswerable == np.isnan(g['AP']).sum()
+    given = (GOLDEN[f'{name}{i}'] for name in ('distmat', 'q_pids', 'g_pids', 'q_camids', 'g_camids'))
+    r = evaluate_distances(*given, chunk=chunk)
+    found = {'cmc': r.cmc, 'mAP': r.mAP, 'mINP': r.mINP, 'AP': r.per_query.ap, 'INP': r.per_query.inp}
+    for name,ours in found.items(): np.testing.assert_allclose(ours, GOLDEN[f'{name}{i}'], atol=1e-6, rtol=0)
+    assert r.n_unanswerable == np.isnan(GOLDEN[f'AP{i}']).sum()
 
 
 @pytest.mark.parametrize('chunk', [None, 1, 7])
@@ -86,16 +88,19 @@ def test_ties_keep_gallery_order(levels, chunk, monkeypatch):
     _,_,*labels = case(3)
     dist = np.random.default_rng(0).integers(0, levels, (40, 130)).astype(np.float32)
     check(evaluate_distances(dist, *labels, chunk=chunk), naive(dist, *labels))
-    g = np.random.default_rng(0).normal(size=(4, 8))[np.random.default_rng(1).integers(0, 4, 130)]  # the same picture many times
-    assert len(np.unique(dist)) == levels and len(np.unique(g, axis=0)) == 4
+    # the same picture many times
+    g = np.random.default_rng(0).normal(size=(4, 8))[np.random.default_rng(1).integers(0, 4, 130)]
+    assert len(np.unique(dist)) == levels
+    assert len(np.unique(g, axis=0)) == 4
     check(evaluate_distances(-g[:40]@g.T.round(3), *labels, chunk=chunk), naive(-g[:40]@g.T.round(3), *labels))
 
 
 def test_small_gallery_and_junk():
-    "Fewer gallery pictures than the depth of the CMC, and rows of different length once junk is out (the published code raises)"
+    "Fewer gallery pictures than the CMC is deep, and rows of different length without junk: the published code raises"
     q,g,*labels = case(4, n_query=30, n_gallery=9, n_ids=3, n_cameras=2)
     r = evaluate_retrieval(q, g, *labels)
-    assert r.cmc.shape == (9,) and r.n_unanswerable < 30
+    assert r.cmc.shape == (9,)
+    assert r.n_unanswerable < 30
     check(r, naive(cosines(q, g), *labels))
 
 
@@ -111,7 +116,8 @@ def test_unknown_cameras_are_never_excluded(unknown):
     name = (lambda c: c) if unknown == -1 else (lambda c: f'c{c}')
     q_named = pd.Series([unknown if c == 0 else name(c) for c in q_cameras], dtype=object)
     g_named = [unknown if c == 0 else name(c) for c in g_cameras]
-    want = naive(cosines(q, g), q_ids, g_ids, np.where(q_cameras == 0, 100, q_cameras), np.where(g_cameras == 0, 200, g_cameras))
+    apart = np.where(q_cameras == 0, 100, q_cameras), np.where(g_cameras == 0, 200, g_cameras)
+    want = naive(cosines(q, g), q_ids, g_ids, *apart)
     check(evaluate_retrieval(q, g, q_ids, g_ids, q_named, g_named), want)
 
 
@@ -132,7 +138,8 @@ def test_any_type():
     assert evaluate_retrieval(torch.tensor(q, requires_grad=True), g, *tensors).mAP == want.mAP
     fixed = g.copy()
     fixed.flags.writeable = False
-    assert evaluate_retrieval(np.asfortranarray(q), fixed[::-1], q_ids, g_ids[::-1], q_cameras, g_cameras[::-1]).mAP == want.mAP
+    labels = q_ids, g_ids[::-1], q_cameras, g_cameras[::-1]
+    assert evaluate_retrieval(np.asfortranarray(q), fixed[::-1], *labels).mAP == want.mAP
     half = torch.tensor(q).half(), torch.tensor(g).half()
     with torch.autocast('cpu', dtype=torch.bfloat16): r = evaluate_retrieval(*half, q_ids, g_ids, q_cameras, g_cameras)
     check(r, naive(cosines(*(o.numpy() for o in half)), q_ids, g_ids, q_cameras, g_cameras))
@@ -152,8 +159,8 @@ def test_no_matrix_is_kept(monkeypatch):
 def test_gpu(chunk):
     q,g,*labels = case(9)
     check(evaluate_retrieval(torch.tensor(q).cuda(), g, *labels, chunk=chunk), naive(cosines(q, g), *labels))
-    check(evaluate_distances(torch.tensor(GOLDEN['distmat1'].round(1)).cuda(), *(GOLDEN[o] for o in ('q_pids1', 'g_pids1'))),
-          naive(GOLDEN['distmat1'].round(1), GOLDEN['q_pids1'], GOLDEN['g_pids1']))
+    dist,*ids = GOLDEN['distmat1'].round(1), GOLDEN['q_pids1'], GOLDEN['g_pids1']
+    check(evaluate_distances(torch.tensor(dist).cuda(), *ids), naive(dist, *ids))
 
 
 def test_bad_input():
@@ -163,14 +170,16 @@ def test_bad_input():
         emb[row] = value
         return emb
     missing = [None, *q_ids[1:].tolist()]
-    cases = [((broken(q, 5, np.nan), g, q_ids, g_ids), 'q_emb row 5'), ((q, broken(g, 9, np.inf), q_ids, g_ids), 'g_emb row 9'),
+    cases = [((broken(q, 5, np.nan), g, q_ids, g_ids), 'q_emb row 5'),
+             ((q, broken(g, 9, np.inf), q_ids, g_ids), 'g_emb row 9'),
              ((broken(q, 3, 0), g, q_ids, g_ids), 'q_emb row 3 is all zero'),
              ((q, g[:, :4], q_ids, g_ids), '8 features and g_emb 4'),
              ((q, g, q_ids[1:], g_ids), 'q_ids has 39 entries for 40'),
              ((q, g, q_ids, g_ids, q_cameras, g_cameras[1:]), 'g_cameras has 129'),
-             ((q, g, q_ids, g_ids, q_cameras), 'both q_cameras and g_cameras'), ((q, g, missing, g_ids), 'q_ids row 0'),
+             ((q, g, q_ids, g_ids, q_cameras), 'One of q_cameras and g_cameras is None'),
+             ((q, g, missing, g_ids), 'q_ids row 0'),
              ((q, g, q_ids + 100, g_ids), 'all query identities do not appear in gallery'),
-             ((q, g[:0], q_ids, g_ids[:0]), 'g_emb must be'),
+             ((q, g[:0], q_ids, g_ids[:0]), r'g_emb is \(0, 8\)'),
              ((q, g, q_ids.astype(str), g_ids), 'one text and one numbers'),
              ((q, g, q_ids, g_ids, q_cameras, g_cameras.astype(str)), 'q_cameras and g_cameras differ')]
     for args,message in cases:
@@ -193,19 +202,26 @@ def test_ranked_gallery(chunk, normalize):
     first = evaluate_retrieval(q, g, q_ids, g_ids, q_cameras, g_cameras, normalize=normalize).per_query.first_rank
     np.testing.assert_array_equal(r.right[:, 0], first == 1)
     short = ranked_gallery(q[:1], g[:3], [7], [7, 7, 8], ['a'], ['a', 'b', 'a'])
-    assert sorted(short.index[0]) == [-1, 1, 2] and short.index[0, 2] == -1 and not short.junk.any() and short.right.sum() == 1
+    assert sorted(short.index[0]) == [-1, 1, 2]
+    assert short.index[0, 2] == -1
+    assert not short.junk.any()
+    assert short.right.sum() == 1
 
 
 def test_by_quality():
-    per_query = pd.DataFrame({'query': range(8), 'answerable': [True]*7 + [False], 'first_rank': [3, 1, 2, 1, 1, 1, 4, np.nan],
-                              'ap': [.1, .2, .3, .4, .5, .6, .7, np.nan], 'inp': [.1]*7 + [np.nan]})
+    per_query = pd.DataFrame({'query': range(8), 'answerable': [True]*7 + [False], 'inp': [.1]*7 + [np.nan],
+                              'first_rank': [3, 1, 2, 1, 1, 1, 4, np.nan],
+                              'ap': [.1, .2, .3, .4, .5, .6, .7, np.nan]})
     t = by_quality(per_query, torch.tensor([0, 10, 50, 60, 90, 100, float('nan'), 5]))
-    assert list(t.index) == ['worst', 'middle', 'best', 'unknown'] and list(t.n_queries) == [2, 2, 2, 1]
+    assert list(t.index) == ['worst', 'middle', 'best', 'unknown']
+    assert list(t.n_queries) == [2, 2, 2, 1]
     np.testing.assert_allclose(t.mAP, [.15, .35, .55, .7])
     np.testing.assert_allclose(t.rank1, [.5, .5, 1, 0])
-    assert t.quality_from['middle'] == 50 and t.quality_to['middle'] == 60
+    assert t.quality_from['middle'] == 50
+    assert t.quality_to['middle'] == 60
     same = by_quality(per_query, np.full(8, 40.))
-    assert list(same.n_queries) == [0, 7, 0] and np.isnan(same.mAP['worst'])  # equal qualities cannot be told apart
+    assert list(same.n_queries) == [0, 7, 0]  # equal qualities cannot be told apart
+    assert np.isnan(same.mAP['worst'])
     assert list(by_quality(per_query, range(8), bins=7).n_queries) == [1]*7
-    with pytest.raises(ValueError, match='7 qualities for 8'): by_quality(per_query, range(7))
-    with pytest.raises(ValueError, match='query 2 is 101'): by_quality(per_query, [1, 2, 101, 4, 5, 6, 7, 8])
+    with pytest.raises(ValueError, match='quality has 7 entries for 8 queries'): by_quality(per_query, range(7))
+    with pytest.raises(ValueError, match='quality row 2 is 101'): by_quality(per_query, [1, 2, 101, 4, 5, 6, 7, 8])

@@ -27,7 +27,8 @@ def test_agrees_with_scikit_learn(case):
     assert area_under_roc(scores, same) == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
     few = roc_points(scores, same)
     points = list(zip(*full))
-    assert all(p in points for p in zip(*few)) and (few.far[0], few.tar[0], few.far[-1], few.tar[-1]) == (0, 0, 1, 1)
+    assert all(p in points for p in zip(*few))
+    assert (few.far[0], few.tar[0], few.far[-1], few.tar[-1]) == (0, 0, 1, 1)
     assert np.trapezoid(few.tar, few.far) == pytest.approx(np.trapezoid(tar, far), abs=1e-12)
     # no corner is missing: each point of the full curve lies on the line between two of ours
     for x,y in zip(far, tar):
@@ -43,12 +44,16 @@ def test_tar_at_far_by_counting(case, rate, interpolate):
     row = tar_at_far(scores, same, rate, interpolate).iloc[0]
     n_neg = (~same).sum()
     if rate*n_neg*(1 + 1e-12) < 1:
-        assert np.isnan(row.tar) and np.isnan(row.threshold) and row.false_accepts == 0
+        assert np.isnan(row.tar)
+        assert np.isnan(row.threshold)
+        assert row.false_accepts == 0
         return
-    points = [(np.inf, 0., 0.)] + [(t, (scores[~same] >= t).mean(), (scores[same] >= t).mean()) for t in np.unique(scores)[::-1]]
+    falling = np.unique(scores)[::-1]
+    points = [(np.inf, 0., 0.), *((t, (scores[~same] >= t).mean(), (scores[same] >= t).mean()) for t in falling)]
     k = max(k for k,(_, far, _) in enumerate(points) if far <= rate*(1 + 1e-12))
     t,far,tar = points[k]
-    assert (row.threshold, row.false_accepts) == (t, round(far*n_neg)) and row.far_reached == pytest.approx(far)
+    assert (row.threshold, row.false_accepts) == (t, round(far*n_neg))
+    assert row.far_reached == pytest.approx(far)
     if interpolate and rate > far and k + 1 < len(points):
         _,far1,tar1 = points[k + 1]
         tar += (tar1 - tar)*(rate - far)/(far1 - far)
@@ -71,11 +76,15 @@ def test_exact_figures():
     scores,same = np.array([.9, .8, .4, .7, .5, .3, .2]), np.array([1, 1, 1, 0, 0, 0, 0])
     table = tar_at_far(scores, same, (.25, .5, .1))
     np.testing.assert_allclose(table.tar, [2/3, 1, np.nan])
-    assert table.threshold[.25] == .7 and list(table.false_accepts) == [1, 2, 0] and list(table.index) == [.25, .5, .1]
+    assert table.threshold[.25] == .7
+    assert list(table.false_accepts) == [1, 2, 0]
+    assert list(table.index) == [.25, .5, .1]
     assert equal_error_rate(scores, same) == pytest.approx(1/3)
     assert area_under_roc(scores, same) == pytest.approx(10/12)
-    assert area_under_roc(np.zeros(9), np.arange(9) < 4) == .5 and equal_error_rate(np.zeros(9), np.arange(9) < 4) == .5
-    assert equal_error_rate([1., 0.], [1, 0]) == 0 and equal_error_rate([0., 1.], [1, 0]) == 1
+    assert area_under_roc(np.zeros(9), np.arange(9) < 4) == .5
+    assert equal_error_rate(np.zeros(9), np.arange(9) < 4) == .5
+    assert equal_error_rate([1., 0.], [1, 0]) == 0
+    assert equal_error_rate([0., 1.], [1, 0]) == 1
 
 
 def test_rates_that_floating_point_misses_and_kinds_of_input():
@@ -88,8 +97,12 @@ def test_rates_that_floating_point_misses_and_kinds_of_input():
 
 
 @pytest.mark.parametrize('scores, same, message', [
-    ([.1, .2], [1], '2 scores and 1 entries'), ([], [], 'scores is empty'), ([.1, np.nan, np.nan], [1, 0, 1], r'scores row 1 is NaN \(2 such'),
-    ([.1, .2], [1, 2], 'same row 1 is'), ([.1, .2], [0, 0], 'no pair shows the same person'), ([.1], [1], 'every pair shows the same person'),
+    ([.1, .2], [1], 'scores has 2 entries and same 1'),
+    ([], [], 'scores is empty'),
+    ([.1, np.nan, np.nan], [1, 0, 1], r'scores row 1 is NaN \(2 such'),
+    ([.1, .2], [1, 2], 'same row 1 is'),
+    ([.1, .2], [0, 0], 'No pair shows the same person'),
+    ([.1], [1], 'Every pair shows the same person'),
 ])
 @pytest.mark.parametrize('f', [roc_points, area_under_roc, equal_error_rate, tar_at_far])
 def test_errors(f, scores, same, message):

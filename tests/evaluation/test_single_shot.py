@@ -27,7 +27,8 @@ def all_drawings(dist, q_ids, g_ids, q_cameras, g_cameras, depth):
 @pytest.mark.parametrize('normalize', [True, False])
 def test_expectation_is_exact(seed, normalize):
     rng = np.random.default_rng(seed)
-    q_ids,g_ids,q_cameras,g_cameras = rng.integers(0, 6, 12), rng.integers(0, 5, 17), rng.integers(0, 2, 12), rng.integers(0, 2, 17)
+    q_ids,g_ids = rng.integers(0, 6, 12), rng.integers(0, 5, 17)
+    q_cameras,g_cameras = rng.integers(0, 2, 12), rng.integers(0, 2, 17)
     q,g = rng.normal(size=(12, 2)), rng.normal(size=(17, 2))
     if not normalize: q,g = q.round(), g.round()  # ties: whole numbers have no rounding
     if normalize: dist = -(q@(g/np.linalg.norm(g, axis=1, keepdims=True)).T)
@@ -46,11 +47,13 @@ def test_expectation_is_exact(seed, normalize):
 def test_one_picture_an_identity_needs_no_chance():
     "Then it is the plain CMC; half precision; an identity that the gallery lacks is left out"
     q,g = torch.eye(4).half(), torch.eye(4)[:3].half()
-    for n_draws in (None, 1): np.testing.assert_array_equal(single_shot_cmc(q, g, list('abcd'), list('abc'), n_draws=n_draws), [1, 1, 1])
+    for n_draws in (None, 1):
+        cmc = single_shot_cmc(q, g, list('abcd'), list('abc'), n_draws=n_draws)
+        np.testing.assert_array_equal(cmc, [1, 1, 1])
     np.testing.assert_allclose(single_shot_cmc(q, g, list('abcd'), list('bca')), [0, 1/3, 1])
 
 
 def test_bad_input():
-    g = np.eye(3)
-    with pytest.raises(ValueError, match='n_draws=0'): single_shot_cmc(g, g, [1, 2, 3], [1, 2, 3], n_draws=0)
-    with pytest.raises(ValueError, match='do not appear in gallery'): single_shot_cmc(g, g, [1, 2, 3], [1, 2, 3], [0]*3, [0]*3)
+    args = np.eye(3), np.eye(3), [1, 2, 3], [1, 2, 3]
+    with pytest.raises(ValueError, match='n_draws is 0'): single_shot_cmc(*args, n_draws=0)
+    with pytest.raises(ValueError, match='do not appear in gallery'): single_shot_cmc(*args, [0]*3, [0]*3)

@@ -1,4 +1,4 @@
-"Accuracy over folds against the published script (golden) and loops; flip fusion; groups by quality; pairs and their cosines"
+"Accuracy over folds against the published script (golden) and loops; flip fusion; groups by quality; cosines of pairs"
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsd_fastai.evaluation.scores import all_pairs, pair_scores
-from qsd_fastai.evaluation.verification import contiguous_folds, evaluate_pair_distances, evaluate_verification, fuse_flip, verification_by_quality
+from qsd_fastai.evaluation.verification import (
+    contiguous_folds,
+    evaluate_pair_distances,
+    evaluate_verification,
+    fuse_flip,
+    verification_by_quality,
+)
 
 
 @pytest.mark.parametrize('i', [0, 1])
@@ -17,7 +23,8 @@ def test_golden(golden, i, chunk):
     emb,same = g[f'emb{i}'].astype(np.float64), g[f'same{i}']
     r = evaluate_verification(emb[::2], emb[1::2], same, chunk=chunk)
     np.testing.assert_allclose(r.accuracy_folds, g[f'accuracy_folds{i}'], atol=1e-12, rtol=0)
-    assert r.accuracy == pytest.approx(g[f'accuracy{i}'], abs=1e-12) and r.accuracy_std == pytest.approx(g[f'accuracy_std{i}'], abs=1e-12)
+    assert r.accuracy == pytest.approx(g[f'accuracy{i}'], abs=1e-12)
+    assert r.accuracy_std == pytest.approx(g[f'accuracy_std{i}'], abs=1e-12)
     # the published rates at every threshold, mean over folds, follow from our pairs
     grid = np.arange(0, 4, .01)
     accepted = r.per_pair.distance.to_numpy()[:, None] < grid
@@ -39,7 +46,8 @@ def naive(distance, same, fold, grid=None):
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 8), st.booleans(), st.integers(0, 3)), min_size=4, max_size=40), st.sampled_from(['grid', 'exact', 'own']))
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans(), st.integers(0, 3)), min_size=4, max_size=40),
+       st.sampled_from(['grid', 'exact', 'own']))
 def test_folds_by_loops(case, thresholds):
     distance,same,fold = (np.array(o) for o in zip(*case))
     distance = distance/2.
@@ -53,7 +61,8 @@ def test_folds_by_loops(case, thresholds):
     np.testing.assert_allclose([r.accuracy, r.accuracy_std], [np.mean(folds), np.std(folds)], atol=1e-12)
     assert len(r.thresholds) == len(r.accuracy_folds) == len(np.unique(fold))
     sign = r.per_pair.margin
-    assert (sign[r.per_pair.correct] >= 0).all() and (sign[~r.per_pair.correct] <= 0).all()
+    assert (sign[r.per_pair.correct] >= 0).all()
+    assert (sign[~r.per_pair.correct] <= 0).all()
 
 
 def test_per_pair_and_hardest():
@@ -63,9 +72,13 @@ def test_per_pair_and_hardest():
     np.testing.assert_allclose(r.per_pair.score, 1 - distance/2)
     # fold 0 is judged by the first best threshold of fold 1, .31 (one of two), fold 1 by that of fold 0, .41
     np.testing.assert_allclose(r.thresholds, [.31, .41])
-    assert list(r.per_pair.correct) == [True, True, False, True, False, True, True, True] and list(r.hardest(2).index) == [4, 2]
-    assert r.accuracy_folds.tolist() == [.75, .75] and r.accuracy_std == 0 and r.accuracy == .75
-    assert r.tar_at_far(.25)['tar'].item() == 1 and 'accuracy 75.00%' in repr(r)
+    assert list(r.per_pair.correct) == [True, True, False, True, False, True, True, True]
+    assert list(r.hardest(2).index) == [4, 2]
+    assert r.accuracy_folds.tolist() == [.75, .75]
+    assert r.accuracy_std == 0
+    assert r.accuracy == .75
+    assert r.tar_at_far(.25)['tar'].item() == 1
+    assert 'accuracy 75.00%' in repr(r)
 
 
 def test_folds_are_contiguous():
@@ -79,19 +92,27 @@ def test_embeddings_of_every_kind_and_errors():
     a,b,same = rng.normal(size=(40, 8)), rng.normal(size=(40, 8)), rng.random(40) < .5
     b[same] = a[same] + .5*rng.normal(size=(same.sum(), 8))
     want = evaluate_verification(a, b, same).per_pair
-    got = evaluate_verification(torch.tensor(5*a).requires_grad_(), torch.tensor(.1*b), torch.tensor(same).int()).per_pair
+    tensors = torch.tensor(5*a).requires_grad_(), torch.tensor(.1*b), torch.tensor(same).int()
+    got = evaluate_verification(*tensors).per_pair
     pd.testing.assert_frame_equal(got, want)
     cosine = (a*b).sum(1)/np.linalg.norm(a, axis=1)/np.linalg.norm(b, axis=1)
     np.testing.assert_allclose(want.score, cosine, atol=1e-12)
     bad,zero = a.copy(), a.copy()
-    bad[3, 2],zero[5] = np.nan, 0
-    for args,kwargs,message in [((bad, b, same), {}, 'emb1 row 3 holds NaN'), ((a, bad, same), {}, 'emb2 row 3 holds NaN'),
-                                  ((a, zero, same), {}, 'emb2 row 5 is all zero'), ((a, b[:-1], same), {}, 'emb1 has 40 rows, emb2 39'),
-                                  ((a, b, same[1:]), {}, 'same 39'), ((a, b[:, 1:], same), {}, '8 features and emb2 7'),
-                                  ((a, b, np.ones(40)), {}, 'every pair shows'), ((a, b, np.zeros(40)), {}, 'no pair shows'),
-                                  ((a, b, same), {'folds': np.zeros(40)}, 'all pairs are in one fold'),
-                                  ((a, b, same), {'folds': [0, 1]}, '2 entries for 40'),
-                                  ((a, b, same), {'thresholds': 'best'}, "not 'best'"), ((a[:1], b[:1], [1]), {}, 'every pair shows')]:
+    bad[3, 2],zero[5] = np.nan,0
+    for args,kwargs,message in [
+        ((bad, b, same), {}, 'emb1 row 3 holds NaN'),
+        ((a, bad, same), {}, 'emb2 row 3 holds NaN'),
+        ((a, zero, same), {}, 'emb2 row 5 is all zero'),
+        ((a, b[:-1], same), {}, 'emb1 has 40 rows, emb2 39'),
+        ((a, b, same[1:]), {}, 'same 39'),
+        ((a, b[:, 1:], same), {}, '8 features and emb2 7'),
+        ((a, b, np.ones(40)), {}, 'Every pair shows'),
+        ((a, b, np.zeros(40)), {}, 'No pair shows'),
+        ((a, b, same), {'folds': np.zeros(40)}, 'All pairs are in one fold'),
+        ((a, b, same), {'folds': [0, 1]}, '2 entries for 40'),
+        ((a, b, same), {'thresholds': 'best'}, "thresholds is 'best'"),
+        ((a[:1], b[:1], [1]), {}, 'Every pair shows'),
+    ]:
         with pytest.raises(ValueError, match=message): evaluate_verification(*args, **kwargs)
 
 
@@ -105,20 +126,24 @@ def test_fuse_flip():
     np.testing.assert_allclose(fuse_flip(*unit, 'norm', ([5, 2], [10, 1])), a + b, atol=1e-12)
     np.testing.assert_allclose(fuse_flip(a, b, 'norm', ([5, 4], [20, 1])), [[3, 24], [1, 4]], atol=1e-12)
     assert isinstance(fuse_flip(torch.tensor(a), torch.tensor(b)), torch.Tensor)
-    for args,message in [((a, b[:1]), 'emb_flip'), ((a, b, 'norm'), 'norms='), ((a, b, 'max'), "not 'max'"),
-                          ((a, b*np.nan), 'emb_flip row 0 holds NaN')]:
+    for args,message in [((a, b[:1]), 'emb_flip'), ((a, b, 'norm'), 'norms='), ((a, b, 'max'), "how is 'max'"),
+                         ((a, b*np.nan), 'emb_flip row 0 holds NaN')]:
         with pytest.raises(ValueError, match=message): fuse_flip(*args)
 
 
 def test_by_quality():
-    per_pair = pd.DataFrame({'correct': [True, False, True, True, True, False, True], 'same': [True, True, False, True, False, False, True]})
-    q1,q2 = np.array([90, 10, 50, 80, 20, 60, np.nan]), np.array([30, 99, 55, 85, 95, 70, 40])  # worse: 30 10 50 80 20 60 ?
+    per_pair = pd.DataFrame({'correct': [True, False, True, True, True, False, True],
+                             'same': [True, True, False, True, False, False, True]})
+    q1 = np.array([90, 10, 50, 80, 20, 60, np.nan])
+    q2 = np.array([30, 99, 55, 85, 95, 70, 40])  # worse: 30 10 50 80 20 60 ?
     table = verification_by_quality(per_pair, q1, q2)
-    assert list(table.index) == ['worst', 'middle', 'best', 'unknown'] and list(table.n_pairs) == [2, 2, 2, 1]
+    assert list(table.index) == ['worst', 'middle', 'best', 'unknown']
+    assert list(table.n_pairs) == [2, 2, 2, 1]
     np.testing.assert_allclose(table.accuracy, [.5, 1, .5, 1])
     np.testing.assert_allclose(table.refused, [1, 0, 0, 0])
     np.testing.assert_allclose(table.accepted, [0, 0, 1, np.nan])
-    assert list(table.quality_from[:3]) == [10, 30, 60] and list(table.quality_to[:3]) == [20, 50, 80]
+    assert list(table.quality_from[:3]) == [10, 30, 60]
+    assert list(table.quality_to[:3]) == [20, 50, 80]
     with pytest.raises(ValueError, match='quality2 has 1 entries for 7'): verification_by_quality(per_pair, q1, [1])
     with pytest.raises(ValueError, match='quality1 row 0 is 900'): verification_by_quality(per_pair, q1*10, q2)
 
@@ -138,13 +163,13 @@ def test_pair_scores(dense, chunk):
 def test_pair_scores_errors():
     emb = np.eye(3)
     for args,message in [(([0, 3], [0, 1]), 'first entry 1 is row 3 of 3'), (([0], [-1]), 'second entry 0 is row -1'),
-                          (([0], [0, 1]), '1 entries and second 2'),
-                          (([.5], [1]), 'first holds float64'),
-                          ((np.zeros(0, int), np.zeros(0, int)), 'first is empty')]:
+                         (([0], [0, 1]), '1 entries and second 2'), (([.5], [1]), 'first holds float64'),
+                         ((np.zeros(0, int), np.zeros(0, int)), 'first is empty')]:
         with pytest.raises(ValueError, match=message): pair_scores(emb, *args)
 
 
 def test_all_pairs():
     table = all_pairs(['a', 'b', 'a', 'a'])
-    assert table.values.tolist() == [[0, 1, False], [0, 2, True], [0, 3, True], [1, 2, False], [1, 3, False], [2, 3, True]]
+    assert table[['first', 'second']].values.tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
+    assert table['same'].tolist() == [False, True, True, False, False, True]
     with pytest.raises(ValueError, match='ids row 1 is empty'): all_pairs(['a', None])

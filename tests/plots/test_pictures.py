@@ -1,13 +1,11 @@
-"What the figures say, and that nothing in them overlaps or is cut off"
+"What is shown beside what, how it is named and framed, and that no text overlaps or is cut off"
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
 from qsd_fastai.plots.pictures import hardest_figure, hardest_pairs_figure, ranked_lists_figure, sheet_figure
-from qsd_fastai.plots.quality import quality_agreement_figure, quality_histogram_figure
 
 rng = np.random.default_rng(0)
 
@@ -15,34 +13,20 @@ rng = np.random.default_rng(0)
 def picture(height=64, width=32): return rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
-def boxes(fig):
-    "Every text that is drawn, with its box in pixels"
-    canvas = FigureCanvasAgg(fig)
-    canvas.draw()
-    texts = [t for ax in fig.axes for t in (ax.title, ax._left_title, *ax.texts, ax.xaxis.label, ax.yaxis.label) if t.get_text() and t.get_visible()]
-    return [(t.get_text(), t.get_window_extent(canvas.get_renderer())) for t in texts]
-
-
-def assert_tidy(fig):
-    width,height = fig.get_size_inches()*fig.dpi
-    found = boxes(fig)
-    for text,box in found: assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, f'{text!r} is cut off'
-    for i,(text,box) in enumerate(found):
-        for other,its in found[i+1:]: assert not box.overlaps(its), f'{text!r} overlaps {other!r}'
-
-
 def titles(fig): return [ax.get_title(loc='left') for ax in fig.axes]
 
 
 @pytest.mark.parametrize('shape', [(64, 32), (48, 48)])
-def test_picture_sheet(shape):
+def test_picture_sheet(shape, assert_tidy):
     pictures = [[picture(*shape) for _ in range(n)] for n in (3, 2)]
-    fig = sheet_figure(pictures, [[12.4, np.nan, 100], [0, None]], ['p1', 'an_identity_with_a_name_that_goes_on_and_on_and_on'])
+    names = ['p1', 'an_identity_with_a_name_that_goes_on_and_on_and_on']
+    fig = sheet_figure(pictures, [[12.4, np.nan, 100], [0, None]], names)
     short = 'an_identity_…' if shape == (64, 32) else 'an_identity_with_a_name_t…'
     assert titles(fig) == ['p1\nquality 12', 'quality ?', 'quality 100', f'{short}\nquality 0', 'quality ?', '']
     drawn = [ax.images[0].get_array() for ax in fig.axes if ax.images]
     assert all(np.array_equal(a, b) for a,b in zip(drawn, [o for row in pictures for o in row]))
-    assert len(fig.axes) == 6 and not any(ax.axison for ax in fig.axes)
+    assert len(fig.axes) == 6
+    assert not any(ax.axison for ax in fig.axes)
     assert_tidy(fig)
     assert titles(sheet_figure([[picture()]])) == ['']
 
@@ -54,11 +38,13 @@ def test_files_and_images_of_every_kind(tmp_path):
     fig = sheet_figure([[tmp_path/'grey.png', str(tmp_path/'large.jpg'), grey, picture()[..., 0]]])
     shapes = [ax.images[0].get_array().shape for ax in fig.axes]
     assert shapes[0] == shapes[2] == shapes[3] == (64, 32, 3)
-    assert max(shapes[1]) <= 400 and shapes[1][0]/shapes[1][1] == pytest.approx(4/3, abs=.01)  # a large file is not drawn in full
+    assert max(shapes[1]) <= 400  # a large file is not drawn in full
+    assert shapes[1][0]/shapes[1][1] == pytest.approx(4/3, abs=.01)
 
 
-def test_ranked_lists():
-    queries,galleries,correct = [picture(), picture()], [[picture() for _ in range(4)], [picture()]], [[False, True, True, False], [True]]
+def test_ranked_lists(assert_tidy):
+    queries,galleries = [picture(), picture()], [[picture() for _ in range(4)], [picture()]]
+    correct = [[False, True, True, False], [True]]
     fig = ranked_lists_figure(queries, galleries, correct, ['query, AP 0.11\nquality 3', 'query, AP 1.00\nquality ?'])
     assert titles(fig) == ['query, AP 0.11\nquality 3', '1 wrong', '2 right', '3 right', '4 wrong',
                            'query, AP 1.00\nquality ?', '1 right', '', '', '']
@@ -66,18 +52,21 @@ def test_ranked_lists():
     frames = [to_hex(ax.patches[0].get_edgecolor()) if ax.patches else None for ax in fig.axes]
     green,red = frames[2],frames[1]
     assert frames == [None, red, green, green, red, None, green, None, None, None]
-    assert int(green[3:5], 16) > int(green[1:3], 16) and int(red[1:3], 16) > int(red[3:5], 16)
+    assert int(green[3:5], 16) > int(green[1:3], 16)
+    assert int(red[1:3], 16) > int(red[3:5], 16)
     assert_tidy(fig)
     assert titles(ranked_lists_figure(queries[:1], galleries[:1], correct[:1]))[0] == 'query'
 
 
-def test_hardest_figure():
+def test_hardest_figure(assert_tidy):
     files = [picture() for _ in range(6)]
-    hard = pd.DataFrame({'row': [4, 5], 'quality': [7.6, np.nan], 'ap': [.014, .5], 'first_rank': [9, 1], 'gallery': [[0, 1, 2], [3]],
-                         'correct': [[False, True, False], [True]]})
+    hard = pd.DataFrame({'row': [4, 5], 'quality': [7.6, np.nan], 'ap': [.014, .5], 'first_rank': [9, 1],
+                         'gallery': [[0, 1, 2], [3]], 'correct': [[False, True, False], [True]]})
     fig = hardest_figure(hard, files)
-    assert titles(fig) == ['query, AP 0.01\nquality 8', '1 wrong', '2 right', '3 wrong', 'query, AP 0.50\nquality ?', '1 right', '', '']
-    assert np.array_equal(fig.axes[0].images[0].get_array(), files[4]) and np.array_equal(fig.axes[3].images[0].get_array(), files[2])
+    assert titles(fig) == ['query, AP 0.01\nquality 8', '1 wrong', '2 right', '3 wrong',
+                           'query, AP 0.50\nquality ?', '1 right', '', '']
+    assert np.array_equal(fig.axes[0].images[0].get_array(), files[4])
+    assert np.array_equal(fig.axes[3].images[0].get_array(), files[2])
     assert_tidy(fig)
 
 
@@ -87,38 +76,8 @@ def test_nothing_to_show_is_said():
         assert [t.get_text() for t in fig.texts] == ['nothing to show']
 
 
-@pytest.mark.parametrize('median', [3, 30, 49, 52, 70, 99])
-def test_quality_histogram(median):
-    quality = np.r_[np.clip(rng.normal(median, 5, 500), 0, 100), np.full(500, median), [np.nan]*234]
-    fig = quality_histogram_figure(quality)
-    ax, = fig.axes
-    heights = [p.get_height() for p in ax.patches]
-    assert len(heights) == 40 and sum(heights) == 1000
-    np.testing.assert_array_equal(heights, np.histogram(quality[:1000], 40, (0, 100))[0])
-    assert ax.lines[0].get_xdata()[0] == median and ax.texts[0].get_text() == f'median {median}'
-    assert ax.get_title() == 'Quality of the training pictures\n1,000 known, 234 unknown' and ax.get_xlim() == (0, 100)
-    assert_tidy(fig)
-
-
-def test_quality_histogram_of_few_and_none():
-    fig = quality_histogram_figure([50, 60])
-    assert fig.axes[0].get_title().endswith('\n2 known') and all(t == int(t) for t in fig.axes[0].get_yticks())
-    fig = quality_histogram_figure(pd.Series([None, float('nan')], dtype=float), title='Quality')
-    assert fig.axes[0].get_title() == 'Quality\n0 known, 2 unknown' and not fig.axes[0].patches
-    assert_tidy(fig)
-
-
-def test_quality_agreement():
-    true = np.linspace(0, 100, 50)
-    fig = quality_agreement_figure(true**2/100, true, .987)
-    ax, = fig.axes
-    np.testing.assert_allclose(ax.collections[0].get_offsets(), np.c_[true, true**2/100])
-    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ('true quality', 'computed quality', 'rank correlation 0.99')
-    assert_tidy(fig)
-
-
 @pytest.mark.parametrize('shape', [(64, 32), (48, 48)])
-def test_hardest_pairs(shape):
+def test_hardest_pairs(shape, assert_tidy):
     files = [picture(*shape) for _ in range(8)]
     hard = pd.DataFrame({'row1': [0, 1, 2, 3, 4, 5, 6], 'row2': [7, 6, 5, 4, 3, 2, 1], 'same': [True]*5 + [False]*2,
                          'score': [-.412, 0, .1, .2, .3, 1, .9], 'correct': [False]*4 + [True, False, True],
@@ -126,9 +85,11 @@ def test_hardest_pairs(shape):
     fig = hardest_pairs_figure(hard, files)
     assert len(fig.axes) == 3*11  # four pairs a row, one left over, and the other kind in a row of its own
     shown = [ax for ax in fig.axes if ax.images]
-    assert all(np.array_equal(ax.images[0].get_array(), files[r]) for ax,r in zip(shown, hard[['row1', 'row2']].to_numpy().ravel()))
+    rows = hard[['row1', 'row2']].to_numpy().ravel()
+    assert all(np.array_equal(ax.images[0].get_array(), files[r]) for ax,r in zip(shown, rows))
     said = [ax.get_title(loc='left') for ax in shown]
-    assert said[:2] == ['one person, -0.41\nquality 100', 'quality 0'] and said[12:] == ['two people, 0.90\nquality ?', 'quality 6']
+    assert said[:2] == ['one person, -0.41\nquality 100', 'quality 0']
+    assert said[12:] == ['two people, 0.90\nquality ?', 'quality 6']
     frames = [to_hex(ax.patches[0].get_edgecolor()) for ax in shown[::2]]
     assert frames == ['#c0392b']*4 + ['#1b7f4b', '#c0392b', '#1b7f4b']
     assert_tidy(fig)

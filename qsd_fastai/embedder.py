@@ -1,11 +1,12 @@
-"""An exported embedding model at work: no fastai, no training code, no table.
+"""An exported embedding model at work: no fastai, no training code, no table
 
     from qsd_fastai.embedder import Embedder
     embedder = Embedder('faces.onnx')
     paths, emb = embedder.embed('pictures/')      # (n, nf), unit length where the file says so
     emb @ emb.T                                   # cosine similarities
 
-The file says itself how pictures are to be prepared (`EmbedderSpec`); pixels go in as they were decoded, and the graph normalises them."""
+The file says itself how pictures are to be prepared (`EmbedderSpec`); pixels go in as they were decoded, and the graph
+normalises them."""
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .data.sources import open_picture, upright
+from .data.pictures import open_picture, upright
 
-__all__ = ['Embedder', 'EmbedderSpec']
+__all__ = ['Embedder', 'EmbedderSpec', 'list_pictures']
 
-KEY,SUFFIXES = 'qsd_fastai.preprocessing', ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+KEY = 'qsd_fastai.preprocessing' # Of the specification, in the metadata of an exported file
+SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.webp'
 
 
 @dataclass(frozen=True)
@@ -36,41 +38,51 @@ class EmbedderSpec:
     layout:str = 'uint8 (n, height, width, 3), 0 to 255' # What the graph takes
     resize:str = 'PIL bilinear, to (height, width) whatever the shape' # How a picture comes to its size
 
-    def to_json(self): return json.dumps(asdict(self))
+    def to_json(self)->str: return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text, file):
+    def from_json(cls,
+        text:str, # Of `to_json`
+        file,     # Where it was found, for messages
+    ):
+        "What a file says; ValueError where it says nothing, or what only a newer version knows"
         try: found = json.loads(text)
         except (TypeError, ValueError): found = None
         if not isinstance(found, dict) or not {'height', 'width', 'nf'} <= set(found):
-            raise ValueError(f'{file} does not say how its pictures are prepared (no {KEY}). Export it with recipes/export.py.')
+            raise ValueError(f'{file} does not say how its pictures are prepared (no {KEY}). '
+                             'Export it with recipes/export.py.')
         unknown = set(found) - set(cls.__dataclass_fields__)
-        if unknown: raise ValueError(f'{file} was exported by a newer version: {", ".join(sorted(unknown))} is unknown. Update qsd_fastai.')
+        if unknown:
+            names = ', '.join(sorted(unknown))
+            raise ValueError(f'{file} was exported by a newer version: {names} is unknown. Update qsd_fastai.')
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k,v in found.items()})
 
 
 class Embedder:
     "Embeds pictures with an exported model, `.onnx` through ONNX Runtime or `.pt2` through torch"
     def __init__(self,
-        file,                # Of `export_embedder` or `recipes/export.py`
-        device:str='cpu',    # `cpu`, or `cuda`
-        threads:int=None,    # Of the model on a CPU; those of the runtime when not given
+        file,             # Of `export_embedder` or `recipes/export.py`
+        device:str='cpu', # `cpu`, or `cuda`
+        threads:int=None, # Of the model on a CPU; those of the runtime when not given
     ):
         self.file,self.device = Path(file),device
-        if not self.file.is_file(): raise FileNotFoundError(f'There is no exported model {file}. `python recipes/export.py LEARNER.pkl` makes one.')
-        if self.file.suffix not in ('.onnx', '.pt2'): raise ValueError(f'{file}: an exported model ends in .onnx or .pt2.')
+        if not self.file.is_file():
+            raise FileNotFoundError(f'There is no model {file}. `python recipes/export.py LEARNER.pkl` makes one.')
+        check_ending(self.file)
         self._run,text = (self._onnx if self.file.suffix == '.onnx' else self._torch)(threads)
         self.spec = EmbedderSpec.from_json(text, file)
 
     def _onnx(self, threads):
         try:
             import onnxruntime as ort
-        except ImportError as e: raise ImportError(f"Running {self.file} needs ONNX Runtime: pip install 'qsd_fastai[export]'") from e
+        except ImportError as e:
+            raise ImportError(f"Running {self.file} needs ONNX Runtime: pip install 'qsd_fastai[export]'.") from e
         options = ort.SessionOptions()
         if threads: options.intra_op_num_threads = threads
         providers = ['CPUExecutionProvider'] if self.device == 'cpu' else ['CUDAExecutionProvider']
         if missing := set(providers) - set(ort.get_available_providers()):
-            raise ValueError(f'device={self.device!r}: this ONNX Runtime lacks {", ".join(missing)}. Install onnxruntime-gpu, or use the cpu.')
+            raise ValueError(f'device is {self.device!r}, and this ONNX Runtime lacks {", ".join(missing)}. '
+                             'Install onnxruntime-gpu, or use the cpu.')
         session = ort.InferenceSession(str(self.file), options, providers=providers)
         name = session.get_inputs()[0].name
         return lambda x: session.run(None, {name: x})[0], session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -80,8 +92,10 @@ class Embedder:
         if threads: torch.set_num_threads(threads)
         extra = {KEY: ''}
         model = torch.export.load(self.file, extra_files=extra).module().to(self.device)
+
         def run(x):
             with torch.no_grad(): return model(torch.from_numpy(x).to(self.device)).cpu().numpy()
+
         return run, extra[KEY]
 
     def prepare(self,
@@ -90,21 +104,22 @@ class Embedder:
         "A picture as the graph takes it; OSError naming the file where it cannot be read"
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise ValueError(f'An array must be uint8 (h, w, 3) in RGB, this one is {picture.dtype} {picture.shape}.')
+                raise ValueError(f'picture is {picture.dtype} {picture.shape}. Give uint8 (h, w, 3) in RGB.')
             picture = Image.fromarray(picture)
         if not isinstance(picture, Image.Image):
             try:
                 with open_picture(picture) as img: picture = upright(img).convert('RGB')
             except FileNotFoundError: raise
-            except (OSError, SyntaxError) as e: raise OSError(f'Picture {picture} cannot be read ({e}). Replace it, or leave it out.') from e
-        size = self.spec.width, self.spec.height
+            except (OSError, SyntaxError) as e:
+                raise OSError(f'Picture {picture} cannot be read ({e}). Replace it, or leave it out.') from e
+        size = self.spec.width,self.spec.height
         picture = picture.convert('RGB')
         return np.asarray(picture if picture.size == size else picture.resize(size, Image.BILINEAR))
 
     def embed(self,
-        data,          # A folder (all pictures below it, sorted), a file, or a list of files, PIL images or arrays
-        bs:int=64,     # Pictures a batch
-        workers:int=4, # Threads that decode
+        data,            # A folder (all pictures below it, sorted), a file, or a list of files, PIL images or arrays
+        bs:int=64,       # Pictures a batch
+        workers:int=4,   # Threads that decode
         flip:bool=False, # Add the embedding of the mirror image? Where the file does so itself it is not done twice
     ): # `(names, emb)`: what was embedded, and float32 `(n, nf)` in the same order
         "Embeddings of pictures; FileNotFoundError or OSError naming the picture that is missing or cannot be read"
@@ -112,26 +127,35 @@ class Embedder:
         out = np.empty((len(names), self.spec.nf), np.float32)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             # one batch is decoded while the one before it is embedded
-            batches = [names[i:i + bs] for i in range(0, len(names), bs)]
-            waiting = [pool.submit(self.prepare, o) for o in batches[0]]
-            for k in range(len(batches)):
+            waiting = [pool.submit(self.prepare, o) for o in names[:bs]]
+            for start in range(0, len(names), bs):
                 pictures = [o.result() for o in waiting]
-                waiting = [pool.submit(self.prepare, o) for o in batches[k + 1]] if k + 1 < len(batches) else []
+                waiting = [pool.submit(self.prepare, o) for o in names[start + bs:start + 2*bs]]
                 x = np.stack(pictures)
                 found = self._run(x)
                 if flip and not self.spec.flip: found = found + self._run(np.ascontiguousarray(x[:, :, ::-1]))
-                out[k*bs:k*bs + len(pictures)] = found
+                out[start:start + bs] = found
         return names, out
 
 
-def list_pictures(data):
+def check_ending(
+    file:Path, # To be read or written
+):
+    "ValueError where it does not end as an exported model does"
+    if file.suffix not in ('.onnx', '.pt2'): raise ValueError(f'{file} ends in {file.suffix!r}. Use .onnx or .pt2.')
+
+
+def list_pictures(
+    data, # A folder, a file, or a list of files, PIL images or arrays
+)->list:
     "What `Embedder.embed` is given, as a list; FileNotFoundError or ValueError where there is nothing"
     if isinstance(data, (str, os.PathLike)):
         folder = Path(data)
         if not folder.is_dir(): return [str(data)]
-        found = sorted(str(p) for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
-        if not found: raise FileNotFoundError(f'There is no picture ({", ".join(SUFFIXES)}) below {data}.')
-        return found
+        shown = (p for p in folder.rglob('*') if not p.name.startswith('.'))
+        found = sorted(str(p) for p in shown if p.suffix.lower() in SUFFIXES)
+        if found: return found
+        raise FileNotFoundError(f'{data} holds no picture. Name a folder with {", ".join(SUFFIXES)} below it.')
     data = [data] if isinstance(data, (Image.Image, np.ndarray)) else list(data)
-    if not data: raise ValueError('There is no picture to embed: the list is empty.')
+    if not data: raise ValueError('data is empty. Give at least one picture.')
     return data

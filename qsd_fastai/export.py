@@ -12,13 +12,16 @@ from torch import nn
 
 from .data.loaders import picture_files
 from .data.transforms import Squish
-from .embedder import KEY, Embedder, EmbedderSpec
+from .embedder import KEY, Embedder, EmbedderSpec, check_ending
 
 __all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of']
 
+LIMITS = """A threshold that holds on one set of pictures need not hold on another: set it on pictures of your own, and
+look at the worst of them apart. Recognising people needs their consent or another lawful ground."""
+
 
 class DeployedModel(nn.Module):
-    "Decoded pixels to embedding: normalisation inside, so that whoever runs it can get neither scale nor channel order wrong"
+    "Decoded pixels to embedding, normalised inside: whoever runs it can get neither scale nor channel order wrong"
     def __init__(self,
         model, # Gives `(bs, nf)` in evaluation
         how,   # `EmbedderSpec`
@@ -42,25 +45,27 @@ def preprocessing_of(
     normalized=True, # Embeddings of unit length?
     flip=False,      # Add the embedding of the mirror image?
 )->EmbedderSpec:
-    "How a learner's own validation prepares pictures; ValueError where it does so in a way that an exported file cannot state"
+    "How a learner's own validation prepares pictures; ValueError where it does so as an exported file cannot state"
     size = next((t.size for t in learn.dls.valid.after_item if isinstance(t, Squish)), None)
-    if size is None: raise ValueError('The learner does not resize by `Squish`, as `recognition_dataloaders` does: export it by hand.')
-    stats = next(((t.mean, t.std) for t in learn.dls.valid.after_batch if isinstance(t, Normalize)), None)
-    mean,std = ([0.]*3, [1.]*3) if stats is None else ([float(v) for v in torch.as_tensor(o).flatten()] for o in stats)
-    return EmbedderSpec(*map(int, size), tuple(mean), tuple(std), learn.model.embed_dim, normalized, flip)
+    if size is None:
+        raise ValueError('learn does not resize by `Squish`, as `recognition_dataloaders` does. Export it by hand.')
+    stats = ((t.mean, t.std) for t in learn.dls.valid.after_batch if isinstance(t, Normalize))
+    mean,std = next(stats, ([0.]*3, [1.]*3))
+    mean,std = (tuple(float(v) for v in torch.as_tensor(o).flatten()) for o in (mean, std))
+    return EmbedderSpec(*map(int, size), mean, std, learn.model.embed_dim, normalized, flip)
 
 
 def export_embedder(
-    learn,            # Of `recognition_learner`, trained or loaded
-    file,             # `.onnx` (ONNX, for any runtime) or `.pt2` (`torch.export`)
-    pictures,         # A table, or files: what the export is checked on
-    normalized=True,  # Embeddings of unit length?
-    flip=False,       # Add the embedding of the mirror image, as face protocols do?
-    tolerance=1e-4,   # Largest difference from the learner that is accepted, in an entry of an embedding of unit length
+    learn,           # Of `recognition_learner`, trained or loaded
+    file,            # `.onnx` (ONNX, for any runtime) or `.pt2` (`torch.export`)
+    pictures,        # A table, or files: what the export is checked on
+    normalized=True, # Embeddings of unit length?
+    flip=False,      # Add the embedding of the mirror image, as face protocols do?
+    tolerance=1e-4,  # Largest difference from the learner that is accepted, in an entry of an embedding of unit length
 )->EmbedderSpec:
-    "Write the embedding model, load it again, and compare it with the learner. RuntimeError where they differ; the file is then removed"
+    "Write the embedding model, load it, compare it with the learner; RuntimeError, and no file, where they differ"
     file,how = Path(file),preprocessing_of(learn, normalized, flip)
-    if file.suffix not in ('.onnx', '.pt2'): raise ValueError(f'{file}: an exported model ends in .onnx or .pt2.')
+    check_ending(file)
     model = DeployedModel(deepcopy(learn.model), how).cpu().eval()
     example = torch.zeros(2, how.height, how.width, 3, dtype=torch.uint8)
     shapes = {'pictures': {0: torch.export.Dim('n', min=1)}}
@@ -71,7 +76,8 @@ def export_embedder(
     difference = _difference(learn, file, pictures, how)
     if not difference <= tolerance:
         file.unlink()
-        raise RuntimeError(f'{file.name} differs from the learner by {difference:.1e} on real pictures, more than {tolerance:g}: it was removed.')
+        raise RuntimeError(f'{file.name} differs from the learner by {difference:.1e} on real pictures, more than '
+                           f'{tolerance:g}, and was removed. Raise tolerance where that is close enough.')
     print(f'{file}: differs from the learner by {difference:.1e} at most')
     return how
 
@@ -79,8 +85,10 @@ def export_embedder(
 def _write_onnx(program, file, how):
     try:
         import onnx
-    except ImportError as e: raise ImportError("Writing ONNX needs onnx and onnxscript: pip install 'qsd_fastai[export]'") from e
-    torch.onnx.export(program, f=str(file), input_names=['pictures'], output_names=['emb'], external_data=False, dynamo=True, verbose=False)
+    except ImportError as e:
+        raise ImportError("Writing ONNX needs onnx and onnxscript: pip install 'qsd_fastai[export]'.") from e
+    names = {'input_names': ['pictures'], 'output_names': ['emb']}
+    torch.onnx.export(program, f=str(file), **names, external_data=False, dynamo=True, verbose=False)
     found = onnx.load(file)
     onnx.helper.set_model_props(found, {KEY: how.to_json()})
     onnx.checker.check_model(found)
@@ -89,7 +97,7 @@ def _write_onnx(program, file, how):
 
 def _difference(learn, file, pictures, how):
     "Largest difference between an entry of the file's embeddings and of the learner's own, both of unit length"
-    files = (picture_files(pictures) if isinstance(pictures, pd.DataFrame) else pd.Series(list(pictures), dtype=object)).tolist()[:64]
+    files = list(picture_files(pictures) if isinstance(pictures, pd.DataFrame) else pictures)[:64]
     embedder,theirs = Embedder(file),learn.embed(files)
     if how.flip:  # the learner sees mirrored copies as files
         with TemporaryDirectory() as tmp:
@@ -101,34 +109,53 @@ def _difference(learn, file, pictures, how):
 
 
 def model_card(
-    file,        # The exported model, for its name
-    how,         # `EmbedderSpec`
-    body:str,    # Name of the body
-    record=None, # How the training table was made
-    config=None, # Options of the run
-    figures=None,# DataFrame of results, a row an arm, 0 to 1
+    file,         # The exported model, for its name
+    how,          # `EmbedderSpec`
+    body:str,     # Name of the body
+    record=None,  # How the training table was made
+    config=None,  # Options of the run
+    figures=None, # DataFrame of results, a row an arm, 0 to 1
 )->str: # Markdown
     "What the model is, what it was trained on, how it was judged, how to run it, and what not to do with it"
-    name,lines = Path(file).name, []
-    lines += [f'# {name}', '', f'An embedding model for recognition: body {body}, {how.nf} numbers a picture'
-              f'{", unit length" if how.normalized else ""}{", picture and mirror image added" if how.flip else ""}.', '', '## Input', '',
-              f'- {how.layout}, channels {how.channels}', f'- height {how.height}, width {how.width}; resized by {how.resize}',
-              '- normalised inside the model: give it pixels as they were decoded', '', '## Use', '', '```python',
-              'from qsd_fastai.embedder import Embedder', f"names, emb = Embedder('{name}').embed('pictures/')", '```', '', '## Trained on', '']
-    lines += [f'- {k}: {json.dumps(v, ensure_ascii=False)}' for k,v in (record or {'data': 'not recorded'}).items()]
-    if config: lines += ['', '## Options of the run', '', *(f'- {k}: {v}' for k,v in config.items() if v not in ('', None))]
+    name = Path(file).name
+    what = f'An embedding model for recognition: body {body}, {how.nf} numbers a picture'
+    if how.normalized: what += ', unit length'
+    if how.flip: what += ', picture and mirror image added'
+    lines = [f'# {name}', '', f'{what}.', '']
+    lines += ['## Input', '',
+              f'- {how.layout}, channels {how.channels}',
+              f'- height {how.height}, width {how.width}; resized by {how.resize}',
+              '- normalised inside the model: give it pixels as they were decoded', '']
+    lines += ['## Use', '',
+              '```python',
+              'from qsd_fastai.embedder import Embedder',
+              f"names, emb = Embedder('{name}').embed('pictures/')",
+              '```', '']
+    trained_on = record or {'data': 'not recorded'}
+    lines += ['## Trained on', '', *(f'- {k}: {json.dumps(v, ensure_ascii=False)}' for k,v in trained_on.items())]
+    if config:
+        given = {k: v for k,v in config.items() if v not in ('', None)}
+        lines += ['', '## Options of the run', '', *(f'- {k}: {v}' for k,v in given.items())]
     at = f' of {config["far"]:g}' if config and 'far' in config else ''
-    lines += ['', '## Protocol', '', '- rank, mAP: search by cosine, without pictures of the same identity and camera where cameras are known',
-              '- accuracy: pairs by the squared distance of unit embeddings, the threshold that is best on the other folds, on a grid of .01',
+    lines += ['', '## Protocol', '',
+              '- rank, mAP: search by cosine, without pictures of the same identity and camera where cameras are known',
+              '- accuracy: pairs by the squared distance of unit embeddings, the threshold that is best on the other '
+              'folds, on a grid of .01',
               f'- tar: share of true pairs accepted at a false acceptance rate{at}, not interpolated',
-              '- worst, best: thirds of the queries by quality', '', '## Figures', '']
-    if figures is None: lines += ['None were recorded with the model: judge it on your own pictures with `recipes/evaluate.py`.']
-    else:
-        head = ['', *map(str, figures.columns)]
-        lines += ['In %, nobody who was judged was trained on. A row is an arm of the run; the name of the learner says which of them this is.', '']
-        lines += [f'| {" | ".join(head)} |', '|' + '---|'*len(head)]
-        for k,row in zip(figures.index, figures.to_numpy(float)):
-            lines.append(f'| {k} | ' + ' | '.join('' if v != v else f'{100*v:.1f}' for v in row) + ' |')
-    lines += ['', '## Limits', '', 'A threshold that holds on one set of pictures need not hold on another: set it on pictures of your own, and',
-              'look at the worst of them apart. Recognising people needs their consent or another lawful ground.', '']
+              '- worst, best: thirds of the queries by quality', '']
+    lines += ['## Figures', '', *_figure_lines(figures), '']
+    lines += ['## Limits', '', LIMITS, '']
     return '\n'.join(lines)
+
+
+def _figure_lines(figures):
+    if figures is None:
+        return ['None were recorded with the model: judge it on your own pictures with `recipes/evaluate.py`.']
+    lines = ['In %, nobody who was judged was trained on. A row is an arm of the run; the name of the learner says '
+             'which of them this is.', '']
+    head = ['', *map(str, figures.columns)]
+    lines += [f'| {" | ".join(head)} |', '|' + '---|'*len(head)]
+    for k,row in zip(figures.index, figures.to_numpy(float)):
+        cells = ('' if v != v else f'{100*v:.1f}' for v in row)
+        lines.append(f'| {k} | {" | ".join(cells)} |')
+    return lines

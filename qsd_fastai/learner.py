@@ -1,4 +1,4 @@
-"A plain fastai `Learner` for recognition, embeddings from it, and the named terms of its losses"
+"A plain fastai `Learner` for recognition, and embeddings from it"
 import math
 import warnings
 from contextlib import nullcontext
@@ -34,55 +34,62 @@ from .models.heads.margins import MarginHead
 from .models.heads.partial_fc import PartialFC
 from .models.preprocess import stats_differ
 from .models.recognizer import Recognizer, recognizer_splitter
+from .tensors import plain_tensor
 
-__all__ = ['recognition_learner']
+__all__ = ['imprint_head', 'recognition_learner']
 
 
 def recognition_learner(
-    dls,                  # Of `recognition_dataloaders`, or of any `DataBlock` whose first target is an `IdentityBlock`
-    arch,                 # A timm model name, one of our own, or a body as a module
-    head=None,            # Over identities, a module or a function of `(nf, n_ids)`; `LinearHead` when not given
-    loss=None,            # `MarginLoss` for a head with a margin, else `RecognitionLoss()`, when not given
-    metrics=None,         # `Retrieval('rank1', 'mAP', 'mINP')`, say
-    pretrained=False,     # `True`: published weights through timm; a file of weights; `False`: from scratch
-    last_stride:int=None, # 1 keeps the last stage of a ResNet at twice the resolution, the habit in Re-ID; `None`: as the body has it
-    levels=None,          # Which stages QSD sees; the last three when not given
-    pool=None,            # Of the body's maps; `GeM` when not given
-    neck=None,            # Between pooling and head; `BNNeck` when not given
-    body_kwargs:dict=None,# For the body, `img_size=(256, 128)` of a ViT, say
-    cbs=None,             # Callbacks beside fastai's own
+    dls,                   # Of `recognition_dataloaders`, or of any `DataBlock` with an `IdentityBlock` as first target
+    arch,                  # A timm model name, one of our own, or a body as a module
+    head=None,             # Over identities, a module or a function of `(nf, n_ids)`; `LinearHead` when not given
+    loss=None,             # `MarginLoss` for a head with a margin, else `RecognitionLoss()`, when not given
+    metrics=None,          # `Retrieval('rank1', 'mAP', 'mINP')`, say
+    pretrained=False,      # `True`: published weights through timm; a file of weights; `False`: from scratch
+    last_stride:int=None,  # 1 doubles the resolution of a ResNet's last stage, the habit in Re-ID; `None`: as it is
+    levels=None,           # Which stages QSD sees; the last three when not given
+    pool=None,             # Of the body's maps; `GeM` when not given
+    neck=None,             # Between pooling and head; `BNNeck` when not given
+    body_kwargs:dict=None, # For the body, `img_size=(256, 128)` of a ViT, say
+    cbs=None,              # Callbacks beside fastai's own
     splitter=recognizer_splitter, # Parameter groups: body; pool, neck and head
-    **kwargs,             # For `Learner`: `opt_func`, `lr`, `wd`, `path`, `moms`, ...
+    **kwargs,              # For `Learner`: `opt_func`, `lr`, `wd`, `path`, `moms`, ...
 )->Learner:
     "A fastai `Learner` that trains an embedding of identities; in evaluation its model gives the embedding `(bs, nf)`"
-    if not getattr(dls, 'c', 0): raise ValueError('dls.c is 0: no training identity. Give a table with training rows and an `IdentityBlock`.')
+    if not getattr(dls, 'c', 0):
+        raise ValueError('dls.c is 0: no training identity. Give a table with training rows and an `IdentityBlock`.')
     if isinstance(arch, str): options = {'pretrained': pretrained, 'last_stride': last_stride, **(body_kwargs or {})}
     elif pretrained or last_stride or body_kwargs:
-        raise ValueError('pretrained, last_stride and body_kwargs are for a body given by name. Set them on the module itself.')
+        raise ValueError('pretrained, last_stride and body_kwargs are of a body given by name. Set them on the module.')
     else: options = {}
     model = Recognizer(arch, dls.c, pool=pool, neck=neck, head=head, levels=levels, **options)
     if pretrained: _check_stats(dls, model)
     cbs = L(LossTerms()) + L(cbs)
-    if isinstance(model.head, PartialFC) and not any(isinstance(cb, PartialUpdate) for cb in cbs): cbs = cbs + [PartialUpdate()]
-    return Learner(dls, model, loss_func=_loss_of(model, loss), metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
+    updates = any(isinstance(cb, PartialUpdate) for cb in cbs)
+    if isinstance(model.head, PartialFC) and not updates: cbs = cbs + [PartialUpdate()]
+    loss = _loss_of(model, loss)
+    learn = Learner(dls, model, loss_func=loss, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
+    learn.made_by = recognition_learner  # exported with it: whoever loads it imports this module, and so has `embed`
+    return learn
 
 
 def _loss_of(model, loss):
     margin = isinstance(model.head, MarginHead | PartialFC)
     if loss is None: return MarginLoss(model.head) if margin else RecognitionLoss()
     if margin and isinstance(loss, RecognitionLoss) and not isinstance(loss, MarginLoss):
-        raise ValueError(f'{type(model.head).__name__} gives cosines, and {type(loss).__name__} knows no margin. Leave loss out, or make the '
-                         'head yourself and give head=head, loss=MarginLoss(head, ...).')
+        raise ValueError(f'{type(model.head).__name__} gives cosines, and {type(loss).__name__} knows no margin. '
+                         'Leave loss out, or make the head yourself and give head=head, loss=MarginLoss(head, ...).')
     return loss
 
 
 def _check_stats(dls, model):
     normalize = next((t for t in getattr(dls.train, 'after_batch', ()) if isinstance(t, Normalize)), None)
     mean,std = (torch.zeros(3), torch.ones(3)) if normalize is None else (normalize.mean, normalize.std)
-    if model.preprocess is not None and stats_differ(model.preprocess, mean, std):
-        warnings.warn(f'These weights were trained on pictures normalised by mean {model.preprocess.mean}, std {model.preprocess.std}, but the '
-                      f'loaders have mean {[round(float(v), 3) for v in mean.flatten()]}, std {[round(float(v), 3) for v in std.flatten()]}. '
-                      'Give recognition_dataloaders(stats=...) theirs.', stacklevel=3)
+    theirs = model.preprocess
+    if theirs is None or not stats_differ(theirs, mean, std): return
+    mean,std = ([round(float(v), 3) for v in o.flatten()] for o in (mean, std))
+    warnings.warn(f'These weights were trained on pictures normalised by mean {theirs.mean}, std {theirs.std}, but the '
+                  f'loaders have mean {mean}, std {std}. Give recognition_dataloaders(stats=...) theirs.', stacklevel=3)
 
 
 class _AddMirrored(Callback):
@@ -96,38 +103,54 @@ class _AddMirrored(Callback):
 
 @patch
 def embed(self:Learner,
-    data,          # A table, a list of picture files, one file, or a `DataLoader`
-    root=None,     # The folder the paths of a table start from; `table.attrs['root']` when not given
-    bs:int=None,   # Pictures a batch; that of validation when not given
+    data,                 # A table, a list of picture files, one file, or a `DataLoader`
+    root=None,            # The folder the paths of a table start from; `table.attrs['root']` when not given
+    bs:int=None,          # Pictures a batch; that of validation when not given
     normalize:bool=False, # To unit length?
-    flip:bool=False, # Add the embedding of the mirror image, as face protocols do?
+    flip:bool=False,      # Add the embedding of the mirror image, as face protocols do?
 )->torch.Tensor: # `(n, nf)` float32 on the CPU, in the order of `data`
     "Embeddings of pictures, with the transforms of validation"
-    as_judged,size = nullcontext(),{'bs': bs} if bs else {}
+    as_judged = nullcontext()
+    size = {'bs': bs} if bs else {}
     if isinstance(data, DataLoader):
         dl = data.new(shuffle=False, drop_last=False, **size)
-        if hasattr(dl.dataset, 'set_split_idx'): as_judged = dl.dataset.set_split_idx(1)  # training pictures, but not changed at random
+        # training pictures, but not changed at random
+        if hasattr(dl.dataset, 'set_split_idx'): as_judged = dl.dataset.set_split_idx(1)
     elif isinstance(data, torch.utils.data.DataLoader):
-        raise ValueError("embed takes fastai's DataLoader, a table or a list of picture files, not a loader of torch.")
+        raise ValueError("data is a loader of torch. Give fastai's DataLoader, a table or a list of picture files.")
     else:
-        files = picture_files(data, root) if isinstance(data, pd.DataFrame) else [data] if isinstance(data, (str, Path)) else data
-        rows = [TableRow(str(o)) for o in files]
+        if isinstance(data, pd.DataFrame): data = picture_files(data, root)
+        elif isinstance(data, (str, Path)): data = [data]
+        rows = [TableRow(str(o)) for o in data]
         dl = self.dls.test_dl(rows, **size) if rows else ()
-    if not len(dl): raise ValueError('There is no picture to embed: the table, list or loader is empty.')
-    with as_judged: emb = self.get_preds(dl=dl, cbs=[_AddMirrored()] if flip else None)[0].as_subclass(torch.Tensor).float()
+    if not len(dl): raise ValueError('data holds no picture to embed. Give a table, list or loader that does.')
+    mirrored = [_AddMirrored()] if flip else None
+    with as_judged: emb = plain_tensor(self.get_preds(dl=dl, cbs=mirrored)[0]).float()
     return torch.nn.functional.normalize(emb) if normalize else emb
 
 
 @dispatch
-def show_results(x:TensorImage, y:tuple[TensorBase, TensorQuality, TensorScene], samples:object, outs:object, ctxs=None, max_n=9,
-                 nrows=None, ncols=None, figsize=None, **kwargs):
-    "`learn.show_results()`: pictures with who they show and how good they are. An embedding names nobody, so it adds nothing to them"
+def show_results(x:TensorImage, y:tuple[TensorBase, TensorQuality, TensorScene], samples:object, outs:object,
+                 ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
+    "`learn.show_results()`: pictures, who they show and how good they are; an embedding names nobody and adds nothing"
     if ctxs is None:
-        n,(height,width) = min(len(samples), max_n), x.shape[-2:]
+        n,(height,width) = min(len(samples), max_n),x.shape[-2:]
         ncols = ncols or math.ceil(math.sqrt(n) if nrows is None else n/nrows)
         nrows = nrows or math.ceil(n/ncols)
-        with plt.rc_context({'axes.titlesize': 9, 'figure.constrained_layout.use': True}):  # inches; a title takes .6
-            ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize or (1.6*ncols, (1.6*min(height/width, 2) + .6)*nrows))
+        figsize = figsize or (1.6*ncols, (1.6*min(height/width, 2) + .6)*nrows)  # inches; a title takes .6
+        with plt.rc_context({'axes.titlesize': 9, 'figure.constrained_layout.use': True}):
+            ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize)
     for sample,ctx in zip(samples, ctxs):
         for part in sample: part.show(ctx=ctx, **kwargs)
     return ctxs
+
+
+def imprint_head(
+    learn, # `Learner` whose body has weights, and whose head has none yet
+    table, # That it is to be trained on
+):
+    "Start a margin head at the mean direction of each identity's pictures; another head stays as it is"
+    head = learn.model.head
+    if not hasattr(head, 'imprint'): return
+    train = table[table['split'] == 'train']
+    head.imprint(learn.embed(train), [learn.dls.vocab.o2i[o] for o in train['identity']])

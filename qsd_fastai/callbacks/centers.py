@@ -8,9 +8,9 @@ __all__ = ['CenterUpdate']
 
 
 class CenterUpdate(Callback):
-    "Step the centers with SGD whenever the model steps, as if their loss had weight 1 (Wen et al., ECCV 2016; the rate is AGW's)"
-    # after GradientAccumulation has decided on a step; before MixedPrecision updates its scale, and before GradientClip, which would
-    # count the centers' gradients in the norm of the model's
+    "SGD of the centers whenever the model steps, as if their loss had weight 1 (Wen et al., ECCV 2016; rate of AGW)"
+    # after GradientAccumulation has decided on a step; before MixedPrecision updates its scale, and before
+    # GradientClip, which would count the centers' gradients in the norm of the model's
     order,run_valid = MixedPrecision.order - 1,False
 
     def __init__(self,
@@ -28,12 +28,15 @@ class CenterUpdate(Callback):
 
     def _attach(self):
         center = getattr(self.learn.loss_func, 'center', None)
-        if center is None: raise ValueError('CenterUpdate needs centers: loss=RecognitionLoss(center=CenterLoss(dls.c, nf)).')
-        # within the model, though in no parameter group: saved, loaded, moved, reduced over processes and put back by lr_find
+        if center is None:
+            raise ValueError('The loss has no centers. Give loss=RecognitionLoss(center=CenterLoss(dls.c, nf)).')
+        # within the model, though in no parameter group: saved, loaded, moved, reduced over processes, and put back
+        # by lr_find
         get_model(self.learn.model).center = center
 
     def before_step(self):
-        scaler,centers = getattr(self.learn, 'scaler', None), self.loss_func.center.centers
+        scaler = getattr(self.learn, 'scaler', None)
+        centers = self.loss_func.center.centers
         if centers.grad is None: return
         if scaler is not None: scaler.unscale_(self.center_opt)
         centers.grad.div_(self.loss_func.weights['center'])

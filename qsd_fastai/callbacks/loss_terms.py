@@ -33,7 +33,9 @@ class LossTerms(Callback):
         for k,v in self.last.items(): self.sums[k] = self.sums.get(k, 0) + v.detach().float()
         self.count += 1
 
-    def after_train(self): self.epochs.append({'epoch': self.epoch, **{k: float(v)/self.count for k,v in self.sums.items()}})
+    def after_train(self):
+        means = {k: float(v)/self.count for k,v in self.sums.items()}
+        self.epochs.append({'epoch': self.epoch, **means})
 
     def frame(self):
         "A row an epoch, a column a term"

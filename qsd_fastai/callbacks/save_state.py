@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..files import save_whole
 from ..models.heads.partial_fc import whole_state_dict
+from ..tensors import plain_tensor
 from .fits import is_fit
 from .track_run import TrackRun
 
@@ -20,11 +21,11 @@ __all__ = ['SaveState', 'random_state', 'set_random_state']
 
 
 def random_state()->dict:
-    "The state of every random number generator that training draws from, in types that `torch.load(weights_only=True)` reads"
-    kind,keys,pos,has_gauss,cached = np.random.get_state()
-    numpy = kind, torch.from_numpy(keys.astype(np.int64)), pos, has_gauss, cached
-    return {'python': random.getstate(), 'numpy': numpy, 'torch': torch.get_rng_state(),
-            'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    "State of every generator that training draws from, in types that `torch.load(weights_only=True)` reads"
+    kind,keys,*rest = np.random.get_state()
+    numpy = kind, torch.from_numpy(keys.astype(np.int64)), *rest
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {'python': random.getstate(), 'numpy': numpy, 'torch': torch.get_rng_state(), 'cuda': cuda}
 
 
 def set_random_state(
@@ -35,20 +36,22 @@ def set_random_state(
     kind,keys,*rest = state['numpy']
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'])
-    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count(): torch.cuda.set_rng_state_all(state['cuda'])
+    cuda = state['cuda']
+    if cuda and len(cuda) == torch.cuda.device_count(): torch.cuda.set_rng_state_all(cuda)
 
 
 def _tuples(o): return tuple(map(_tuples, o)) if isinstance(o, (list, tuple)) else o
 
 
 class SaveState(Callback):
-    """Keeps all that a run needs to go on, written whole at the end of each epoch: model, optimizer, scaler, generators, the table so far.
+    """Keeps all that a run needs to go on, written whole at the end of each epoch
 
-    With `resume=True` and the file there, `fit` and its kin, called with the same arguments, skip the epochs that are done (their rows
-    are printed again as they were) and go on exactly as the uninterrupted run would have. A second fit with the same object, as in
-    `fine_tune`, is the second part of the same run. What other callbacks count for themselves starts anew, unless they count rows of the
-    table: `SaveModelCallback` and its kin do. A state is of one process, but holds the centers of a `PartialFC` of all: give it to every
-    process. Others of a launch go on with the generators of the first."""
+    That is the model, the optimizer, the scaler, the generators and the table so far. With `resume=True` and the file
+    there, `fit` and its kin, called with the same arguments, skip the epochs that are done (their rows are printed
+    again as they were) and go on exactly as the uninterrupted run would have. A second fit with the same object, as in
+    `fine_tune`, is the second part of the same run. What other callbacks count for themselves starts anew, unless they
+    count rows of the table: `SaveModelCallback` and its kin do. A state is of one process, but holds the centers of a
+    `PartialFC` of all: give it to every process. Others of a launch go on with the generators of the first."""
     order = TrackRun.order + 5 # After everything else that happens at the end of an epoch
 
     def __init__(self,
@@ -56,35 +59,42 @@ class SaveState(Callback):
         resume:bool=False, # Go on from the file if it is there? Else it is removed
     ):
         self.file,self.resume = Path(file),resume
-        self.fits,self.earlier,self.kept = 0,[],None  # fits begun, `(epochs, rows)` of those before this one, what the file held
+        self.fits = 0      # Begun
+        self.earlier = []  # `(epochs, rows)` of those before this one
+        self.kept = None   # What the file held
 
     def before_fit(self):
         self.active = is_fit(self.learn)
         if not self.active: return
         if self.fits == 0:
             if self.resume and self.file.is_file(): self.kept = self._read()
-            elif not rank_distrib(): self.file.unlink(missing_ok=True)  # else a run that is stopped early would leave another one's state
+            # else a run that is stopped early would leave another one's state
+            elif not rank_distrib(): self.file.unlink(missing_ok=True)
         self.fits += 1
         self.state,self.rows = None,[]
         if self.kept is None or self.kept['fit'] < self.fits: return
         over = self.kept['fit'] > self.fits
-        n_epoch,self.rows = self.kept['earlier'][self.fits - 1] if over else (self.kept['n_epoch'], self.kept['values'])
+        if over: n_epoch,self.rows = self.kept['earlier'][self.fits - 1]
+        else: n_epoch,self.rows = self.kept['n_epoch'],self.kept['values']
         if n_epoch != self.n_epoch:
             raise ValueError(f'{self.file} is of a run of {n_epoch} epochs, this one has {self.n_epoch}. '
                              'Resume with the same number, or start anew without resume.')
         if not over: self._load()
         done = len(self.rows)
-        print(f'Resuming after epoch {done} of {self.n_epoch}, from {self.file}' if done < self.n_epoch else
-              f'All {self.n_epoch} epochs were done, according to {self.file}')
-        # while rows are repeated, a SaveModelCallback learns again which epoch was best, but the weights are not that epoch's
+        if done < self.n_epoch: print(f'Resuming after epoch {done} of {self.n_epoch}, from {self.file}')
+        else: print(f'All {self.n_epoch} epochs were done, according to {self.file}')
+        # while rows are repeated, a SaveModelCallback learns again which epoch was best, but the weights are not that
+        # epoch's: until `_save_again` nothing is saved
         self.learn.save = lambda file, **kwargs: join_path_file(file, self.path/self.model_dir, ext='.pth')
 
+    def _save_again(self): vars(self.learn).pop('save', None)
+
     def _read(self):
-        try:
-            state = torch.load(self.file, weights_only=True, map_location='cpu')
-            if not isinstance(state, dict) or 'earlier' not in state: raise ValueError('it is something else')
+        try: state = torch.load(self.file, weights_only=True, map_location='cpu')
         except (EOFError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as e:
-            raise ValueError(f'{self.file} cannot be read as the state of a run. Remove it, or start anew without resume. ({e})') from e
+            raise ValueError(f'{self.file} cannot be read ({e}). Remove it, or start anew without resume.') from e
+        if not isinstance(state, dict) or 'earlier' not in state:
+            raise ValueError(f'{self.file} is not the state of a run. Remove it, or start anew without resume.')
         return state
 
     def _load(self):
@@ -97,8 +107,10 @@ class SaveState(Callback):
             if isinstance(self.loss_func, torch.nn.Module): self.loss_func.load_state_dict(state['loss'])
             self._load_opt(state['opt'])
         except (AssertionError, KeyError, RuntimeError, ValueError) as e:
-            raise ValueError(f'{self.file} is of another model. Resume with the same arguments, or start anew without resume.') from e
-        if state['scaler'] and getattr(self.learn, 'scaler', None): self.learn.scaler.load_state_dict(state['scaler'])
+            raise ValueError(f'{self.file} is of another model. Resume with the same arguments, or start anew without '
+                             'resume.') from e
+        scaler = getattr(self.learn, 'scaler', None)
+        if state['scaler'] and scaler: scaler.load_state_dict(state['scaler'])
         self.state = state
 
     def _load_opt(self, opt):
@@ -112,22 +124,23 @@ class SaveState(Callback):
         if self.epoch < len(self.rows):
             self.recorder.log += self.rows[self.epoch]
             raise CancelEpochException()
-        vars(self.learn).pop('save', None)
+        self._save_again()
         # that fit ended before its last epoch, by early stopping say
         if self.kept is not None and self.kept['fit'] > self.fits: raise CancelFitException()
         self._restore()
 
     def _restore(self):
-        "Put back what the repeated rows have not: rates as they were, and what the recorder, the terms and the generators held"
+        "Put back what repeated rows have not: rates, and what the recorder, the terms and the generators held"
         if self.state is None: return
         state,self.state = self.state,None
-        self.kept = {k: self.kept[k] for k in ('fit', 'earlier', 'n_epoch', 'values')}  # the weights are where they belong
+        # the weights are where they belong
+        self.kept = {k: self.kept[k] for k in ('fit', 'earlier', 'n_epoch', 'values')}
         self._load_opt(state['opt'])  # callbacks may have changed the rates again
         recorder = self.recorder
-        terms,scheduler,graph = (getattr(self.learn, name, None) for name in ('loss_terms', 'param_scheduler', 'show_graph'))
-        recorder.lrs,recorder.losses,recorder.iters = list(state['lrs']), list(state['losses']), list(state['iters'])
+        for name in ('lrs', 'losses', 'iters'): setattr(recorder, name, list(state[name]))
         recorder.smooth_loss.count,recorder.smooth_loss.val = state['smooth_loss']
         self.learn.train_iter = state['train_iter']
+        terms,scheduler,graph = (getattr(self.learn, o, None) for o in ('loss_terms', 'param_scheduler', 'show_graph'))
         if terms: terms.epochs = list(state['terms'])
         if graph: graph.nb_batches = list(state['iters'])
         if scheduler: scheduler.hps = recorder.hps = {k: list(v) for k,v in state['hps'].items()}
@@ -136,24 +149,37 @@ class SaveState(Callback):
 
     def after_epoch(self):
         if not self.active or self.epoch < len(self.rows): return
-        weights = whole_state_dict(get_model(self.learn.model))  # by every process: each has some of the centers of a `PartialFC`
+        # by every process: each has some of the centers of a `PartialFC`
+        weights = whole_state_dict(get_model(self.learn.model))
         if rank_distrib(): return
-        learn,recorder,loss = self.learn,self.recorder,self.loss_func
-        scaler,terms,scheduler = (getattr(learn, name, None) for name in ('scaler', 'loss_terms', 'param_scheduler'))
-        rng = getattr(self.dls.train, 'rng', None)
-        state = {'fit': self.fits, 'earlier': self.earlier, 'n_epoch': self.n_epoch, 'n_iter': len(self.dls.train), 'train_iter': learn.train_iter,
-                 'opt': learn.opt.state_dict(), 'scaler': scaler.state_dict() if scaler else {}, 'hps': scheduler.hps if scheduler else {},
-                 'values': recorder.values, 'lrs': recorder.lrs, 'losses': torch.tensor([float(v) for v in recorder.losses]),
-                 'iters': recorder.iters, 'terms': terms.epochs if terms else [],
-                 'smooth_loss': (recorder.smooth_loss.count, torch.tensor(float(recorder.smooth_loss.val))),
-                 'random': random_state(), 'loader': rng.getstate() if rng else ()}
-        save_whole({**_plain(state), 'model': weights, 'loss': loss.state_dict() if isinstance(loss, torch.nn.Module) else {}}, self.file)
+        loss = self.loss_func.state_dict() if isinstance(self.loss_func, torch.nn.Module) else {}
+        save_whole({**_plain(self._now()), 'model': weights, 'loss': loss}, self.file)
 
-    def after_cancel_fit(self): vars(self.learn).pop('save', None)
+    def _now(self):
+        "The state but for weights"
+        learn,recorder,smooth = self.learn,self.recorder,self.recorder.smooth_loss
+        scaler,terms,scheduler = (getattr(learn, o, None) for o in ('scaler', 'loss_terms', 'param_scheduler'))
+        rng = getattr(self.dls.train, 'rng', None)
+        return {
+            'fit': self.fits, 'earlier': self.earlier,
+            'n_epoch': self.n_epoch, 'n_iter': len(self.dls.train), 'train_iter': learn.train_iter,
+            'opt': learn.opt.state_dict(),
+            'scaler': scaler.state_dict() if scaler else {},
+            'hps': scheduler.hps if scheduler else {},
+            'values': recorder.values,
+            'lrs': recorder.lrs,
+            'losses': torch.tensor([float(v) for v in recorder.losses]),
+            'iters': recorder.iters,
+            'terms': terms.epochs if terms else [],
+            'smooth_loss': (smooth.count, torch.tensor(float(smooth.val))),
+            'random': random_state(),
+            'loader': rng.getstate() if rng else ()}
+
+    def after_cancel_fit(self): self._save_again()
 
     def after_fit(self):
         if not self.active: return
-        vars(self.learn).pop('save', None)
+        self._save_again()
         self._restore()  # nothing was left to do: the next fit goes on from there
         self.earlier = [*self.earlier, _plain((self.n_epoch, self.recorder.values))]
 
@@ -162,5 +188,5 @@ def _plain(o):
     "In types that `torch.load(weights_only=True)` reads"
     if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
     if isinstance(o, (list, tuple, L)): return (tuple if isinstance(o, tuple) else list)(map(_plain, o))
-    if isinstance(o, torch.Tensor): return o.detach().as_subclass(torch.Tensor)
+    if isinstance(o, torch.Tensor): return plain_tensor(o)
     return o.item() if isinstance(o, np.generic) else o

@@ -1,5 +1,6 @@
 "The Weights & Biases callback: one run that holds all one wants to look at afterwards"
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_qu
 from ..models.heads.partial_fc import whole_state_dict
 from ..plots.pictures import hardest_figure
 from ..plots.quality import quality_histogram_figure
-from ..runs.tables import figure_image, hardest_table, verification_pictures
 from ..runs.wandb_run import finish_run, kept_beside, start_run
+from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
 from .fits import is_fit
 from .loss_terms import loss_terms
 
@@ -25,44 +26,51 @@ __all__ = ['TrackRun']
 
 
 class TrackRun(Callback):
-    """Logs a fit to Weights & Biases: configuration, every loss term and learning rate a batch, metrics an epoch, and at the end the model,
-    the table, the quality histogram, the hardest queries with their ranked gallery and, with `Verification`, the ROC curve, error against
-    rejection and the hardest pairs.
+    """Logs a fit to Weights & Biases, from its configuration to the hardest cases
 
-    Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C say, leaves its run
-    open; it is marked as failed when the next one starts, or when Python ends. Without an API key the run is kept offline, and a line says
-    how to upload it. validate, get_preds and lr_find log nothing. fastai's own `WandbCallback` does not run with current fastcore."""
-    order = SaveModelCallback.order + 4 # Which loads the best model at the end, after the Recorder, the schedulers and the progress bar
+    Every loss term and learning rate a batch, metrics an epoch, and at the end the model, the table, the quality
+    histogram, the hardest queries with their ranked gallery and, with `Verification`, the ROC curve, error against
+    rejection and the hardest pairs. validate, get_preds and lr_find log nothing.
+
+    Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C
+    say, leaves its run open; it is marked as failed when the next one starts, or when Python ends. Without an API key
+    the run is kept offline, and a line says how to upload it. fastai's own `WandbCallback` does not run with current
+    fastcore."""
+    # after the Recorder, the schedulers, the progress bar, and SaveModelCallback, which loads the best model at the end
+    order = SaveModelCallback.order + 4
     left = None  # the run that one of these has started and not finished
 
     def __init__(self,
-        project:str='qsd_fastai',# Where the run goes, when this starts it
-        run_name:str=None,       # Shown in W&B
-        group:str=None,          # Runs to be compared
-        config:dict=None,        # Beside what is found in the learner
-        dir='runs',              # Where W&B keeps its files
-        id:str=None,             # Of a run to go on with
-        hardest:int=16,          # Queries in the table of the hardest, and pairs of each kind
-        log_model:bool=True,     # Keep the model as an artifact?
-        log_table:bool=True,     # Keep the table of pictures as an artifact?
+        project:str='qsd_fastai', # Where the run goes, when this starts it
+        run_name:str=None,        # Shown in W&B
+        group:str=None,           # Runs to be compared
+        config:dict=None,         # Beside what is found in the learner
+        dir='runs',               # Where W&B keeps its files
+        id:str=None,              # Of a run to go on with
+        hardest:int=16,           # Queries in the table of the hardest, and pairs of each kind
+        log_model:bool=True,      # Keep the model as an artifact?
+        log_table:bool=True,      # Keep the table of pictures as an artifact?
     ):
         store_attr()
-        self.wandb_run,self.logged = None,(None, 0, 0)  # id of the run that was logged to last, and how many batches and epochs
+        self.wandb_run = None
+        self.logged = (None, 0, 0)  # id of the run that was logged to last, and how many batches and epochs
 
     def __getstate__(self): return {**self.__dict__, 'wandb_run': None}  # for `Learner.export`
 
     def before_fit(self):
-        self.fits,self.begun = is_fit(self.learn), False
-        self.tracks,self.wandb_run = self.fits and rank_distrib() == 0, None
+        self.fits,self.begun = is_fit(self.learn),False
+        self.tracks = self.fits and rank_distrib() == 0
+        self.wandb_run = None
 
     def before_epoch(self):
         "The run starts with the first epoch: by then every callback has agreed to the fit"
         self.begun = self.fits
         if not self.tracks or self.wandb_run is not None: return
         if wandb.run is not None and wandb.run is TrackRun.left: finish_run(wandb.run, failed=True)
-        self.ours = wandb.run is None
-        self.wandb_run = start_run(self.project, self.run_name, self.group, self.dir, self.id) if self.ours else wandb.run
-        if self.ours: TrackRun.left = self.wandb_run
+        self.wandb_run,self.ours = wandb.run,wandb.run is None
+        if self.ours:
+            self.wandb_run = start_run(self.project, self.run_name, self.group, self.dir, self.id)
+            TrackRun.left = self.wandb_run
         self.wandb_run.config.update({**found_config(self.learn), **(self.config or {})}, allow_val_change=True)
         for part,step in (('train', 'batch'), ('lr', 'batch'), ('valid', 'epoch'), ('mean', 'epoch')):
             self.wandb_run.define_metric(f'{part}/*', step_metric=step)
@@ -84,17 +92,21 @@ class TrackRun(Callback):
 
     def _log_epoch(self):
         names = {'train_loss': 'mean/smooth_loss', 'valid_loss': 'valid/loss'}
-        row = {names.get(k, f'valid/{k}'): v for k,v in zip(self.recorder.metric_names[1:], self.recorder.values[-1]) if v is not None and v == v}
+        found = zip(self.recorder.metric_names[1:], self.recorder.values[-1])
+        row = {names.get(k, f'valid/{k}'): v for k,v in found if v is not None and v == v}
         collected = getattr(self.learn, 'loss_terms', None)
-        if collected and collected.epochs: row |= {f'mean/{k}': v for k,v in collected.epochs[-1].items() if k != 'epoch'}
+        means = collected.epochs[-1] if collected and collected.epochs else {}
+        row |= {f'mean/{k}': v for k,v in means.items() if k != 'epoch'}
         self.wandb_run.log({**row, 'epoch': self.first_epoch + self.epoch + 1})
 
     def after_fit(self):
         # by every process: each has some of the centers of a `PartialFC`
         weights = whole_state_dict(get_model(self.learn.model)) if self.begun and self.log_model else None
         if not self.tracks or self.wandb_run is None: return
-        if self.trained and len(self.recorder.values) > self.rows: self._log_epoch()  # early stopping lets nobody see its last epoch
-        self.logged = self.wandb_run.id, self.first_batch + self.n_epoch*len(self.dls.train), self.first_epoch + self.n_epoch
+        # early stopping lets nobody see its last epoch
+        if self.trained and len(self.recorder.values) > self.rows: self._log_epoch()
+        batches = self.first_batch + self.n_epoch*len(self.dls.train)
+        self.logged = self.wandb_run.id,batches,self.first_epoch + self.n_epoch
         table = getattr(self.dls, 'table', None)
         with kept_beside(self.wandb_run):
             if self.log_model: self._log_artifact('model', 'model', 'model.pth', lambda f: torch.save(weights, f))
@@ -105,9 +117,9 @@ class TrackRun(Callback):
             TrackRun.left = None
 
     def _log_table(self, table):
-        record = table.attrs.get('record')
-        if len(table) <= 100_000: self._log_artifact('table', 'dataset', 'images.csv', lambda f: table.to_csv(f, index=False), record)
-        else: self._log_artifact('table', 'dataset', 'images.parquet', table.to_parquet, record)
+        file,write = 'images.csv',partial(table.to_csv, index=False)
+        if len(table) > 100_000: file,write = 'images.parquet',table.to_parquet
+        self._log_artifact('table', 'dataset', file, write, table.attrs.get('record'))
 
     def _log_artifact(self, name, kind, file, write, metadata=None):
         artifact = wandb.Artifact(f'{self.wandb_run.id}-{name}', kind, metadata=metadata)
@@ -130,7 +142,8 @@ class TrackRun(Callback):
             logged['hardest_queries'] = hardest_table(hard, files, table['path'].to_numpy())
             logged['hardest_queries_sheet'] = figure_image(hardest_figure(hard.head(8), files))
         judge = next((m.judge for m in self.learn.metrics if isinstance(m, VerificationMetric)), None)
-        if found := judge.found() if judge else None: logged |= verification_pictures(found[0].per_pair, table, self.hardest)
+        found = judge.found() if judge else None
+        if found: logged |= verification_pictures(found[0].per_pair, table, self.hardest)
         if logged: self.wandb_run.log(logged)
 
 
@@ -138,18 +151,27 @@ def found_config(
     learn, # `Learner` in a fit
 )->dict:
     "What is known about a learner without being told"
-    dls,table,model,opt_func = learn.dls,getattr(learn.dls, 'table', None),get_model(learn.model),getattr(learn.opt_func, 'func', learn.opt_func)
-    body,own = getattr(model, 'body', model),[cb for cb in learn.cbs if type(cb) not in defaults.callbacks and not isinstance(cb, TrackRun)]
+    dls,model = learn.dls,get_model(learn.model)
+    body = getattr(model, 'body', model)
     sizes = (getattr(t, 'size', None) for t in getattr(dls.train, 'after_item', ()))
-    found = {'body': (getattr(body, 'pretrained_cfg', None) or {}).get('architecture') or type(body).__name__,
-             'parameters': sum(p.numel() for p in model.parameters()), 'n_identities': getattr(dls, 'c', None),
-             'size': next((list(size) for size in sizes if isinstance(size, tuple)), None), 'loss': described(learn.loss_func),
-             'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__), 'lr': highest_rates(learn),
-             'wd': learn.wd, 'n_epoch': learn.n_epoch, 'n_batches': len(dls.train), 'callbacks': {cb.name: described(cb) for cb in own},
-             'device': str(getattr(dls, 'device', None)), 'torch': torch.__version__}
+    opt_func = getattr(learn.opt_func, 'func', learn.opt_func)
+    own = [cb for cb in learn.cbs if type(cb) not in defaults.callbacks and not isinstance(cb, TrackRun)]
+    found = {
+        'body': (getattr(body, 'pretrained_cfg', None) or {}).get('architecture') or type(body).__name__,
+        'parameters': sum(p.numel() for p in model.parameters()),
+        'n_identities': getattr(dls, 'c', None),
+        'size': next((list(size) for size in sizes if isinstance(size, tuple)), None),
+        'loss': described(learn.loss_func),
+        'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__),
+        'lr': highest_rates(learn), 'wd': learn.wd,
+        'n_epoch': learn.n_epoch, 'n_batches': len(dls.train),
+        'callbacks': {cb.name: described(cb) for cb in own},
+        'device': str(getattr(dls, 'device', None)), 'torch': torch.__version__}
     for k in ('n_ids', 'n_imgs', 'partners', 'bs', 'seed'): found[k] = getattr(dls.train, k, None)
-    if table is not None: found['table'] = {'rows': len(table), **table['split'].value_counts().to_dict(), 'record': table.attrs.get('record')}
-    return found
+    table = getattr(dls, 'table', None)
+    if table is None: return found
+    splits = table['split'].value_counts().to_dict()
+    return {**found, 'table': {'rows': len(table), **splits, 'record': table.attrs.get('record')}}
 
 
 def highest_rates(
@@ -158,7 +180,9 @@ def highest_rates(
     "The highest learning rate that a fit comes to, scheduled or constant"
     rates = [h['lr'] for h in learn.opt.hypers]
     scheduled = getattr(getattr(learn, 'param_scheduler', None), 'scheds', {}).get('lr')
-    if scheduled: rates = np.max([np.broadcast_to(scheduled(pct), len(rates)) for pct in np.linspace(0, 1, 101)], axis=0)
+    if scheduled:
+        all_along = [np.broadcast_to(scheduled(pct), len(rates)) for pct in np.linspace(0, 1, 101)]
+        rates = np.max(all_along, axis=0)
     return [float(v) for v in rates]
 
 
@@ -173,7 +197,10 @@ def described(
         if k.startswith('_') or k in ('learn', 'run', 'training', 'terms'): continue
         if isinstance(v, (bool, int, float, str)): found[k] = v
         elif isinstance(v, Path): found[k] = str(v)
-        elif isinstance(v, (tuple, list)) and 0 < len(v) <= 20 and all(isinstance(e, (int, float, str)) for e in v): found[k] = list(v)
-        elif isinstance(v, dict) and 0 < len(v) <= 20 and all(isinstance(e, (int, float, str)) for e in v.values()): found[k] = v
+        elif isinstance(v, (tuple, list)) and _few_and_plain(v): found[k] = list(v)
+        elif isinstance(v, dict) and _few_and_plain(v.values()): found[k] = v
         elif depth and (isinstance(v, nn.Module) or callable(v)): found[k] = described(v, depth - 1)
     return found
+
+
+def _few_and_plain(values): return 0 < len(values) <= 20 and all(isinstance(o, (int, float, str)) for o in values)

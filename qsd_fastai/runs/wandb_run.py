@@ -11,24 +11,26 @@ import wandb
 
 __all__ = ['finish_run', 'has_key', 'kept_beside', 'start_run']
 
-
-at_exit = {}  # by id, what Python is to do about a run that was started and not finished
+at_exit = {} # By id, what Python is to do about a run that was started and not finished
 
 
 def start_run(
     project:str='qsd_fastai', # W&B project
-    name:str=None,  # Of the run
-    group:str=None, # Runs to be compared
-    dir='runs',     # Where W&B keeps its files; made if missing
-    id:str=None,    # Of a run to go on with
-    config:dict=None, # First part of the configuration
-):
-    """`wandb.init` that goes offline where there is no API key and `WANDB_MODE` does not decide; end it with `finish_run`.
+    name:str=None,            # Of the run
+    group:str=None,           # Runs to be compared
+    dir='runs',               # Where W&B keeps its files; made if missing
+    id:str=None,              # Of a run to go on with
+    config:dict=None,         # First part of the configuration
+): # The run, to be ended by `finish_run`
+    """`wandb.init` that goes offline where there is no API key and `WANDB_MODE` does not decide
 
-    If Python ends before that, by Ctrl-C say, the run is marked as failed and the line that says where it is appears all the same."""
+    If Python ends before `finish_run`, by Ctrl-C say, the run is marked as failed, and the line that says where it is
+    appears all the same."""
     Path(dir).mkdir(parents=True, exist_ok=True)
-    mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')  # W&B itself looks at the environment but once
-    run = wandb.init(project=project, name=name, group=group, dir=str(dir), id=id, resume='allow' if id else None, mode=mode, config=config,
+    # W&B itself looks at the environment but once
+    mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')
+    known = {'project': project, 'name': name, 'group': group, 'id': id, 'config': config}
+    run = wandb.init(**known, dir=str(dir), mode=mode, resume='allow' if id else None,
                      settings=wandb.Settings(silent=True, console='off'))
     at_exit[run.id] = atexit.register(partial(finish_run, run, failed=True))
     return run
@@ -36,10 +38,11 @@ def start_run(
 
 def has_key()->bool:
     "Is there an API key in the environment, or where `wandb login` keeps it?"
-    settings = wandb.setup().settings
-    if os.environ.get('WANDB_API_KEY') or os.environ.get('WANDB_IDENTITY_TOKEN_FILE') or settings.api_key: return True
-    hosts = {urlsplit(settings.base_url).netloc, 'api.wandb.ai'}  # a key for the second one opens the first where that is W&B's own
-    for file in [os.environ['NETRC']] if os.environ.get('NETRC') else ['~/.netrc', '~/_netrc']:
+    settings,env = wandb.setup().settings,os.environ
+    if env.get('WANDB_API_KEY') or env.get('WANDB_IDENTITY_TOKEN_FILE') or settings.api_key: return True
+    # a key for the second one opens the first where that is W&B's own
+    hosts = {urlsplit(settings.base_url).netloc, 'api.wandb.ai'}
+    for file in [env['NETRC']] if env.get('NETRC') else ['~/.netrc', '~/_netrc']:
         try:
             kept = netrc.netrc(os.path.expanduser(file))
             if any(map(kept.authenticators, hosts)): return True
@@ -53,7 +56,8 @@ def finish_run(
 ):
     "End a run, and say where it is"
     atexit.unregister(at_exit.pop(run.id, None))
-    folder,offline,url = Path(run.dir).parent, run.offline, None if run.offline or run.disabled else run.url
+    folder,offline = Path(run.dir).parent,run.offline
+    url = None if offline or run.disabled else run.url
     run.finish(exit_code=int(failed))
     if offline: print(f'W&B run kept offline. To upload it: wandb login, then wandb sync {folder}')
     elif url: print(f'W&B run: {url}')

@@ -33,7 +33,8 @@ class MixedPrecisionOnCpu(MixedPrecision):
     "fastai's, on the device that tests run on"
     def before_fit(self):
         self.scales = []
-        self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.bfloat16), torch.amp.GradScaler('cpu', init_scale=2.**10)
+        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+        self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=2.**10)
 
 
 def learner(tmp_path, bs=16, cbs=(), start='random', center_weight=5e-4):
@@ -42,9 +43,9 @@ def learner(tmp_path, bs=16, cbs=(), start='random', center_weight=5e-4):
     center = CenterLoss(*d['centers0'].shape, start=start)
     if start == 'random': center.centers.data = torch.from_numpy(d['centers0'].copy())
     loss = RecognitionLoss(identity_weight=0, triplet_weight=0, center=center, center_weight=center_weight)
-    learn = Learner(DataLoaders(dl, dl), Scale(), loss_func=loss, cbs=[CenterUpdate(), *cbs], opt_func=SGD, wd=0., moms=None, path=tmp_path,
-                    splitter=lambda m: [[m.body]])
-    return learn, d
+    learn = Learner(DataLoaders(dl, dl), Scale(), loss_func=loss, cbs=[CenterUpdate(), *cbs], opt_func=SGD, wd=0.,
+                    moms=None, path=tmp_path, splitter=lambda m: [[m.body]])
+    return learn,d
 
 
 @pytest.mark.parametrize('cbs, bs', [

@@ -1,5 +1,4 @@
 "A run that was stopped and gone on with against the same run left alone: bit for bit"
-import json
 import multiprocessing
 import os
 import pickle
@@ -28,11 +27,9 @@ from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval
-from qsd_fastai.files import save_whole
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.models.heads.margins import AdaFace
 from qsd_fastai.models.heads.partial_fc import PartialFC, whole_state_dict
-from qsd_fastai.runs.folder import run_folder
 
 pytestmark = [pytest.mark.filterwarnings('ignore::UserWarning'), pytest.mark.usefixtures('one_thread')]
 
@@ -41,10 +38,10 @@ class StopAt(Callback):
     "Ctrl-C in the middle of an epoch, counted from 0"
     order = 90
 
-    def __init__(self, epoch, event='after_batch', error=KeyboardInterrupt): self.epoch_to_stop,self.event,self.error = epoch,event,error
+    def __init__(self, epoch, event='after_batch'): self.epoch_to_stop,self.event = epoch,event
 
     def stop(self, event):
-        if self.epoch == self.epoch_to_stop and self.event == event: raise self.error('stop')
+        if self.epoch == self.epoch_to_stop and self.event == event: raise KeyboardInterrupt
 
     def after_batch(self):
         if self.training and self.iter == 1: self.stop('after_batch')
@@ -54,22 +51,27 @@ class StopAt(Callback):
 
 def make(table, workers=0, arch='test_resnet', cbs=None, seed=3, n_ids=4, path=None, **kwargs):
     set_seed(seed)
-    dls = recognition_dataloaders(table, size=(32, 16), n_ids=n_ids, n_imgs=3, seed=1, num_workers=workers, device='cpu')
+    dls = recognition_dataloaders(table, size=(32, 16), n_ids=n_ids, n_imgs=3, seed=1, num_workers=workers,
+                                  device='cpu')
     learn = recognition_learner(dls, arch, metrics=Retrieval('mAP', 'mINP'), cbs=cbs, path=path, **kwargs)
     learn.remove_cb(learn.progress)
     return learn
 
 
+def equal_states(a, b):
+    assert a.keys() == b.keys()
+    for k,v in a.items(): assert torch.equal(v, b[k]) if isinstance(v, torch.Tensor) else v == b[k], k
+
+
 def same(a, b):
     "Weights, statistics of the optimizer, and all that the run has written down"
-    for k,v in a.model.state_dict().items(): assert torch.equal(v, b.model.state_dict()[k]), k
-    one,two = a.opt.state_dict(), b.opt.state_dict()
+    equal_states(a.model.state_dict(), b.model.state_dict())
+    one,two = a.opt.state_dict(),b.opt.state_dict()
     assert one['hypers'] == two['hypers']
-    for p,q in zip(one['state'], two['state']):
-        assert p.keys() == q.keys()
-        for k,v in p.items(): assert torch.equal(v, q[k]) if isinstance(v, torch.Tensor) else v == q[k], k
+    for p,q in zip(one['state'], two['state']): equal_states(p, q)
     assert a.recorder.values == b.recorder.values
-    assert a.recorder.lrs == b.recorder.lrs and a.recorder.iters == b.recorder.iters
+    assert a.recorder.lrs == b.recorder.lrs
+    assert a.recorder.iters == b.recorder.iters
     assert [float(v) for v in a.recorder.losses] == [float(v) for v in b.recorder.losses]
     assert a.loss_terms.epochs == b.loss_terms.epochs
     if hasattr(a.recorder, 'hps'): assert a.recorder.hps == b.recorder.hps
@@ -87,7 +89,8 @@ def whole(labelled_people, one_thread):
     return learn
 
 
-@pytest.mark.parametrize('stop', [StopAt(1), StopAt(2, 'before_validate'), StopAt(3)], ids=['training 2', 'validation 3', 'training 4'])
+@pytest.mark.parametrize('stop', [StopAt(1), StopAt(2, 'before_validate'), StopAt(3)],
+                         ids=['training 2', 'validation 3', 'training 4'])
 def test_after_ctrl_c_it_goes_on_bit_for_bit(labelled_people, whole, stop, tmp_path, capsys):
     file = tmp_path/'kept'/'run.state'
     with pytest.raises(KeyboardInterrupt): fit(make(labelled_people), SaveState(file), stop)
@@ -119,7 +122,8 @@ def test_after_a_kill_it_goes_on_bit_for_bit(labelled_people, whole, tmp_path):
         def before_validate(self): time.sleep(.3)
     file = tmp_path/'run.state'
     # the learner is made in the child: Python seeds `random` anew when it forks
-    going = multiprocessing.get_context('fork').Process(target=lambda: fit(make(labelled_people), SaveState(file), Slow()))
+    def child(): fit(make(labelled_people), SaveState(file), Slow())
+    going = multiprocessing.get_context('fork').Process(target=child)
     going.start()
     for _ in range(1200):
         if file.is_file() or not going.is_alive(): break
@@ -144,7 +148,8 @@ def test_a_complete_run_is_only_repeated(labelled_people, whole, tmp_path, capsy
     capsys.readouterr()
     fit(learn, SaveState(tmp_path/'s', resume=True), Never())
     said = capsys.readouterr().out
-    assert 'All 4 epochs were done' in said and sum(line.startswith('[') for line in said.splitlines()) == 4
+    assert 'All 4 epochs were done' in said
+    assert sum(line.startswith('[') for line in said.splitlines()) == 4
     assert (tmp_path/'s').stat().st_mtime_ns == before
     same(whole, learn)
 
@@ -179,8 +184,7 @@ def test_best_model_and_rates_on_a_plateau(labelled_people, tmp_path):
         learn = make(labelled_people, path=folder, seed=9)
         learn.fit(4, 1e-3, cbs=[*trackers(), SaveState(folder/'s', resume=True)])
         same(left_alone, learn)
-        for k,v in torch.load(tmp_path/'a'/'models'/'best.pth', weights_only=True).items():
-            assert torch.equal(v, torch.load(folder/'models'/'best.pth', weights_only=True)[k]), k
+        equal_states(*(torch.load(o/'models'/'best.pth', weights_only=True) for o in (tmp_path/'a', folder)))
         assert 'save' not in vars(learn)
 
 
@@ -210,58 +214,55 @@ def test_scaler(labelled_people, tmp_path):
         @property
         def param_groups(self): return self.opt.param_groups
         def step(self): pass
-    def run(stop=None, **kwargs):
-        learn,scaler = make(labelled_people, **kwargs.pop('make', {})), Scaler()
-        learn.fit(3, 1e-3, cbs=[scaler, *kwargs.pop('cbs', [])])
+    def run(*cbs, seed=3):
+        learn,scaler = make(labelled_people, seed=seed),Scaler()
+        learn.fit(3, 1e-3, cbs=[scaler, *cbs])
         return learn,scaler.seen
     left_alone,seen = run()
     assert seen['scale'] > 16
-    with pytest.raises(KeyboardInterrupt): run(cbs=[SaveState(tmp_path/'s'), StopAt(2)])
-    learn,again = run(make={'seed': 9}, cbs=[SaveState(tmp_path/'s', resume=True)])
+    with pytest.raises(KeyboardInterrupt): run(SaveState(tmp_path/'s'), StopAt(2))
+    learn,again = run(SaveState(tmp_path/'s', resume=True), seed=9)
     assert seen == again
     same(left_alone, learn)
 
 
 def test_other_runs_are_refused(labelled_people, tmp_path):
     file = tmp_path/'s'
+    def resume(n=1, **kwargs): make(labelled_people, **kwargs).fit(n, 1e-3, cbs=SaveState(file, resume=True))
     make(labelled_people).fit(1, 1e-3, cbs=SaveState(file))
-    resume = lambda: SaveState(file, resume=True)
-    with pytest.raises(ValueError, match='1 epochs, this one has 2'): make(labelled_people).fit(2, 1e-3, cbs=resume())
-    with pytest.raises(ValueError, match='batches an epoch'): make(labelled_people, n_ids=2).fit(1, 1e-3, cbs=resume())
-    with pytest.raises(ValueError, match='of another model'): make(labelled_people, arch='resnet10t').fit(1, 1e-3, cbs=resume())
-    one_group = lambda model: [list(model.parameters())]
-    with pytest.raises(ValueError, match='of another model'): make(labelled_people, splitter=one_group).fit(1, 1e-3, cbs=resume())
-    file.write_bytes(file.read_bytes()[:-2000])
-    with pytest.raises(ValueError, match='cannot be read'): make(labelled_people).fit(1, 1e-3, cbs=resume())
-    file.write_bytes(b'')
-    with pytest.raises(ValueError, match='cannot be read'): make(labelled_people).fit(1, 1e-3, cbs=resume())
+    with pytest.raises(ValueError, match='1 epochs, this one has 2'): resume(2)
+    with pytest.raises(ValueError, match='batches an epoch'): resume(n_ids=2)
+    with pytest.raises(ValueError, match='of another model'): resume(arch='resnet10t')
+    with pytest.raises(ValueError, match='of another model'): resume(splitter=lambda model: [list(model.parameters())])
+    for part in (file.read_bytes()[:-2000], b''):
+        file.write_bytes(part)
+        with pytest.raises(ValueError, match='cannot be read'): resume()
     torch.save({'model': {}}, file)
-    with pytest.raises(ValueError, match='cannot be read'): make(labelled_people).fit(1, 1e-3, cbs=resume())
+    with pytest.raises(ValueError, match='not the state of a run'): resume()
 
 
 def test_half_a_state_is_never_read(labelled_people, tmp_path, monkeypatch):
-    file = tmp_path/'s'
-    save_whole({'a': 1}, file)
-    real = torch.save
+    "Whatever a run that was killed while it wrote has left there: without a whole file it is a fresh start"
+    file,parts = tmp_path/'s',[]
     def killed(obj, f):
-        real(obj, f)
-        f.truncate(10)
+        f.write(b'half')
+        parts.append(Path(f.name))
         raise KeyboardInterrupt
     monkeypatch.setattr(torch, 'save', killed)
-    with pytest.raises(KeyboardInterrupt): save_whole({'a': 2}, file)
+    with pytest.raises(KeyboardInterrupt): make(labelled_people).fit(1, 1e-3, cbs=SaveState(file))
     monkeypatch.undo()
-    assert torch.load(file, weights_only=True) == {'a': 1} and file.with_name('s.partial').is_file()
-    file.unlink()
-    learn = make(labelled_people)
-    learn.fit(1, 1e-3, cbs=SaveState(file, resume=True))  # the partial file alone is no state: a fresh start
-    assert len(torch.load(file, weights_only=True)['values']) == 1 and not file.with_name('s.partial').exists()
+    assert not file.exists()
+    parts[0].write_bytes(b'half')  # a kill, unlike Ctrl-C, would not have removed it
+    make(labelled_people).fit(1, 1e-3, cbs=SaveState(file, resume=True))
+    assert len(torch.load(file, weights_only=True)['values']) == 1
 
 
 def test_without_resume_an_old_state_is_removed(labelled_people, tmp_path):
     "Else a run that is stopped in its first epoch would later go on from another one's state"
-    make(labelled_people).fit(1, 1e-3, cbs=SaveState(tmp_path/'s'))
-    with pytest.raises(KeyboardInterrupt): make(labelled_people).fit(1, 1e-3, cbs=[SaveState(tmp_path/'s'), StopAt(0)])
-    assert not (tmp_path/'s').exists()
+    file = tmp_path/'s'
+    make(labelled_people).fit(1, 1e-3, cbs=SaveState(file))
+    with pytest.raises(KeyboardInterrupt): make(labelled_people).fit(1, 1e-3, cbs=[SaveState(file), StopAt(0)])
+    assert not file.exists()
 
 
 def test_only_fits_are_kept(labelled_people, tmp_path):
@@ -274,15 +275,18 @@ def test_only_fits_are_kept(labelled_people, tmp_path):
         learn.lr_find(num_it=3, show_plot=False, suggest_funcs=None)
         learn.embed(labelled_people[:3])
     others()
-    assert not (tmp_path/'s').exists() and state.fits == 0
+    assert not (tmp_path/'s').exists()
+    assert state.fits == 0
     learn.fit(1, 1e-3)
     before = (tmp_path/'s').read_bytes()
     others()
     assert (tmp_path/'s').read_bytes() == before
     # an error in lr_find switches nothing off
-    with pytest.raises(KeyboardInterrupt), learn.added_cbs(StopAt(0)): learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None)
+    with pytest.raises(KeyboardInterrupt), learn.added_cbs(StopAt(0)):
+        learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None)
     learn.fit(1, 1e-3)
-    assert (tmp_path/'s').read_bytes() != before and state.fits == 2
+    assert (tmp_path/'s').read_bytes() != before
+    assert state.fits == 2
     learn.export('x.pkl')
     with pytest.warns(UserWarning, match='pickle'): assert load_learner(tmp_path/'x.pkl').save_state.fits == 2
 
@@ -304,26 +308,6 @@ def test_random_state():
     assert (draw(), draw()) == first
 
 
-def test_run_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match='no run to resume'): run_folder('reid', resume=True)
-    args = {'lr': 1e-3, 'size': (4, 2), 'file': tmp_path}
-    out,name = run_folder('reid', args=args)
-    assert out.parts[0] == 'runs' and out.name.startswith('reid-') and json.loads((out/'run.json').read_text())['id'] == name
-    assert run_folder('reid', args=args, resume=True) == (out, name)
-    later = tmp_path/'runs'/'reid-29990101-000000'
-    assert run_folder('reid', later, args)[0] == later
-    assert run_folder('reid', args=args, resume=True)[0].name == later.name  # the newest
-    assert run_folder('reid', out, args, resume=True) == (out, name)
-    with pytest.raises(FileExistsError, match='--resume'): run_folder('reid', out, args)
-    with pytest.raises(ValueError, match=r'lr was 0\.001 and is 0\.1'): run_folder('reid', out, {**args, 'lr': .1}, resume=True)
-    without = {k: v for k,v in args.items() if k != 'lr'}
-    with pytest.raises(ValueError, match=r'lr was 0\.001 and is None'): run_folder('reid', out, without, resume=True)
-    with pytest.raises(FileNotFoundError, match=r'no run.json'): run_folder('reid', tmp_path/'nowhere', args, resume=True)
-    (out/'run.json').write_text('{')
-    with pytest.raises(ValueError, match='not JSON'): run_folder('reid', out, args, resume=True)
-
-
 def partial_fc(table, rate=.6, seed=3):
     "A learner with sampled centers, and with margins that keep statistics"
     return make(table, seed=seed, head=partial(PartialFC, margin=partial(AdaFace, s=16.), rate=rate))
@@ -332,11 +316,13 @@ def partial_fc(table, rate=.6, seed=3):
 def test_sampled_centers_go_on_bit_for_bit(labelled_people, tmp_path):
     left_alone = partial_fc(labelled_people)
     left_alone.fit_one_cycle(3, 1e-2)
-    with pytest.raises(KeyboardInterrupt): partial_fc(labelled_people).fit_one_cycle(3, 1e-2, cbs=[SaveState(tmp_path/'s'), StopAt(2)])
+    learn,file = partial_fc(labelled_people),tmp_path/'s'
+    with pytest.raises(KeyboardInterrupt): learn.fit_one_cycle(3, 1e-2, cbs=[SaveState(file), StopAt(2)])
     learn = partial_fc(labelled_people, seed=9)
-    learn.fit_one_cycle(3, 1e-2, cbs=SaveState(tmp_path/'s', resume=True))
+    learn.fit_one_cycle(3, 1e-2, cbs=SaveState(file, resume=True))
     same(left_alone, learn)
-    assert int(learn.model.head.step) > 3 and learn.model.head.momentum.abs().sum() > 0
+    assert int(learn.model.head.step) > 3
+    assert learn.model.head.momentum.abs().sum() > 0
 
 
 class Averaged(Callback):
@@ -362,13 +348,16 @@ def share_centers(rank, folder, table):
     "One of two processes: a run that is stopped, another one that goes on, and one more of what `TrackRun` keeps"
     torch.set_num_threads(1)
     os.environ |= {'RANK': str(rank), 'WORLD_SIZE': '2', 'WANDB_MODE': 'offline'}
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    file,loaded_as,learn = Path(folder)/'run.state', KeepLoaded(), partial_fc(table)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2,
+                            timeout=timedelta(seconds=60))
+    file,learn = Path(folder)/'run.state',partial_fc(table)
     with pytest.raises(KeyboardInterrupt): learn.fit(2, 1e-2, cbs=[SaveState(file), Averaged(), StopAt(1)])
     if rank == 0: shutil.copy(file, Path(folder)/'stopped.state')
-    rows,loaded = len(learn.model.head.weight), partial_fc(table, seed=9)
+    rows = len(learn.model.head.weight)
+    loaded,loaded_as = partial_fc(table, seed=9),KeepLoaded()
+    track = TrackRun(dir=folder, hardest=1, log_table=False)
     with patch.object(torch, 'save', wraps=torch.save) as save:
-        loaded.fit(2, 1e-2, cbs=[SaveState(file, resume=True), Averaged(), loaded_as, TrackRun(dir=folder, hardest=1, log_table=False)])
+        loaded.fit(2, 1e-2, cbs=[SaveState(file, resume=True), Averaged(), loaded_as, track])
     logged = [o.args[0] for o in save.call_args_list if str(o.args[1]).endswith('model.pth')]
     state = whole_state_dict(loaded.model)
     torch.save({'rows': rows, 'loaded': loaded_as.state, 'logged': logged, 'after': state}, f'{folder}/{rank}.pt')
@@ -381,14 +370,15 @@ def test_centers_of_two_processes_are_resumed_by_two_and_by_one(labelled_people,
     first,second = (torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(2))
     state = torch.load(tmp_path/'run.state', weights_only=True)
     n_ids = labelled_people.loc[labelled_people['split'] == 'train', 'identity'].nunique()
-    assert [first['rows'], second['rows']] == [n_ids//2]*2 and state['model']['head.weight'].shape[0] == n_ids
-    assert second['loaded'] is None and second['logged'] == [] and len(first['logged']) == 1
+    assert [first['rows'], second['rows']] == [n_ids//2]*2
+    assert state['model']['head.weight'].shape[0] == n_ids
+    assert second['loaded'] is None
+    assert second['logged'] == []
+    assert len(first['logged']) == 1
     assert torch.equal(first['logged'][0]['head.weight'], first['after']['head.weight'])
-    for k,v in first['after'].items(): assert torch.equal(v, state['model'][k]), k
+    equal_states(first['after'], state['model'])
     assert not torch.equal(first['loaded']['head.weight'], first['after']['head.weight'])
     stopped = torch.load(tmp_path/'stopped.state', weights_only=True)['model']
     alone = KeepLoaded()
     partial_fc(labelled_people, seed=9).fit(2, 1e-2, cbs=[SaveState(tmp_path/'stopped.state', resume=True), alone])
-    for found in (first['loaded'], alone.state):
-        assert found.keys() == stopped.keys()
-        for k,v in stopped.items(): assert torch.equal(v, found[k]), k
+    for found in (first['loaded'], alone.state): equal_states(stopped, found)

@@ -4,14 +4,15 @@ import wandb
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ..data.loaders import picture_files
-from ..data.sources import open_picture, split_address
+from ..data.pictures import open_picture
+from ..data.sources import split_address
 from ..evaluation.metrics import hardest_pairs
 from ..evaluation.rejection import error_vs_reject
 from ..evaluation.roc import far_of, roc_points
 from ..plots.curves import error_vs_reject_figure, roc_figure
 from ..plots.pictures import hardest_pairs_figure
 
-__all__ = ['figure_image']
+__all__ = ['figure_image', 'hardest_table', 'pairs_table', 'table_picture', 'verification_pictures']
 
 
 def hardest_table(
@@ -21,29 +22,14 @@ def hardest_table(
 )->wandb.Table:
     "The hardest queries as a W&B table: the query, what is known about it, and its ranked gallery"
     top = max(map(len, hard['gallery']))
-    table = wandb.Table(columns=['query', 'path', 'quality', 'ap', 'first_rank', *(f'rank{k+1}' for k in range(top))])
+    ranks = [f'rank{k + 1}' for k in range(top)]
+    table = wandb.Table(columns=['query', 'path', 'quality', 'ap', 'first_rank', *ranks])
     for o in hard.itertuples():
+        judged = _known(o.quality),float(o.ap),int(o.first_rank)
         answers = [table_picture(files[r], 'right' if ok else 'wrong') for r,ok in zip(o.gallery, o.correct)]
-        quality = None if np.isnan(o.quality) else float(o.quality)
-        table.add_data(table_picture(files[o.row]), paths[o.row], quality, float(o.ap), int(o.first_rank), *answers, *[None]*(top - len(answers)))
+        lacking = [None]*(top - len(answers))
+        table.add_data(table_picture(files[o.row]), paths[o.row], *judged, *answers, *lacking)
     return table
-
-
-def verification_pictures(
-    per_pair, # Of a `VerificationResult`, with `row1, row2, quality1, quality2`
-    table,    # Of pictures
-    n:int=16, # Pairs of each kind in the table of the hardest
-)->dict: # To be logged
-    "ROC curve, error against rejection where quality is known, and the hardest pairs, as a W&B table and as a picture"
-    files,hard = picture_files(table).to_numpy(), hardest_pairs(per_pair, n)
-    logged = {'roc': figure_image(roc_figure(roc_points(per_pair['score'], per_pair['same']))),
-              'hardest_pairs': pairs_table(hard, files, table['path'].to_numpy()),
-              'hardest_pairs_sheet': figure_image(hardest_pairs_figure(hard.groupby('same', sort=False).head(8), files))}
-    quality = np.full(len(table), np.nan)
-    for k in '12': quality[per_pair[f'row{k}']] = per_pair[f'quality{k}']
-    try: rejection = error_vs_reject(*(per_pair[c] for c in ('score', 'same', 'row1', 'row2')), quality, far=far_of(per_pair['same']))
-    except ValueError: return logged  # no known quality, or too few pairs
-    return {**logged, 'error_vs_reject': figure_image(error_vs_reject_figure(rejection))}
 
 
 def pairs_table(
@@ -52,12 +38,36 @@ def pairs_table(
     paths, # Its path in the table
 )->wandb.Table:
     "The hardest pairs as a W&B table: both pictures, and what is known about them"
-    table = wandb.Table(columns=['picture1', 'picture2', 'same', 'score', 'threshold', 'correct', 'quality', 'path1', 'path2'])
+    names = ['picture1', 'picture2', 'same', 'score', 'threshold', 'correct', 'quality', 'path1', 'path2']
+    table = wandb.Table(columns=names)
     for o in hard.itertuples():
-        quality = None if np.isnan(o.quality) else float(o.quality)
-        table.add_data(table_picture(files[o.row1]), table_picture(files[o.row2]), bool(o.same), float(o.score), 1 - float(o.threshold)/2,
-                       bool(o.correct), quality, paths[o.row1], paths[o.row2])
+        pictures = table_picture(files[o.row1]),table_picture(files[o.row2])
+        threshold = 1 - float(o.threshold)/2  # a cosine, as the score is
+        judged = bool(o.same),float(o.score),threshold,bool(o.correct),_known(o.quality)
+        table.add_data(*pictures, *judged, paths[o.row1], paths[o.row2])
     return table
+
+
+def _known(quality): return None if np.isnan(quality) else float(quality)
+
+
+def verification_pictures(
+    per_pair, # Of a `VerificationResult`, with `row1, row2, quality1, quality2`
+    table,    # Of pictures
+    n:int=16, # Pairs of each kind in the table of the hardest
+)->dict: # To be logged
+    "ROC curve, error against rejection where quality is known, and the hardest pairs, as a W&B table and as a picture"
+    files,hard = picture_files(table).to_numpy(),hardest_pairs(per_pair, n)
+    score,same,row1,row2 = (per_pair[c] for c in ('score', 'same', 'row1', 'row2'))
+    shown = hard.groupby('same', sort=False).head(8)
+    logged = {'roc': figure_image(roc_figure(roc_points(score, same))),
+              'hardest_pairs': pairs_table(hard, files, table['path'].to_numpy()),
+              'hardest_pairs_sheet': figure_image(hardest_pairs_figure(shown, files))}
+    quality = np.full(len(table), np.nan)
+    quality[row1],quality[row2] = per_pair['quality1'],per_pair['quality2']
+    try: rejection = error_vs_reject(score, same, row1, row2, quality, far=far_of(same))
+    except ValueError: return logged  # no known quality, or too few pairs
+    return {**logged, 'error_vs_reject': figure_image(error_vs_reject_figure(rejection))}
 
 
 def table_picture(
@@ -67,7 +77,8 @@ def table_picture(
 )->wandb.Image:
     "A picture for a W&B table, a large one as a small copy"
     with open_picture(file) as img:
-        if max(img.size) <= most and split_address(file)[1] is None: return wandb.Image(str(file), caption=caption)
+        as_it_is = max(img.size) <= most and split_address(file)[1] is None
+        if as_it_is: return wandb.Image(str(file), caption=caption)
         img = img.convert('RGB')
         img.thumbnail((most, most))
     return wandb.Image(img, caption=caption, file_type='jpg')

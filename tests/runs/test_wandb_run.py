@@ -1,0 +1,55 @@
+"A run starts offline where there is no key, and is never left open"
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from qsd_fastai.runs.wandb_run import has_key, kept_beside
+
+sys.path.insert(0, str(Path(__file__).parent))
+from wandb_files import runs
+
+
+def test_a_run_that_is_left_open_is_failed_when_python_ends(tmp_path):
+    script = f'''
+from qsd_fastai.runs.wandb_run import start_run
+run = start_run(dir=r"{tmp_path}")
+run.log(dict(a=1))
+raise KeyboardInterrupt'''
+    env = {**os.environ, 'WANDB_MODE': 'offline'}
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, env=env)
+    run, = runs(tmp_path)
+    assert f'wandb sync {run.folder}' in done.stdout
+    assert 'KeyboardInterrupt' in done.stderr
+    assert run.exit == [1]
+    assert run.rows('a')
+
+
+def test_has_key(monkeypatch, tmp_path):
+    for name in ('WANDB_API_KEY', 'WANDB_IDENTITY_TOKEN_FILE', 'NETRC'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert not has_key()
+    for host,known in (('example.org', False), ('api.wandb.ai', True)):
+        (tmp_path/'.netrc').write_text(f'machine {host} login user password x\n')
+        (tmp_path/'.netrc').chmod(0o600)
+        assert has_key() == known
+    monkeypatch.setenv('NETRC', str(tmp_path/'other'))
+    assert not has_key()
+    (tmp_path/'other').write_text('this is no netrc')
+    assert not has_key()
+    monkeypatch.setenv('WANDB_API_KEY', 'x'*40)
+    assert has_key()
+
+
+def test_artifacts_wait_beside_an_offline_run(monkeypatch, tmp_path):
+    monkeypatch.delenv('WANDB_DATA_DIR', raising=False)
+    run = SimpleNamespace(offline=True, dir=str(tmp_path/'files'))
+    with kept_beside(run): assert os.environ['WANDB_DATA_DIR'] == str(tmp_path)
+    assert 'WANDB_DATA_DIR' not in os.environ
+    run.offline = False
+    with kept_beside(run): assert 'WANDB_DATA_DIR' not in os.environ
+    monkeypatch.setenv('WANDB_DATA_DIR', 'elsewhere')
+    run.offline = True
+    with kept_beside(run): assert os.environ['WANDB_DATA_DIR'] == 'elsewhere'
+    assert os.environ['WANDB_DATA_DIR'] == 'elsewhere'

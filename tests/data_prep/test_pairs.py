@@ -1,20 +1,14 @@
 "Verification sets from lists of pairs"
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from pairs import pairs_table
 from PIL import Image
 
 from qsd_fastai.data.pairs import check_pairs, read_pairs
 from qsd_fastai.data.table import read_table
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT/'data_prep'))                                     # as when they are run as scripts
-import pairs as pairs_script  # noqa: E402
-from pairs import pairs_table  # noqa: E402
-
-LFW = ['2\t2', 'Ann\t1\t2', 'Bo_Li\t1\t3', 'Ann\t1\tBo_Li\t2', 'Cy\t1\tAnn\t2', 'Bo_Li\t2\t3', 'Ann\t2\t1', 'Cy\t1\tBo_Li\t1', 'Ann\t1\tCy\t1']
+LFW = ['2\t2', 'Ann\t1\t2', 'Bo_Li\t1\t3', 'Ann\t1\tBo_Li\t2', 'Cy\t1\tAnn\t2', 'Bo_Li\t2\t3', 'Ann\t2\t1',
+       'Cy\t1\tBo_Li\t1', 'Ann\t1\tCy\t1']
 
 
 @pytest.fixture
@@ -40,19 +34,21 @@ def test_lfw(lfw):
 
 
 def test_main_twice(lfw, capsys):
-    pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'))
+    pairs_table.main(str(lfw/'lfw'), str(lfw/'pairs.txt'))
     assert '8 pairs, 4 of one person, in 2 folds' in capsys.readouterr().out
     with pytest.warns(UserWarning, match='one picture'): table = read_table(lfw/'lfw'/'images.csv')
     pairs = read_pairs(lfw/'lfw'/'pairs.csv', table)
-    assert pairs['same'].dtype == bool and pairs['fold'].tolist() == [0]*4 + [1]*4
-    pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'))
+    assert pairs['same'].dtype == bool
+    assert pairs['fold'].tolist() == [0]*4 + [1]*4
+    pairs_table.main(str(lfw/'lfw'), str(lfw/'pairs.txt'))
     assert 'nothing to do' in capsys.readouterr().out
 
 
 def test_plain_list(lfw):
     (lfw/'list.txt').write_text('Ann/Ann_0001.jpg Ann/Ann_0002.jpg 1\nAnn/Ann_0001.jpg Cy/Cy_0001.jpg 1\n')
     table,pairs = pairs_table(lfw/'lfw', lfw/'list.txt', folds=2)
-    assert pairs['fold'].tolist() == [0, 1] and pairs['same'].tolist() == [1, 1]
+    assert pairs['fold'].tolist() == [0, 1]
+    assert pairs['same'].tolist() == [1, 1]
     assert table.attrs['record']['pairs_that_folders_contradict'] == 1
 
 
@@ -62,18 +58,21 @@ def test_plain_list(lfw):
     (5, 'Ann\t2\t7', r"line 6: 'Ann/Ann_0007\.jpg' is not in"), (0, 'a\tb', 'line 1')])
 def test_lists_that_cannot_be_read(lfw, n, line, said):
     (lfw/'pairs.txt').write_text('\n'.join([*LFW[:n], line, *LFW[n + 1:]]))
-    with pytest.raises((ValueError, FileNotFoundError), match=r'pairs\.txt.*' + said): pairs_table(lfw/'lfw', lfw/'pairs.txt')
+    with pytest.raises((ValueError, FileNotFoundError), match=r'pairs\.txt.*' + said):
+        pairs_table(lfw/'lfw', lfw/'pairs.txt')
 
 
 def test_a_pair_whose_picture_cannot_be_read(lfw):
     (lfw/'lfw'/'Cy'/'Cy_0001.jpg').write_text('no picture')
-    with pytest.raises(ValueError, match=r"1 pictures of the pairs cannot be read, first 'Cy/Cy_0001\.jpg"): pairs_table(lfw/'lfw', lfw/'pairs.txt')
+    with pytest.raises(ValueError, match=r"1 pictures of the pairs cannot be read, first 'Cy/Cy_0001\.jpg"):
+        pairs_table(lfw/'lfw', lfw/'pairs.txt')
 
 
 def test_check_pairs(lfw):
     table,pairs = pairs_table(lfw/'lfw', lfw/'pairs.txt')
     for change,said in [
-        ({'same': 2}, r"'same' is neither 0 nor 1 in 8 of 8.*row 0"), ({'fold': -1}, 'integer from 0'), ({'path2': pairs['path1']}, 'same picture')]:
+        ({'same': 2}, r"'same' is neither 0 nor 1 in 8 of 8.*row 0"), ({'fold': -1}, 'integer from 0'),
+        ({'path2': pairs['path1']}, 'same picture')]:
         with pytest.raises(ValueError, match=said): check_pairs(pairs.assign(**change), table)
     with pytest.raises(ValueError, match=r"no column 'fold'"): check_pairs(pairs.drop(columns='fold'))
     with pytest.raises(FileNotFoundError, match=r'data_prep/pairs\.py'): read_pairs(lfw/'none.csv')
@@ -82,22 +81,27 @@ def test_check_pairs(lfw):
 def test_people_of_the_held_out_folds_are_not_trained_on(lfw, capsys):
     (lfw/'lfw'/'Dee').mkdir()
     for k in (1, 2): Image.new('RGB', (16, 16), (40*k, 9, 9)).save(lfw/'lfw'/'Dee'/f'Dee_{k:04d}.jpg')
-    (lfw/'pairs.txt').write_text('\n'.join(LFW[:5] + ['Bo_Li\t2\t3', 'Bo_Li\t1\t2', 'Cy\t1\tBo_Li\t1', 'Bo_Li\t1\tCy\t1']) + '\n')
-    pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), hold_out=1)
+    last = ['Bo_Li\t2\t3', 'Bo_Li\t1\t2', 'Cy\t1\tBo_Li\t1', 'Bo_Li\t1\tCy\t1']
+    (lfw/'pairs.txt').write_text('\n'.join(LFW[:5] + last) + '\n')
+    pairs_table.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), hold_out=1)
     table = read_table(lfw/'lfw'/'images.csv')
     split = table.groupby('identity')['split'].agg(lambda o: ''.join(sorted(set(o)))).to_dict()
     assert split == {'Ann': 'train', 'Bo_Li': 'gallery', 'Cy': 'gallery', 'Dee': 'train'}
     pairs = read_pairs(lfw/'lfw'/'pairs.csv', table)
-    assert len(pairs) == 4 and set(pairs['fold']) == {1} and table.attrs['record']['held_out_identities'] == 2
-    with pytest.raises(SystemExit, match='there are 2 folds'): pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), hold_out=3, force=True)
+    assert len(pairs) == 4
+    assert set(pairs['fold']) == {1}
+    assert table.attrs['record']['held_out_identities'] == 2
+    with pytest.raises(SystemExit, match='there are 2 folds'):
+        pairs_table.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), hold_out=3, force=True)
 
 
 def test_a_table_elsewhere_leads_back_to_the_pictures(lfw, capsys):
-    pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), out=str(lfw/'deep'/'out'))
+    pairs_table.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), out=str(lfw/'deep'/'out'))
     with pytest.warns(UserWarning, match='one picture'): table = read_table(lfw/'deep'/'out'/'images.csv')
     pairs = read_pairs(lfw/'deep'/'out'/'pairs.csv', table)
-    assert pairs['path1'][0] == '../../lfw/Ann/Ann_0001.jpg' and not (lfw/'lfw'/'images.csv').exists()
-    pairs_script.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), out=str(lfw/'deep'/'out'))
+    assert pairs['path1'][0] == '../../lfw/Ann/Ann_0001.jpg'
+    assert not (lfw/'lfw'/'images.csv').exists()
+    pairs_table.main(str(lfw/'lfw'), str(lfw/'pairs.txt'), out=str(lfw/'deep'/'out'))
     assert 'nothing to do' in capsys.readouterr().out
 
 
@@ -107,7 +111,8 @@ def test_a_table_elsewhere_leads_back_to_the_pictures(lfw, capsys):
                                           (b'\nAnn/Ann_0001.jpg x.jpg 1\n', 'line 2: .x.jpg.')])
 def test_lists_that_cannot_be_read_name_file_and_place(lfw, content, said):
     (lfw/'list.txt').write_bytes(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=r'list\.txt.*' + said): pairs_table(lfw/'lfw', lfw/'list.txt')
+    with pytest.raises((ValueError, FileNotFoundError), match=r'list\.txt.*' + said):
+        pairs_table(lfw/'lfw', lfw/'list.txt')
 
 
 def test_fuzzed_lists_give_our_errors_only(lfw):

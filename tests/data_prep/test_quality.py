@@ -1,12 +1,13 @@
-"Labels of a table from a saved learner and from weights: the column, the published text form, the report, and going on after a stop"
+"Labels of a table from a saved learner and from weights: the column, the published text form, the report, a stop"
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_up import ROOT
+from quality import embed_in_blocks
 
 from qsd_fastai.data.labels import join_quality
 from qsd_fastai.data.loaders import recognition_dataloaders
@@ -15,12 +16,11 @@ from qsd_fastai.drawn.people import generate_people
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.quality import similarity_quality
 
-ROOT = Path(__file__).parents[2]
-
 
 def run(folder, *args, code=0):
     script = str(ROOT/'data_prep'/'quality.py')
-    done = subprocess.run([sys.executable, '-W', 'ignore', script, *map(str, args)], cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, '-W', 'ignore', script, *map(str, args)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -28,8 +28,10 @@ def run(folder, *args, code=0):
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp('labels')
-    table = generate_people(folder/'people', n_train=6, n_test=4, n_imgs=5, n_test_imgs=4, size=(48, 24), progress=False)
-    learn = recognition_learner(recognition_dataloaders(table, size=(32, 16), n_ids=2, n_imgs=2, num_workers=0), 'test_resnet', path=folder)
+    how = {'n_train': 6, 'n_test': 4, 'n_imgs': 5, 'n_test_imgs': 4, 'size': (48, 24)}
+    table = generate_people(folder/'people', **how, progress=False)
+    dls = recognition_dataloaders(table, size=(32, 16), n_ids=2, n_imgs=2, num_workers=0)
+    learn = recognition_learner(dls, 'test_resnet', path=folder)
     learn.export('model.pkl')
     torch.save(learn.model.state_dict(), folder/'model.pth')
     return folder,table,learn
@@ -43,7 +45,8 @@ def test_a_learner_labels_a_table(made):
         rows = ((table['split'] != 'train') == held_out).to_numpy()
         expected = similarity_quality(learn.embed(table[rows]), table.loc[rows, 'identity'].to_numpy(), seed=0)
         np.testing.assert_allclose(labelled.loc[rows, 'quality'], expected, atol=.05)
-    assert '50 of 50' not in said and f'{len(table)} of {len(table)} pictures labelled (100.0%)' in said
+    assert '50 of 50' not in said
+    assert f'{len(table)} of {len(table)} pictures labelled (100.0%)' in said
     again = join_quality(table, folder/'a'/'quality.txt')  # the published form reads back to the same labels
     np.testing.assert_allclose(again['quality'], labelled['quality'], atol=1e-5)
     for file in ('quality.png', 'quality_sheet.png'): assert (folder/'a'/file).stat().st_size
@@ -62,14 +65,17 @@ def test_weights_give_the_labels_of_the_learner(made):
 
 def test_embeddings_that_are_there_are_not_made_again(made, monkeypatch):
     folder,table,learn = made
-    monkeypatch.syspath_prepend(str(ROOT/'data_prep'))
-    from quality import embed_in_blocks
     whole = embed_in_blocks(learn, table, folder/'kept', block=20)
     calls = []
-    monkeypatch.setattr(type(learn), 'embed', lambda self, rows: calls.append(len(rows)) or torch.zeros(len(rows), whole.shape[1]))
+    def embed(self, rows):
+        calls.append(len(rows))
+        return torch.zeros(len(rows), whole.shape[1])
+    monkeypatch.setattr(type(learn), 'embed', embed)
     (folder/'kept'/'000000020.pt').unlink()
     again = embed_in_blocks(learn, table, folder/'kept', block=20)
-    assert calls == [20] and torch.equal(again[:20], whole[:20]) and not again[20:40].any()
+    assert calls == [20]
+    assert torch.equal(again[:20], whole[:20])
+    assert not again[20:40].any()
 
 
 def test_labels_that_are_there_are_not_lost(made):
@@ -83,7 +89,8 @@ def test_labels_that_are_there_are_not_lost(made):
     assert (folder/'d'/'images.csv').read_bytes() != before
 
 
-@pytest.mark.parametrize('args,said', [(['--learner', 'none.pkl'], 'none.pkl'), ([], '--learner'), (['--weights', 'model.pth'], '--arch'),
+@pytest.mark.parametrize('args,said', [(['--learner', 'none.pkl'], 'none.pkl'), ([], '--learner'),
+                                       (['--weights', 'model.pth'], '--arch'),
                                        (['--weights', 'model.pth', '--arch', 'resnet10t'], 'do not fit')])
 def test_what_is_refused(made, args, said):
     folder,*_ = made
@@ -93,17 +100,24 @@ def test_what_is_refused(made, args, said):
 def test_labels_of_others_are_joined_and_their_coverage_recorded(made):
     folder,table,_ = made
     train = table[table['split'] == 'train']
-    lines = [f'/gone/root{p}\t{k % 100}.5' for k,p in enumerate(train['path'])]  # SDD-FIQA joins root and name without a separator
+    # SDD-FIQA joins root and name without a separator
+    lines = [f'/gone/root{p}\t{k % 100}.5' for k,p in enumerate(train['path'])]
     (folder/'theirs.txt').write_text('\n'.join(lines[:-1]) + '\n')
-    said = run(folder, 'people/images.csv', '--labels', 'theirs.txt', '--labels-root', '/gone/root', '--out', 'joined')
+    def join(file, out, *more, code=0):
+        labels = '--labels', file, '--labels-root', '/gone/root'
+        return run(folder, 'people/images.csv', *labels, '--out', out, *more, code=code)
+    said = join('theirs.txt', 'joined')
     joined = read_table(folder/'joined'/'images.csv')
     assert joined.loc[joined['split'] == 'train', 'quality'].tolist()[:3] == [.5, 1.5, 2.5]
     assert joined['quality'].notna().sum() == len(lines) - 1
     made_of = joined.attrs['record']['quality']
-    assert made_of['labels'] == 'theirs.txt' and made_of['coverage']['part'] == pytest.approx((len(lines) - 1)/len(lines)) and 'labels unused' in said
-    assert 'nothing to do' in run(folder, 'people/images.csv', '--labels', 'theirs.txt', '--labels-root', '/gone/root', '--out', 'joined')
+    assert made_of['labels'] == 'theirs.txt'
+    assert made_of['coverage']['part'] == pytest.approx((len(lines) - 1)/len(lines))
+    assert 'labels unused' in said
+    assert 'nothing to do' in join('theirs.txt', 'joined')
     (folder/'half.txt').write_text('\n'.join(lines[:len(lines)//2]) + '\n')
-    said = run(folder, 'people/images.csv', '--labels', 'half.txt', '--labels-root', '/gone/root', '--out', 'half', code=1)
-    assert 'min_coverage is 90%' in said and not (folder/'half').exists()
-    run(folder, 'people/images.csv', '--labels', 'half.txt', '--labels-root', '/gone/root', '--out', 'half', '--min-coverage', .5)
-    assert 'not both' in run(folder, 'people/images.csv', '--labels', 'half.txt', '--learner', 'model.pkl', '--out', 'no', code=1)
+    said = join('half.txt', 'half', code=1)
+    assert 'min_coverage is 90%' in said
+    assert not (folder/'half').exists()
+    join('half.txt', 'half', '--min-coverage', .5)
+    assert 'not both' in join('half.txt', 'no', '--learner', 'model.pkl', code=1)

@@ -1,7 +1,7 @@
-"""Lists of names and numbers in MATLAB files (.mat of version 5 to 7.2), as several sets tell their protocol. Not run by itself.
+"""Lists of names and numbers in MATLAB files (.mat of version 5 to 7.2), as several sets tell their protocol.
 
-Cells of text and arrays of numbers are read, which is what such lists are. SciPy's reader knows all of MATLAB, but a damaged file ends the program
-there without a word (1.17); here it is an error that names the file."""
+Cells of text and arrays of numbers are read, which is what such lists are. SciPy's reader knows all of MATLAB, but a
+damaged file ends the program there without a word (1.17); here it is an error that names the file."""
 import zlib
 from pathlib import Path
 
@@ -21,13 +21,16 @@ def _elements(data, order):
     "`(type, bytes)` of what stands one after another"
     at = 0
     while at < len(data):
-        if at + 8 > len(data): raise ValueError('it ends within an element')
+        if at + 8 > len(data): raise ValueError('it ends within an element.')
         kind,n = np.frombuffer(data, f'{order}u4', 2, at).tolist()
-        if kind >> 16: kind,n,start,at = kind & 0xffff, kind >> 16, at + 4, at + 8       # a short one, within eight bytes
+        if kind >> 16:  # a short one, within eight bytes
+            kind,n = kind & 0xffff, kind >> 16
+            start,at = at + 4, at + 8
         else:
             start = at + 8
             at = start + n + (0 if kind == PACKED else -n % 8)
-        if (n > 4 and start + 4 == at) or start + n > len(data): raise ValueError('an element is longer than the file')
+        if (n > 4 and start + 4 == at) or start + n > len(data):
+            raise ValueError('an element is longer than the file.')
         yield kind, data[start:start + n]
 
 
@@ -35,16 +38,18 @@ def _value(data, order, depth=0):
     "`(name, value)` of a matrix: a list for cells, text, or an array of numbers; None for what is none of these"
     parts = _elements(data, order)
     flags,dims,name = (next(parts, (0, b''))[1] for _ in range(3))
-    if len(flags) < 8 or len(dims) < 8 or len(dims) % 4: raise ValueError('a matrix without its size')
+    if len(flags) < 8 or len(dims) < 8 or len(dims) % 4: raise ValueError('a matrix without its size.')
     kind,name = int(np.frombuffer(flags, f'{order}u4')[0]) & 0xff, name.decode('latin-1')
-    if kind == CELL: return name, [_value(d, order, depth + 1)[1] for k,d in parts if k == MATRIX] if depth < 2 else None
+    if kind == CELL and depth > 1: return name, None
+    if kind == CELL: return name, [_value(d, order, depth + 1)[1] for k,d in parts if k == MATRIX]
     stored,body = next(parts, (0, b''))
     if kind == CHAR:
-        if stored not in TEXTS: raise ValueError(f'text of kind {stored}')
+        if stored not in TEXTS: raise ValueError(f'text of kind {stored}.')
         coding = TEXTS[stored]
         return name, body.decode(coding + {'<': '-le', '>': '-be'}[order] if coding[-1] in '62' else coding)
     if not 6 <= kind <= 15: return name, None
-    if stored not in NUMBERS or len(body) % np.dtype(NUMBERS[stored]).itemsize: raise ValueError(f'numbers of kind {stored}')
+    if stored not in NUMBERS or len(body) % np.dtype(NUMBERS[stored]).itemsize:
+        raise ValueError(f'numbers of kind {stored}.')
     return name, np.frombuffer(body, order + NUMBERS[stored])
 
 
@@ -55,10 +60,11 @@ def read_variables(
     "Variables of a MATLAB file; MatlabError naming the file, what is wrong and the remedy"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such MATLAB file.')
-    if file.stat().st_size > LARGEST: raise MatlabError(f'{file} is too large for a list of names, {file.stat().st_size} bytes. Copy it again.')
+    if (n := file.stat().st_size) > LARGEST:
+        raise MatlabError(f'{file} is too large for a list of names, {n} bytes. Copy it again.')
     data,out = file.read_bytes(), {}
     if data[:8] == b'\x89HDF\r\n\x1a\n' or data[512:520] == b'\x89HDF\r\n\x1a\n':
-        raise MatlabError(f"{file} is of MATLAB 7.3: write it anew there with save(..., '-v7').")
+        raise MatlabError(f"{file} is of MATLAB 7.3. Write it anew there with save(..., '-v7').")
     order = {b'IM': '<', b'MI': '>'}.get(data[126:128])
     if order is None: raise MatlabError(f'{file} is not a MATLAB file of version 5 to 7.2. Copy it again.')
     try:
@@ -66,10 +72,12 @@ def read_variables(
             if kind == PACKED:
                 unpack = zlib.decompressobj()
                 body = unpack.decompress(body, LARGEST)
-                if unpack.unconsumed_tail: raise ValueError('a variable is too large for a list')
+                if unpack.unconsumed_tail: raise ValueError('a variable is too large for a list.')
                 kind,body = next(_elements(body, order), (0, b''))
             if kind != MATRIX: continue
             name,value = _value(body, order)
             if name in names: out[name] = value
-    except (ValueError, zlib.error) as e: raise MatlabError(f'{file} is damaged ({e}). Copy it again.') from None
+    except (ValueError, zlib.error) as e:
+        said = str(e).rstrip('.')
+        raise MatlabError(f'{file} is damaged ({said}). Copy it again.') from None
     return out

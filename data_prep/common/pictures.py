@@ -1,0 +1,111 @@
+"Which pictures there are, which of them can be read, and which are copies"
+import hashlib
+import io
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from fastprogress import progress_bar
+from PIL import Image
+
+from qsd_fastai.data.pictures import picture_bytes
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+OURS = {'quality.png', 'quality_sheet.png'}  # which quality.py draws beside the table
+
+
+def some(
+    folder, # Any
+    n=6,    # Names at most
+)->str:
+    "The first names in a folder, for a message"
+    names = sorted(p.name + '/'*p.is_dir() for p in Path(folder).iterdir())
+    more = f' and {len(names) - n} more' if len(names) > n else ''
+    return ', '.join(names[:n]) + more if names else 'nothing'
+
+
+def pictures_in(
+    folder, # Folder to look through; links to folders are followed, hidden files are not looked at
+)->list: # Of paths with forward slashes, sorted
+    "The pictures below `folder`, relative to it; FileNotFoundError saying what was found instead where there are none"
+    folder = Path(folder)
+    if not folder.is_dir():
+        near = some(folder.parent) if folder.parent.is_dir() else 'nor is there a ' + str(folder.parent)
+        raise FileNotFoundError(f'{folder} is not a folder. Beside it: {near}.')
+    def stop(e):
+        raise PermissionError(f'{e.filename} cannot be listed ({e.strerror}). Make it readable, or move it away.')
+    out,seen = [], {os.path.realpath(folder)}
+    for at,dirs,files in os.walk(folder, followlinks=True, onerror=stop):
+        dirs.sort()  # which name of a linked folder counts must not depend on the file system
+        real = {d: os.path.realpath(os.path.join(at, d)) for d in dirs}
+        # a link to a folder above would go round for ever
+        dirs[:] = [d for d in dirs if not d.startswith('.') and real[d] not in seen]
+        seen |= {real[d] for d in dirs}
+        rel = os.path.relpath(at, folder).replace(os.sep, '/')
+        if rel == '.': files = set(files) - OURS
+        found = [f for f in files if f.lower().endswith(SUFFIXES) and not f.startswith('.')]
+        out += found if rel == '.' else [f'{rel}/{f}' for f in found]
+    if out: return sorted(out)
+    kinds = ', '.join(s[1:] for s in SUFFIXES)
+    raise FileNotFoundError(f'No picture ({kinds}) below {folder}. It holds: {some(folder)}.')
+
+
+def listing(
+    folder,      # Folder of the pictures
+    among=('',), # Folders below it that hold those which the table is made from
+)->dict:
+    "What a table is made from, for its record: the pictures by number and by a digest of their names"
+    found = [f'{a}/{p}' if a else p for a in among for p in pictures_in(Path(folder)/a)]
+    return {'folder': Path(folder), 'pictures': len(found), 'listing': zlib.crc32('\n'.join(found).encode())}
+
+
+def _look(file):
+    "`(what is wrong with a picture, None if nothing; a digest of its bytes)`"
+    try:
+        data = picture_bytes(file)
+        # decoding at an eighth of the size finds a cut-off JPEG, which `verify` does not
+        with Image.open(io.BytesIO(data)) as im:
+            im.draft('RGB', (1, 1))
+            im.load()
+    # a decoder may raise anything on broken bytes, and each means the same here
+    except Exception as e: return f'{type(e).__name__}: {e}', None
+    return None, hashlib.blake2b(data, digest_size=16).digest()
+
+
+def readable(
+    table,        # Table of pictures, `attrs['root']` their folder
+    strict=False, # Raise ValueError on the first unreadable one, do not leave it out?
+    workers=8,    # Threads that read and decode
+):
+    """`table` without the pictures that cannot be decoded; those are in `attrs['unreadable']`, each with its reason.
+
+    `attrs['copies']` holds `(path, path)` for each picture whose bytes are those of an earlier row; both stay in."""
+    files = [os.path.join(table.attrs['root'], p) for p in table['path']]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        wrong,digests = zip(*progress_bar(pool.map(_look, files), total=len(files), leave=False))
+    bad = np.array([w is not None for w in wrong], bool)
+    # one line a picture: the message of a decoder may have several, or name the whole path
+    listed = [f'{p}\t{" ".join(w.split())}' for p,w in zip(table['path'], wrong) if w]
+    n = len(listed)
+    if strict and n: raise ValueError(f'{n} of {len(table)} pictures cannot be read, first {listed[0]!r}.')
+    if bad.all(): raise ValueError(f'None of the {n} pictures can be read, first {listed[0]!r}.')
+    first,copies = {}, []
+    for p,d in zip(table['path'], digests):
+        if d is not None and first.setdefault(d, p) != p: copies.append((first[d], p))
+    out = table[~bad].reset_index(drop=True)
+    out.attrs = {**table.attrs, 'unreadable': listed, 'copies': copies}
+    return out
+
+
+def all_readable(
+    table,    # Table of pictures
+    readable, # The function of that name, with its options
+    remedy,   # What to do about one that is not
+):
+    "`table` with what `readable` found out; ValueError where one cannot be read, in sets that may lose none"
+    looked = readable(table)
+    if bad := looked.attrs.get('unreadable'):
+        raise ValueError(f'{len(bad)} of {len(table)} pictures cannot be read, first {bad[0]!r}. {remedy}')
+    return looked

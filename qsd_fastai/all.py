@@ -1,80 +1,65 @@
-"Everything a recipe or a notebook needs: `from qsd_fastai.all import *`"
+"""What recipes, lessons and everyday work use: `from qsd_fastai.all import *`
+
+All else has its room: `from qsd_fastai.data.bins import read_bin`."""
 from fastai.callback.all import *
 from fastai.vision.all import *
 
-from .callbacks.centers import *
-from .callbacks.fits import *
-from .callbacks.loss_terms import *
-from .callbacks.partial_update import *
-from .callbacks.save_state import *
-from .callbacks.track_run import *
-from .data.alignment import *
-from .data.bins import *
-from .data.blocks import *
-from .data.degradations import *
-from .data.degraded import *
-from .data.labels import *
-from .data.loaders import *
-from .data.made import *
-from .data.packing import *
-from .data.pairs import *
-from .data.sources import *
-from .data.table import *
-from .data.templates import *
-from .data.transforms import *
-from .distillation import *
-from .distributed import *
-from .drawn.face import *
-from .drawn.face_traits import *
-from .drawn.face_view import *
-from .drawn.faces import *
-from .drawn.people import *
-from .drawn.person import *
-from .drawn.person_traits import *
-from .drawn.scenes import *
-from .drawn.sets import *
-from .drawn.solids import *
-from .embedder import *
-from .evaluation.comparison import *
-from .evaluation.distances import *
-from .evaluation.metrics import *
-from .evaluation.open_set import *
-from .evaluation.ranking import *
-from .evaluation.rejection import *
-from .evaluation.reranking import *
-from .evaluation.retrieval import *
-from .evaluation.roc import *
-from .evaluation.scores import *
-from .evaluation.single_shot import *
-from .evaluation.store import *
-from .evaluation.templates import *
-from .evaluation.verification import *
-from .export import *
-from .files import *
-from .judging import *
-from .learner import *
-from .losses import *
-from .models.bodies.agw import *
-from .models.bodies.by_name import *
-from .models.bodies.face import *
-from .models.bodies.iresnet import *
-from .models.bodies.mobilefacenet import *
-from .models.bodies.timm import *
-from .models.heads.linear import *
-from .models.heads.margins import *
-from .models.heads.partial_fc import *
-from .models.heads.sharded_softmax import *
-from .models.layers import *
-from .models.preprocess import *
-from .models.recognizer import *
-from .models.weights.faces import *
-from .models.weights.read import *
-from .models.weights.safe_pickle import *
-from .plots.curves import *
-from .plots.pictures import *
-from .plots.quality import *
-from .quality import *
-from .runs.folder import *
-from .runs.tables import *
-from .runs.wandb_run import *
-from .schedules import *
+from .arms import ARMS, chosen_arms, needs_partners
+from .callbacks.centers import CenterUpdate
+from .callbacks.loss_terms import LossTerms
+from .callbacks.partial_update import PartialUpdate
+from .callbacks.save_state import SaveState
+from .callbacks.track_run import TrackRun
+from .choices import one_of
+from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
+from .data.degradations import DEGRADATIONS, degrade
+from .data.degraded import FACE_DEGRADATIONS, degraded_copies
+from .data.labels import join_quality
+from .data.loaders import IdentityDL, picture_files, recognition_block, recognition_dataloaders, table_rows
+from .data.pairs import read_pairs, write_pairs
+from .data.splits import enough_pictures, split_identities
+from .data.table import check_table, describe_table, read_table, write_table
+from .data.transforms import CropFlip, FaceAugment, Squish
+from .distillation import QSDLoss, QualityDistillation, identity_pairs, partner_pairs, select_pairs
+from .drawn.faces import generate_faces
+from .drawn.people import generate_people
+from .embedder import Embedder, list_pictures
+from .evaluation.comparison import arm_gains, arm_means, gains_table
+from .evaluation.metrics import Retrieval, Verification, hardest_pairs, hardest_queries
+from .evaluation.rejection import error_vs_reject, retrieval_vs_reject
+from .evaluation.reranking import expand_queries, k_reciprocal
+from .evaluation.retrieval import by_quality, evaluate_distances, evaluate_retrieval
+from .evaluation.roc import roc_points, tar_at_far
+from .evaluation.store import read_embeddings, write_embeddings
+from .evaluation.verification import evaluate_verification, fuse_flip
+from .export import export_embedder, model_card
+from .judging.judgement import check_choices, merged, rates_of, track_judgement
+from .judging.models import open_learner, open_model
+from .judging.pairs import judge_pairs
+from .judging.search import judge_held_out, judge_search
+from .judging.sets import PairSets
+from .judging.tables import hardest_shown, pictures_of, tables_to_judge
+from .judging.templates import judge_templates
+from .learner import imprint_head, recognition_learner
+from .losses import CenterLoss, IdentityLoss, MarginLoss, RecognitionLoss, TripletLoss, WeightedRegularizedTriplet
+from .models.bodies.agw import agw_resnet50
+from .models.bodies.by_name import body_name, body_size, make_body
+from .models.bodies.iresnet import iresnet18, iresnet34, iresnet50, iresnet100
+from .models.bodies.mobilefacenet import mobilefacenet
+from .models.heads.by_name import make_head
+from .models.heads.linear import LinearHead
+from .models.heads.margins import AdaFace, ArcFace, CosFace, CurricularFace, MagFace, SubCenterArcFace
+from .models.heads.partial_fc import PartialFC
+from .models.layers import BNNeck, GeM
+from .models.preprocess import face_stats, stats_of
+from .models.recognizer import Recognizer
+from .models.weights.read import load_reference
+from .plots.curves import cmc_figure, det_figure, error_vs_reject_figure, gains_figure, roc_figure
+from .plots.pictures import hardest_figure, hardest_pairs_figure, ranked_lists_figure, sheet_figure
+from .plots.quality import map_by_quality_figure, quality_agreement_figure, quality_histogram_figure
+from .quality import label_table, norm_quality, similarity_quality
+from .runs.folder import run_folder, run_or_nothing
+from .runs.wandb_run import finish_run, start_run
+from .runs.wandb_tables import figure_image
+from .schedules import warmup_multistep
+from .stages import Run, in_one_line, rehearse

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fastai.learner import load_learner
 
 from qsd_fastai.data.table import read_table
 from qsd_fastai.drawn.people import generate_people
+from qsd_fastai.losses import WeightedRegularizedTriplet
 
 ROOT = Path(__file__).parents[2]
 FACES = ROOT.parent/'shared'/'data'/'london_faces'/'images'
-tiny = ['--arch', 'test_resnet', '--height', 32, '--width', 16, '--n-ids', 4, '--n-imgs', 3, '--epochs', 2, '--tune-epochs', 1, '--lr', 1e-2]
+tiny = ['--arch', 'test_resnet', '--height', 32, '--width', 16, '--n-ids', 4, '--n-imgs', 3, '--epochs', 2,
+        '--tune-epochs', 1, '--lr', 1e-2]
 
 
 def command(script, *args): return [sys.executable, '-W', 'ignore', str(ROOT/script), *map(str, args)]
@@ -39,28 +42,36 @@ def test_reid_trains_labels_tunes_and_judges(people):
     said = run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'one', *tiny)
     results = pd.read_csv(people/'one'/'results.csv', index_col=0)
     assert list(results.index) == ['baseline', 'fine-tuned without QSD', 'fine-tuned with QSD']
-    assert {'rank1', 'mAP', 'mINP', 'mAP worst', 'mAP best'} <= set(results.columns) and results.notna().all(axis=None)
+    assert {'rank1', 'mAP', 'mINP', 'mAP worst', 'mAP best'} <= set(results.columns)
+    assert results.notna().all(axis=None)
     assert results.stack().between(0, 1).all()
     for name in results.index: assert name in said
-    assert 'Rank correlation of the computed quality with true_quality over 48 training pictures' in said and 'wandb sync' in said
+    assert 'Rank correlation of the computed quality with true_quality over 48 training pictures' in said
+    assert 'wandb sync' in said
     labelled = read_table(people/'one'/'labelled'/'images.csv')
-    assert labelled['quality'].between(0, 100).all() and labelled.groupby(labelled['split'] == 'train')['quality'].std().min() > 1
+    assert labelled['quality'].between(0, 100).all()
+    assert labelled.groupby(labelled['split'] == 'train')['quality'].std().min() > 1
     assert read_table(people/'people'/'images.csv')['quality'].isna().all()  # the table that was given is left as it is
-    for file in ('quality.png', 'quality_agreement.png', 'hardest_queries.png', 'baseline.pkl', 'run.json'): assert (people/'one'/file).stat().st_size
+    for file in ('quality.png', 'quality_agreement.png', 'baseline_hardest_queries.png', 'fine-tuned_with_QSD_cmc.png',
+                 'baseline.pkl'):
+        assert (people/'one'/file).stat().st_size
     assert len(list((people/'one'/'wandb').glob('offline-run-*'))) == 3
-    assert 'already holds a run' in run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'one', *tiny, code=1)
+    assert 'already holds a run' in run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'one', *tiny,
+                                        code=1)
 
 
 def test_weight_zero_is_the_fine_tuning_without(people):
     run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'zero', '--weight', 0, *tiny)
     results = pd.read_csv(people/'zero'/'results.csv', index_col=0)
-    assert results.loc['fine-tuned without QSD'].equals(results.loc['fine-tuned with QSD'].rename('fine-tuned without QSD'))
+    without,qsd = (results.loc[f'fine-tuned {o} QSD'] for o in ('without', 'with'))
+    assert without.tolist() == qsd.tolist()
 
 
 def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_end(people):
     args = ['--data', 'people/images.csv', *tiny, '--epochs', 6]
     run(people, 'recipes/reid.py', *args, '--out', 'whole')
-    going = subprocess.Popen(command('recipes/reid.py', *args, '--out', 'stopped'), cwd=people, env={**os.environ, 'WANDB_MODE': 'offline'},
+    going = subprocess.Popen(command('recipes/reid.py', *args, '--out', 'stopped'), cwd=people,
+                             env={**os.environ, 'WANDB_MODE': 'offline'},
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     state = people/'stopped'/'baseline.state'
     for _ in range(2400):
@@ -74,37 +85,69 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_end(people):
     assert 'Resuming after epoch' in said
     whole,resumed = (pd.read_csv(people/o/'results.csv', index_col=0) for o in ('whole', 'stopped'))
     pd.testing.assert_frame_equal(whole, resumed)
-    assert 'epochs was 6 and is 5' in run(people, 'recipes/reid.py', *args[:-1], 5, '--out', 'stopped', '--resume', code=1)
+    assert 'epochs was 6 and is 5' in run(people, 'recipes/reid.py', *args[:-1], 5, '--out', 'stopped', '--resume',
+                                          code=1)
 
 
 def test_compare_runs_every_arm_with_the_same_seeds(people):
-    said = run(people, 'recipes/compare.py', '--seeds', 2, '--out', 'compared', '--', '--data', 'people/images.csv', *tiny)
+    said = run(people, 'recipes/compare.py', '--seeds', 2, '--out', 'compared', '--', '--data', 'people/images.csv',
+               *tiny)
     results = pd.read_csv(people/'compared'/'results.csv')
-    arms = ['baseline', 'fine-tuned without QSD', 'with QSD, quality shuffled', 'fine-tuned with QSD', 'with QSD, true quality']
+    arms = ['baseline', 'fine-tuned without QSD', 'with QSD, quality shuffled', 'fine-tuned with QSD',
+            'with QSD, true quality']
     assert results.groupby('seed')['arm'].apply(list).tolist() == [arms, arms]
     gains = pd.read_csv(people/'compared'/'gains.csv').set_index(['arm', 'figure'])
-    without,qsd = (results[results['arm'] == o].set_index('seed')['mAP'] for o in ('fine-tuned without QSD', 'fine-tuned with QSD'))
+    without,qsd = (results[results['arm'] == o].set_index('seed')['mAP'] for o in ('fine-tuned without QSD',
+                                                                                   'fine-tuned with QSD'))
     assert gains.loc[('fine-tuned with QSD', 'mAP'), 'mean'] == pytest.approx((qsd - without).mean())
-    assert 'Gain over "fine-tuned without QSD" of the same seed' in said and (people/'compared'/'gains.png').stat().st_size
+    assert 'Gain over "fine-tuned without QSD" of the same seed' in said
+    assert (people/'compared'/'gains.png').stat().st_size
     groups = {json.loads((o/'run.json').read_text())['args']['group'] for o in (people/'compared').glob('seed*')}
     assert groups == {'compared'}
 
 
 def test_the_published_schedule_runs(people):
-    said = run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'paper', '--preset', 'paper', '--height', 32, '--width', 16,
-               '--n-ids', 4, '--n-imgs', 2, '--epochs', 1, '--tune-epochs', 1)
+    said = run(people, 'recipes/reid_agw.py', '--data', 'people/images.csv', '--out', 'paper', '--height', 32,
+               '--width', 16,
+               '--n-ids', 4, '--n-imgs', 2, '--epochs', 1, '--tune-epochs', 1, '--arms', 'with')
     assert 'with QSD' in said
-    args = json.loads((people/'paper'/'run.json').read_text())['args']
-    assert args['arch'] == 'agw_resnet50' and args['pairs'] == 'partner' and args['tune_lr'] == 3.5e-6
+    kept = json.loads((people/'paper'/'run.json').read_text())
+    assert kept['args']['pairs'] == 'partner'
+    assert kept['args']['tune_lr'] == 3.5e-6
+    assert 'pairs' in kept['stages']['fine-tuned with QSD']
+    learn = load_learner(people/'paper'/'fine-tuned_with_QSD.pkl')
+    assert type(learn.model.body).__name__ == 'NonLocalResNet'
+    assert isinstance(learn.loss_func.triplet, WeightedRegularizedTriplet)
+    assert learn.loss_func.center.centers.shape == (8, 2048)
+
+
+def test_what_remains_may_be_asked_for_otherwise(people):
+    args = ['--data', 'people/images.csv', '--out', 'changed', *tiny]
+    run(people, 'recipes/reid.py', *args, '--arms', 'without')
+    before = pd.read_csv(people/'changed'/'results.csv', index_col=0)
+    said = run(people, 'recipes/reid.py', *args, '--arms', 'without,with', '--weight', 3, '--workers', 1, '--resume')
+    assert said.count('epochs were done') == 2
+    after = pd.read_csv(people/'changed'/'results.csv', index_col=0)
+    pd.testing.assert_frame_equal(after.iloc[:2], before)
+    changed, = json.loads((people/'changed'/'run.json').read_text())['changed']
+    assert changed['weight'] == [1.0, 3.0]
+    assert changed['arms'] == ['without', 'without,with']
+    said = run(people, 'recipes/reid.py', *args, '--arms', 'without,with', '--weight', 2, '--resume', code=1)
+    assert 'The stage "fine-tuned with QSD"' in said
+    assert 'weight was 3.0 and is 2.0' in said
+    said = run(people, 'recipes/reid.py', *args, '--weight', 3, '--tune-lr', 1e-4, '--resume', code=1)
+    assert 'tune_lr was 0.002 and is 0.0001' in said
 
 
 @pytest.mark.skipif(not FACES.is_dir(), reason='the London faces are not beside the repository')
 def test_real_faces_end_to_end(tmp_path):
     said = run(tmp_path, 'data_prep/folder.py', FACES, '--query', 'neutral', '--degrade', 3, '--out', 'faces')
     table = read_table(tmp_path/'faces'/'images.csv')
-    assert table['identity'].nunique() == 102 and table['true_quality'].between(0, 100).all()
+    assert table['identity'].nunique() == 102
+    assert table['true_quality'].between(0, 100).all()
     assert table.loc[table['split'] == 'gallery', 'path'].str.contains('smiling').all()
     assert table.loc[table['split'] == 'query', 'path'].str.contains('neutral').all()
-    said = run(tmp_path, 'recipes/reid.py', '--data', 'faces/images.csv', '--out', 'run', '--arch', 'test_resnet', '--height', 32, '--width', 32,
+    said = run(tmp_path, 'recipes/reid.py', '--data', 'faces/images.csv', '--out', 'run', '--arch', 'test_resnet',
+               '--height', 32, '--width', 32,
                '--n-ids', 12, '--n-imgs', 4, '--epochs', 1, '--tune-epochs', 1)
     assert 'fine-tuned with QSD' in said

@@ -1,0 +1,83 @@
+"What a judgement says: figures, the protocol they were made by, frames for files, and pictures"
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..choices import one_of
+from ..data.loaders import picture_files
+from ..runs.wandb_run import finish_run, kept_beside, start_run
+from ..runs.wandb_tables import figure_image
+
+__all__ = ['Judgement', 'check_choices', 'merged', 'rates_of', 'track_judgement']
+
+
+@dataclass
+class Judgement:
+    "One part of it: search, pairs or templates"
+    figures:dict                               # Name -> number
+    protocol:dict                              # Every switch that it was made by, for JSON
+    frames:dict = field(default_factory=dict)  # Name -> DataFrame, a row a query or pair
+    plots:dict = field(default_factory=dict)   # Name -> matplotlib figure
+    tables:dict = field(default_factory=dict)  # Name -> function of files and paths that makes a W&B table
+
+
+def merged(
+    parts:dict, # Name -> `Judgement`
+)->Judgement:
+    "All parts as one; the protocol of each under its name"
+    whole = Judgement({}, {k: o.protocol for k,o in parts.items()})
+    for o in parts.values():
+        whole.figures |= o.figures
+        whole.frames |= o.frames
+        whole.plots |= o.plots
+        whole.tables |= o.tables
+    return whole
+
+
+def track_judgement(
+    found,    # `figures`, and what they were made by: `protocol`, `data`, `model`
+    plots,    # Name -> matplotlib figure
+    tables,   # Name -> function of picture files and their paths that makes a W&B table
+    table,    # Of pictures
+    dir,      # Of the run
+    group='', # Of the run in W&B; the name of its folder when not given
+    **kwargs, # For `start_run`: `name`
+):
+    "A W&B run of a model that was judged: figures as its summary, pictures, tables"
+    config = {k: found[k] for k in ('protocol', 'data', 'model')}
+    run = start_run(config=config, dir=dir, group=group or Path(dir).name, **kwargs)
+    run.summary.update(found['figures'])
+    shown = picture_files(table).to_numpy(),table['path'].to_numpy()
+    pictures = {k: figure_image(v) for k,v in plots.items()}
+    with kept_beside(run): run.log({**pictures, **{k: make(*shown) for k,make in tables.items()}})
+    finish_run(run)
+
+
+def rates_of(
+    text:str, # Of a command line, with commas between
+)->tuple: # Of floats
+    "False acceptance rates; `ValueError` naming what is none"
+    rates = []
+    for part in text.split(','):
+        try: rates.append(float(part))
+        except ValueError: rates.append(0.)
+        if not 0 < rates[-1] <= 1:
+            raise ValueError(f'--far {part} is no rate. Give numbers above 0, and 1 at most, with commas between.')
+    return tuple(rates)
+
+
+def check_choices(
+    table,                # Of pictures
+    thresholds:str,       # Of `judge_pairs`
+    unit:str,             # Of `judge_pairs`
+    reject_threshold:str, # Of `judge_pairs`
+    reject_figure:str,    # Of `judge_search`
+    pool:str,             # Of `judge_templates`
+    weigh:str,            # Of `judge_templates`
+):
+    "Refuse what the judges would refuse only when everything has been embedded"
+    one_of('--thresholds', thresholds, 'grid', 'exact')
+    one_of('--unit', unit, 'picture', 'pair')
+    one_of('--reject-threshold', reject_threshold, 'fixed', 'refixed')
+    one_of('--reject-figure', reject_figure, 'mAP', 'rank1', 'mINP')
+    one_of('--pool', pool, 'mean', 'norm')
+    if weigh: one_of('--weigh', weigh, *table)

@@ -1,0 +1,115 @@
+"Judging a search: queries against the gallery, re-ranked and expanded too, by quality, with the worst rejected"
+from functools import partial
+
+import numpy as np
+
+from ..data.loaders import picture_files
+from ..evaluation.metrics import RetrievalJudge, hardest_queries
+from ..evaluation.rejection import retrieval_vs_reject
+from ..evaluation.reranking import expand_queries, k_reciprocal
+from ..evaluation.retrieval import by_quality, evaluate_distances, evaluate_retrieval
+from ..evaluation.single_shot import single_shot_cmc
+from ..evaluation.store import EmbeddingStore
+from ..plots.curves import cmc_figure, error_vs_reject_figure
+from ..plots.pictures import hardest_figure
+from ..plots.quality import map_by_quality_figure
+from ..runs.wandb_tables import hardest_table
+from .judgement import Judgement
+
+__all__ = ['judge_held_out', 'judge_search']
+
+
+def judge_search(
+    table,                    # Of pictures
+    emb,                      # `(n, nf)` embeddings of its `rows`
+    rows=None,                # `(n,)` numbers of rows; all when not given. Training pictures are passed over
+    known=(),                 # Columns of quality to reject by; the first one cuts worst, middle, best
+    figures=('rank1', 'rank5', 'rank10', 'mAP', 'mINP'), # Which to report, ranks of any number
+    euclidean:bool=False,     # By squared Euclidean distance of the embeddings as they are, instead of cosine?
+    cameras:bool=True,        # Take out what the query's own camera saw of the same person?
+    expand:int=0,             # Search with queries averaged with so many nearest gallery pictures, too
+    alpha:float=0.,           # Of the expansion: weights cosine**alpha
+    rerank=None,              # `(k1, k2, share)` of k-reciprocal re-ranking, too
+    draws:int=0,              # Where the record asks for a single gallery shot: drawings; 0 is their exact expectation
+    reject_figure:str='mAP',  # Of queries kept: mAP, rank1, mINP; none when empty
+    hardest:int=8,            # Queries to look at; 0 shows none
+)->Judgement:
+    "CMC, mAP and mINP, for each way to search that is asked for; thirds by the first known quality"
+    rows = range(len(table)) if rows is None else rows
+    held = (table['split'] != 'train').to_numpy()[rows]
+    quality = table[known[0]] if known else None
+    store = EmbeddingStore.of_table(table, emb[held], np.asarray(rows)[held], quality)
+    options = dict(normalize=not euclidean, exclude_same_camera=cameras, max_rank=50)
+    result,thirds = RetrievalJudge(store, **options).found(strict=True)
+    emb,ids,_,scene = store.gathered()
+    query,camera = scene[:,2] == 1,scene[:,1].numpy()
+    who = ids[query], ids[~query], camera[query], camera[~query]
+
+    results = {'': result}
+    if expand:
+        asked = expand_queries(emb[query], emb[~query], expand, alpha)
+        results[' expanded'] = evaluate_retrieval(asked, emb[~query], *who, **options)
+    if rerank:
+        distances = k_reciprocal(emb[query], emb[~query], *rerank, options['normalize'])
+        results[' re-ranked'] = evaluate_distances(distances, *who, exclude_same_camera=cameras)
+    per_query = table.iloc[scene[query, 0]][['path', 'identity', 'camera', *known]].reset_index(drop=True)
+    reported,cmc = {},{}
+    for end,found in results.items():
+        reported |= {f'{k}{end}': _figure(found, k) for k in figures}
+        cmc[end.strip() or 'plain'] = found.cmc
+        per_query = per_query.join(found.per_query.drop(columns='query').add_suffix(end))
+    if (table.attrs.get('record') or {}).get('single_gallery_shot'):
+        seen = who[2:] if cameras else (None, None)
+        asked = emb[query],emb[~query],*who[:2],*seen
+        single = single_shot_cmc(*asked, n_draws=draws or None, normalize=not euclidean)
+        cmc['single gallery shot'] = single
+        reported |= {f'{k} single gallery shot': _rank(single, k) for k in figures if k.startswith('rank')}
+
+    plots,tables,rejection = {'cmc': cmc_figure(cmc if len(cmc) > 1 else result.cmc)},{},None
+    if hardest:
+        hard = hardest_queries(store, hardest)
+        plots['hardest_queries'] = hardest_figure(hard, picture_files(table).to_numpy())
+        tables['hardest_queries_table'] = partial(hardest_table, hard)
+    if known:
+        for third in ('worst', 'best'):
+            reported |= {f'{c} {third}': float(thirds.loc[third, c]) for c in ('rank1', 'mAP')}
+        for c in known:
+            of = by_quality(result.per_query, per_query[c])
+            plots[f'map_by_{c}'] = map_by_quality_figure(of, title=f'mAP by {_said(c)}')
+    if known and reject_figure:
+        rejection = retrieval_vs_reject(result.per_query, {_said(c): per_query[c] for c in known}, reject_figure)
+        plots['search_vs_reject'] = error_vs_reject_figure(rejection)
+        reported |= {f'{rejection.what} rejecting: {k}': float(v) for k,v in rejection.areas['partial'].items()}
+    protocol = {'distance': 'squared Euclidean' if euclidean else 'cosine', 'same_camera_excluded': cameras,
+                'queries': result.n_queries, 'gallery': int((~query).sum()),
+                'unanswerable_left_out': result.n_unanswerable, 'thirds_by': known[0] if known else None,
+                'expand': [expand, alpha] if expand else None,
+                'rerank': list(rerank) if rerank else None,
+                'single_gallery_shot': (draws or 'exact') if 'single gallery shot' in cmc else None,
+                'rejection': rejection and f'{rejection.what}, unit query, {rejection.how}'}
+    return Judgement(reported, protocol, {'per_query': per_query}, plots, tables)
+
+
+def judge_held_out(
+    learn,             # `Learner`
+    table,             # Of all pictures
+    figures:tuple,     # Which to report, as in `judge_search`
+    by:str='',         # Column of quality that cuts worst, middle, best, where any of the queries has it
+    cameras:bool=True, # Take out what the query's own camera saw of the same person?
+    flip:bool=False,   # Judge the sum of the embeddings of picture and mirror image?
+)->Judgement: # Empty where the table has no queries
+    "The held-out identities of a table, as a training recipe judges them"
+    held = table[table['split'] != 'train']
+    asked = held['split'] == 'query'
+    if not asked.any(): return Judgement({}, {})
+    known = [by] if by and held.loc[asked, by].notna().any() else []
+    return judge_search(held, learn.embed(held, flip=flip), None, known, figures, cameras=cameras, reject_figure='')
+
+
+def _rank(cmc, name): return float(cmc[min(int(name.removeprefix('rank')), len(cmc)) - 1])
+
+
+def _figure(result, name): return _rank(result.cmc, name) if name.startswith('rank') else float(getattr(result, name))
+
+
+def _said(column): return column.replace('_', ' ')

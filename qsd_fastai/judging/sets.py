@@ -1,0 +1,122 @@
+"The sets of pairs that a model for faces is judged on, as they are and degraded, and their judgement in one row"
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..data.degraded import FACE_DEGRADATIONS, degraded_copies
+from ..data.loaders import picture_files
+from ..data.pairs import read_pairs
+from ..data.table import read_table
+from ..evaluation.metrics import Retrieval, Verification, hardest_pairs
+from ..evaluation.rejection import error_vs_reject
+from ..evaluation.roc import roc_points
+from ..evaluation.verification import evaluate_verification
+from ..plots.curves import error_vs_reject_figure, roc_figure
+from ..plots.pictures import hardest_pairs_figure
+from ..quality import norm_quality, similarity_quality
+from .judgement import Judgement
+
+__all__ = ['PairSets']
+
+
+class PairSets:
+    "Sets of pairs by name: `pairs.csv` beside a table of held-out people, and any others, each beside its own table"
+    def __init__(self,
+        table:pd.DataFrame=None, # To be trained on; the pairs beside it are judged where there are any
+        files:str='',            # More `pairs.csv`, with commas between; each has its table beside it
+        far:float=1e-2,          # False acceptance rate at which true acceptance is stated
+        flip:bool=False,         # Judge the sum of the embeddings of picture and mirror image?
+    ):
+        self.sets,self.far,self.flip,self.copies,self.own = {},far,flip,(),None
+        self.searched = table is not None and bool((table['split'] == 'query').any())
+        if not 0 < far <= 1: raise ValueError(f'--far {far:g} is no rate. Give one above 0, and 1 at most.')
+        if table is not None: self._add_own(table)
+        for file in filter(None, files.split(',')): self._add(Path(file))
+
+    def __bool__(self): return bool(self.sets)
+
+    def _add_own(self, table):
+        beside,held = Path(table.attrs['root'])/'pairs.csv',table[table['split'] != 'train']
+        if not beside.is_file(): return
+        try: self.own = read_pairs(beside, held)
+        except ValueError as e:
+            said = 'data_prep/pairs.py --hold-out 2 keeps those who are judged out of training.'
+            raise ValueError(f'{beside}: {e} {said}') from e
+        self.sets['pairs'] = held,self.own
+
+    def _add(self, file):
+        if file.suffix == '.bin':
+            raise ValueError(f'--sets: {file} is no pairs.csv. Make one of it: python data_prep/bins.py {file}')
+        name = file.parent.name
+        if name in self.sets: raise ValueError(f'--sets: two sets are called {name}. Rename the folder of one.')
+        judged = read_table(file.with_name('images.csv'))
+        self.sets[name] = judged,read_pairs(file, judged)
+
+    def check(self,
+        degraded:bool=False, # Will degraded copies be wanted?
+    ):
+        "These sets; `ValueError` where there is nothing to judge, or nothing that degraded copies can be made of"
+        if degraded and not self:
+            raise ValueError('--degraded has no pictures: neither pairs.csv beside the table nor --sets. Name some.')
+        if not self and not self.searched:
+            raise ValueError('There is nothing to judge: neither pairs.csv beside the table, nor --sets, nor queries.')
+        return self
+
+    def metrics(self):
+        "Of a learner: figures of the pairs beside the table, else of the search among its held-out pictures"
+        if self.own is not None: return Verification('accuracy', f'tar@{self.far:g}', pairs=self.own)
+        return Retrieval() if self.searched else None
+
+    def degrade(self,
+        folder, # Where the copies go
+        kinds=FACE_DEGRADATIONS, # `(kind, amount)`
+    ):
+        "Add copies of the first set, degraded in each of several ways; an existing one is taken"
+        first,(judged,pairs) = next(iter(self.sets.items()))
+        for kind,amount in kinds:
+            to = Path(folder)/f'{kind}_{amount:g}'
+            copies = degraded_copies(judged, to, kind, amount, pairs=pairs, progress=False)
+            self.sets[f'{first} {kind} {amount:g}'] = copies,read_pairs(to/'pairs.csv', copies)
+        self.copies = [k for k in self.sets if k.startswith(f'{first} ')]
+
+    def judge(self,
+        learn,      # `Learner`
+        seed:int=0, # Of the quality that pictures are rejected by
+    )->Judgement:
+        "Accuracy and TAR of each set, the mean of degraded copies first; ROC, hardest pairs, error against rejection"
+        row,rocs,plots,parts = {},{},{},[]
+        for name,(table,pairs) in self.sets.items():
+            judged = table[table['path'].isin({*pairs['path1'], *pairs['path2']})]
+            emb,at = learn.embed(judged, flip=self.flip),pd.Series(range(len(judged)), judged['path'])
+            first,second = (at[pairs[c]].to_numpy() for c in ('path1', 'path2'))
+            result = evaluate_verification(emb[first], emb[second], pairs['same'], pairs['fold'])
+            row |= {f'{name} accuracy': result.accuracy, f'{name} tar': result.tar_at_far((self.far,))['tar'].iloc[0]}
+            rocs[name] = roc_points(result.per_pair['score'], result.per_pair['same'])
+            hard = result.per_pair.assign(row1=first, row2=second, quality1=np.nan, quality2=np.nan)
+            files = picture_files(judged).to_numpy()
+            plots[f'hardest_{name.replace(" ", "_")}'] = hardest_pairs_figure(hardest_pairs(hard, 8), files)
+            parts.append((judged, emb, first, second, result.per_pair))
+        if not parts: return Judgement({}, {})
+        if self.copies:
+            each = {f'{k} {o}': row.pop(f'{k} {o}') for k in self.copies for o in ('accuracy', 'tar')}
+            for o in ('accuracy', 'tar'): row[f'degraded {o}'] = np.mean([each[f'{k} {o}'] for k in self.copies])
+            row |= each
+        plots = {'roc': roc_figure(rocs), **plots}
+        try: plots['rejection'] = error_vs_reject_figure(self._rejection(parts, seed))
+        except ValueError as e: print(f'Rejection is not judged: {e}') # A run of hours must not end for a figure
+        return Judgement(row, {'far': self.far, 'flip': self.flip}, plots=plots)
+
+    def _rejection(self, parts, seed):
+        "What rejecting the worst pictures of all sets is worth: by likeness to others, by length, by truth"
+        tables,embs,firsts,seconds,per_pair = zip(*parts)
+        begin = np.cumsum([0, *map(len, tables)])
+        first,second = (np.concatenate([rows + n for rows,n in zip(o, begin)]) for o in (firsts, seconds))
+        emb,everyone = torch.cat(embs),pd.concat(tables, ignore_index=True)
+        quality = {'similarity': similarity_quality(emb, everyone['identity'], seed=seed),
+                   'length of the embedding': norm_quality(emb)}
+        if 'true_quality' in everyone and everyone['true_quality'].notna().all():
+            quality['true quality'] = everyone['true_quality'].to_numpy()
+        scores,same = (np.concatenate([o[k] for o in per_pair]) for k in ('score', 'same'))
+        return error_vs_reject(scores, same, first, second, quality, far=self.far)

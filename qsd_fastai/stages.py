@@ -1,0 +1,192 @@
+"A recipe's run: one stage after another, each tracked, resumable and exported, and the table of what came out"
+import inspect
+import io
+import warnings
+from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
+from functools import wraps
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.training import GradientAccumulation
+from fastai.torch_core import set_seed
+
+from .arms import needs_partners
+from .callbacks.save_state import SaveState
+from .callbacks.track_run import TrackRun
+from .data.table import write_table
+from .distillation import QualityDistillation
+from .plots.quality import quality_agreement_figure, quality_histogram_figure
+from .runs.folder import RunFolder
+from .runs.wandb_run import finish_run, start_run
+from .runs.wandb_tables import figure_image
+
+__all__ = ['Run', 'Stage', 'in_one_line', 'rehearse']
+
+# What a finished stage does not depend on: how a run is kept, loaded and judged. Judging is done again at a resume
+FREE = ('arms', 'degraded', 'far', 'flip', 'group', 'sets', 'shuffle_quality', 'workers')
+TUNING = ('tune_epochs', 'tune_lr')           # What the baseline does not depend on
+METHOD = ('map_norm', 'pairs', 'weight')      # What nothing but a stage with QSD depends on
+
+
+class Run:
+    """The folder, the W&B group and the stages of a recipe. Nothing is written before the first stage.
+
+    A run that ends before its first epoch is over leaves its folder free. One that was stopped later is resumed:
+    stages that had begun must be asked for with the options they were made with, the others may differ, and what
+    changed stands in `run.json`."""
+    def __init__(self,
+        recipe:str,          # Its name: a new folder is `runs/<recipe>-<date>-<time>`
+        args:dict,           # Its options, `locals()` at the top of a recipe: `out`, `resume`, `seed`, `group`, ...
+    ):
+        self.args = {k: v for k,v in args.items() if k not in ('out', 'resume')}
+        self.resume = args.get('resume', False)
+        self.folder = RunFolder(recipe, args.get('out'), self.args, self.resume, stagewise=True)
+        self.out,self.results,self.current = self.folder.out,{},None
+
+    @contextmanager
+    def stage(self,
+        title:str,   # In tables and of the W&B run
+        epochs:int,  # For the line that is printed
+    ):
+        "One fit from a fresh seed. Ctrl-C ends the program with a word on how to go on"
+        if not self.results: self.folder.open()
+        print(f'\n== {title}: {epochs} epochs')
+        set_seed(self.args['seed'], reproducible=True)
+        self.current = Stage(self, title)
+        try: yield self.current
+        except KeyboardInterrupt:
+            raise SystemExit('\n' + self._stopped()) from None
+        except BaseException as e:
+            e.in_stage = True
+            self.folder.free()
+            raise
+
+    def _stopped(self):
+        self.folder.free()
+        if not self.folder.file.exists():
+            return f'Stopped before an epoch was finished: there is nothing to go on with in {self.out}.'
+        return f'Stopped. All finished epochs are kept in {self.out}: give the same command with --resume to go on.'
+
+    def show_quality(self,
+        labelled:pd.DataFrame, # With computed labels in `quality`
+    ):
+        "Labels of the training pictures as a table and as pictures, beside `true_quality` where the table has it"
+        write_table(labelled, self.out/'labelled'/'images.csv')
+        train = labelled['split'] == 'train'
+        computed = labelled.loc[train, 'quality']
+        quality_histogram_figure(computed).savefig(self.out/'quality.png', dpi=150)
+        if 'true_quality' not in labelled: return
+        known = labelled.loc[train, 'true_quality']
+        correlation = known.rank().corr(computed.rank())
+        what = f'the computed quality with true_quality over {len(known):,} training pictures'
+        print(f'\nRank correlation of {what}: {correlation:.2f}')
+        self.current.wandb_run.summary['quality_rank_correlation'] = correlation
+        quality_agreement_figure(computed, known, correlation).savefig(self.out/'quality_agreement.png', dpi=150)
+
+    def finish(self,
+        said:str, # What the figures are of, above the table
+    )->pd.DataFrame: # A row a stage
+        "Write `results.csv`, and print it in %: stages below each other, or side by side where there are many figures"
+        results = pd.DataFrame(self.results).T.dropna(axis=1, how='all') # Too few pairs for a rate
+        results.to_csv(self.out/'results.csv')
+        shown = (100*results).round(1)
+        print(f'\n{said}\n\n{(shown if shown.shape[1] < 9 else shown.T).to_string()}')
+        print(f'\nEverything of this run is in {self.out}')
+        return results
+
+
+class Stage:
+    "One fit of a `Run`: its callbacks, its W&B run, its files"
+    def __init__(self,
+        run:Run,   # That it is part of
+        title:str, # As `Run.stage` has it
+    ):
+        self.run,self.title,self.first,self.distils = run,title,not run.results,False
+        self.name = title.replace(',', '').replace(' ', '_')
+        self._wandb_run = None
+
+    def cbs(self,
+        *cbs, # Of the method and the schedule; `None` is passed over
+    )->list:
+        "Callbacks of the fit: those given, the state that it is resumed from, and tracking"
+        cbs = [cb for cb in cbs if cb is not None]
+        self.distils = any(isinstance(cb, QualityDistillation) for cb in cbs)
+        assert self.wandb_run # It begins before the fit, which then goes on in it
+        return [*cbs, SaveState(self.run.out/f'{self.name}.state', self.run.resume), TrackRun()]
+
+    @property
+    def wandb_run(self):
+        "The W&B run of this stage; it begins when somebody asks, and then what the stage is made with is noted"
+        if self._wandb_run is None:
+            run,args = self.run,self.run.args
+            apart = {*FREE, *(TUNING if self.first else ()), *(() if self.distils else METHOD)}
+            run.folder.begin(self.title, [k for k in args if k not in apart])
+            self._wandb_run = start_run(name=f'{run.out.name} {self.title}', group=args.get('group') or run.out.name,
+                                        dir=run.out, id=f'{run.folder.id}-{self.name}',
+                                        config={**args, 'stage': self.title})
+        return self._wandb_run
+
+    def done(self,
+        learn,       # The learner as it came out
+        *judgements, # Of it: what has `figures`, name -> share, and `plots`, name -> matplotlib figure
+    ):
+        "Keep the learner, its figures and its plots, and end the W&B run"
+        learn.export(f'{self.name}.pkl')
+        figures = {k: v for o in judgements for k,v in o.figures.items()}
+        self.run.results[self.title] = figures
+        self.wandb_run.summary.update({f'final/{k}': v for k,v in figures.items()})
+        for k,figure in [pair for o in judgements for pair in o.plots.items()]:
+            figure.savefig(self.run.out/f'{self.name}_{k}.png', dpi=150)
+            self.wandb_run.log({f'final/{k}': figure_image(figure)})
+        finish_run(self.wandb_run)
+
+
+class _OneBatch(Callback):
+    "Ends a fit when its first batch has gone forward and backward"
+    order = GradientAccumulation.order - 5
+    def before_step(self): raise CancelFitException
+
+
+class _Blind:
+    "Embeds pictures without looking at them"
+    def embed(self, table, **kwargs): return torch.rand(len(table), 8, generator=torch.Generator().manual_seed(0))
+
+
+def rehearse(
+    learner,    # Function of a table and a method that makes a learner, as the stages will
+    judge,      # Function of a learner that judges it, as the stages will; here it gets random embeddings
+    table,      # To be trained on
+    methods=(), # Callbacks or `None`, as the stages will use them
+):
+    """Everything once in small, so that what does not fit is found in seconds; nothing is kept.
+
+    One batch forward and backward for each way of pairing, two pictures embedded, one judgement."""
+    table = table.assign(quality=np.linspace(0, 100, len(table)))
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        judge(_Blind())
+        for method in {needs_partners(o): o for o in (None, *methods)}.values():
+            learn = learner(table, method)
+            cbs = [_OneBatch(), *([deepcopy(method)] if method else [])]
+            try:
+                with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=cbs)
+                learn.embed(table.iloc[:2])
+            except (AssertionError, RuntimeError) as e:
+                raise ValueError(f'A first batch does not pass. {e} Look at the size and at the body.') from e
+
+
+def in_one_line(
+    main, # Of a recipe
+):
+    "Decorate `main` of a recipe: what is wrong before the first stage ends it in one line, later with a traceback"
+    @wraps(main)
+    def run(*args, **kwargs):
+        try: return main(*args, **kwargs)
+        except (ValueError, RuntimeError, OSError, ImportError) as e:
+            if getattr(e, 'in_stage', False): raise
+            raise SystemExit(' '.join(str(e).split())) from e
+    run.__signature__ = inspect.signature(main)
+    return run

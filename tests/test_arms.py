@@ -1,0 +1,50 @@
+"Arms: what each of them is trained on, by which method, and which are refused"
+import numpy as np
+import pandas as pd
+import pytest
+
+from qsd_fastai.arms import ARMS, chosen_arms, needs_partners
+
+
+@pytest.fixture
+def labelled():
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({'path': [f'{i}.jpg' for i in range(20)], 'split': ['train']*16 + ['query', 'gallery']*2,
+                         'quality': rng.permutation(20)*1., 'true_quality': rng.permutation(20)*1.})
+
+
+def test_labels_of_each_arm(labelled):
+    kept = labelled.copy()
+    pd.testing.assert_frame_equal(ARMS['with'].table(labelled), labelled)
+    pd.testing.assert_frame_equal(ARMS['without'].table(labelled), labelled)
+    assert ARMS['true'].table(labelled)['quality'].tolist() == labelled['true_quality'].tolist()
+    shuffled = ARMS['shuffled'].table(labelled, seed=3)
+    train = labelled['split'] == 'train'
+    assert sorted(shuffled.loc[train, 'quality']) == sorted(labelled.loc[train, 'quality'])
+    assert not shuffled.loc[train, 'quality'].equals(labelled.loc[train, 'quality'])
+    assert shuffled.loc[~train, 'quality'].equals(labelled.loc[~train, 'quality'])
+    pd.testing.assert_frame_equal(ARMS['shuffled'].table(labelled, seed=3), shuffled)
+    pd.testing.assert_frame_equal(labelled, kept)
+
+
+def test_methods_of_each_arm():
+    assert ARMS['without'].method() is None
+    assert not needs_partners(None)
+    found = {key: arm.method(.5, 'batch', map_norm='l2') for key,arm in ARMS.items() if key != 'without'}
+    for method in found.values():
+        assert method.weight == .5
+        assert method.qsd.map_norm == 'l2'
+    assert {key: needs_partners(o) for key,o in found.items()} == {
+        'with': False, 'shuffled': False, 'true': False, 'partner': True, 'joint': True}
+    assert [found[key].forward for key in ('partner', 'joint')] == ['separate', 'joint']
+    assert needs_partners(ARMS['with'].method(1., 'partner'))
+    with pytest.raises(ValueError, match='pairs'): ARMS['with'].method(1., 'partners')
+
+
+def test_arms_of_a_command_line(labelled):
+    assert [o.key for o in chosen_arms('without,with', labelled)] == ['without', 'with']
+    assert [o.key for o in chosen_arms('without,with', labelled, shuffle_quality=True)] == ['without', 'shuffled']
+    with pytest.raises(ValueError, match='Did you mean with'): chosen_arms('wiht')
+    with pytest.raises(ValueError, match='an arm twice'): chosen_arms('with,with')
+    with pytest.raises(ValueError, match='an arm twice'): chosen_arms('with,shuffled', shuffle_quality=True)
+    with pytest.raises(ValueError, match='true_quality'): chosen_arms('true', labelled.drop(columns='true_quality'))

@@ -12,7 +12,8 @@ meta = config['DEFAULT']
 def lines(key): return [line for line in meta[key].splitlines() if line.strip()]
 
 
-setup(version=meta['version'], description=meta['description'], keywords=meta['keywords'].split(), author=meta['author'],
-      license=meta['license'], python_requires='>=' + meta['min_python'], install_requires=lines('requirements'),
-      extras_require={'data': lines('data_requirements'), 'export': lines('export_requirements'),
-                      'dev': lines('dev_requirements') + lines('data_requirements') + lines('export_requirements')})
+extras = {name: lines(f'{name}_requirements') for name in ('data', 'export')}
+extras['dev'] = sum(extras.values(), lines('dev_requirements'))
+setup(version=meta['version'], description=meta['description'], keywords=meta['keywords'].split(),
+      author=meta['author'], license=meta['license'], python_requires='>=' + meta['min_python'],
+      install_requires=lines('requirements'), extras_require=extras)

@@ -11,21 +11,31 @@ readme = (ROOT/'README.md').read_text()
 
 
 def test_the_python_lines_run(tmp_path, monkeypatch):
-    "As printed, but for one epoch in place of 60"
+    "As printed, but for a small body, small pictures and one epoch"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('WANDB_MODE', 'offline')
     generate_people('market1501', n_train=16, n_test=4, n_imgs=4, n_test_imgs=4, size=(64, 32), progress=False)
     lines = re.search(r'```python\n(from qsd_fastai.*?)```', readme, re.S)[1]
     assert 'learn.fit_one_cycle(60, 3.5e-4)' in lines
     done = {}
-    exec(lines.replace('fit_one_cycle(60,', 'fit_one_cycle(1,'), done)
-    assert len(done['learn'].recorder.values) == 1 and len(done['learn'].recorder.values[0]) == 5
-    assert list((tmp_path/'runs').rglob('*.wandb'))
+    for printed,small in (('fit_one_cycle(60,', 'fit_one_cycle(1,'), ('fit_one_cycle(20,', 'fit_one_cycle(1,'),
+                          ("'resnet50'", "'resnet18'"), ('size=(256,128)', 'size=(64,32)')):
+        assert printed in lines
+        lines = lines.replace(printed, small)
+    exec(lines, done)
+    for learn in (done['learn'], done['tuned']): assert len(learn.recorder.values) == 1
+    labels = done['table'].loc[done['table']['split'] == 'train', 'quality']
+    assert labels.std() > 1
+    assert done['tuned'].quality_distillation.n_known
+    assert len(done['tuned'].recorder.values) == 1
+    assert len(done['tuned'].recorder.values[0]) == 5
+    assert done['tuned'].track_run.logged[2] == 1  # epochs, to W&B
 
 
 def test_what_it_names_is_there():
     for link in re.findall(r'\]\(((?!http)[^)#]+)\)', readme): assert (ROOT/link).exists(), link
-    for script in set(re.findall(r'python ((?:recipes|data_prep)/\w+\.py)', readme)): assert (ROOT/script).is_file(), script
+    for script in set(re.findall(r'python ((?:recipes|data_prep)/\w+\.py)',
+                                 readme)): assert (ROOT/script).is_file(), script
     targets = re.findall(r'^(\w+):', (ROOT/'Makefile').read_text(), re.M)
     for target in set(re.findall(r'make (\w+) ', readme)): assert target in targets
 
@@ -38,4 +48,6 @@ def test_metadata_stands_in_one_place():
 
 
 def test_ci_calls_the_test_command_of_the_readme():
-    assert 'make test' in readme and 'make demo' in readme and 'make test' in (ROOT/'.ci'/'run').read_text()
+    assert 'make test' in readme
+    assert 'make demo' in readme
+    assert 'make test' in (ROOT/'.ci'/'run').read_text()

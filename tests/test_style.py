@@ -5,28 +5,50 @@ import re
 import subprocess
 import sys
 import tokenize
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(p.relative_to(ROOT).as_posix() for folder in ('qsd_fastai', 'recipes', 'data_prep', 'benchmarks', 'tests')
+FILES = sorted(p.relative_to(ROOT).as_posix() for folder in ('qsd_fastai', 'recipes', 'data_prep', 'benchmarks',
+                                                             'tests')
                for p in (ROOT/folder).rglob('*.py'))
 LIBRARY = [f for f in FILES if f.startswith('qsd_fastai/')]
 OURS = [f for f in FILES if not f.startswith('tests/')]
 TIGHT = {'*', '/', '//', '**', '@'}
 # who may import whom: a room imports from those further up in this list only
-FLOORS = [{'tensors', 'files', 'distributed', 'schedules'}, {'unknown'}, {'data', 'models', 'losses', 'quality', 'evaluation'},
-          {'drawn', 'distillation', 'plots'}, {'runs'}, {'callbacks'}, {'learner', 'embedder'}, {'export', 'arms', 'judging'},
+FLOORS = [{'choices', 'tensors', 'files', 'distributed'}, {'unknown', 'schedules'},
+          {'data', 'models', 'losses', 'quality', 'evaluation'},
+          {'drawn', 'distillation', 'plots'}, {'runs'}, {'callbacks'}, {'learner', 'embedder'}, {'export', 'arms',
+                                                                                                 'judging'},
           {'stages'}, {'all'}]
-# of one floor, but not strangers
-ALLOWED = {('data', 'quality')}
-every = pytest.mark.parametrize('file', FILES)
-library = pytest.mark.parametrize('file', LIBRARY)
-ours = pytest.mark.parametrize('file', OURS)
 
 
+def each(files):
+    "A test that fails with all that a check finds in these files"
+    def decorate(check):
+        def test():
+            found = [str(o) for file in files for o in check(file)]
+            assert not found, '\n'.join(found)
+        return test
+    return decorate
+
+
+every,library,ours = each(FILES),each(LIBRARY),each(OURS)
+
+
+@cache
 def source(file): return (ROOT/file).read_text(encoding='utf-8')
+
+
+@cache
+def parsed(file): return ast.parse(source(file))
+
+
+@cache
+def tokens_of(file): return list(tokenize.generate_tokens(io.StringIO(source(file)).readline))
 
 
 def lines_that(file, bad):
@@ -36,72 +58,75 @@ def lines_that(file, bad):
 
 @every
 def test_lines_have_at_most_120_columns(file):
-    assert not lines_that(file, lambda line: len(line) > 120)
+    return lines_that(file, lambda line: len(line) > 120)
 
 
 @every
 def test_arrows_of_functions_are_tight(file):
-    assert not lines_that(file, lambda line: re.match(r' *(def .*)?\) -> ', line))
+    return lines_that(file, lambda line: re.match(r' *(def .*)?\) -> ', line))
 
 
 @every
 def test_products_are_tight(file):
-    tokens,found = list(tokenize.generate_tokens(io.StringIO(source(file)).readline)),[]
+    tokens,found = tokens_of(file),[]
     for before,o,after in zip(tokens, tokens[1:], tokens[2:]):
         if o.type != tokenize.OP or o.string not in TIGHT or before.end[0] != o.start[0]: continue
         value = before.type in (tokenize.NUMBER, tokenize.STRING) or before.string in (')', ']', '}')
-        if before.type == tokenize.NAME: value = before.string not in ('return', 'lambda', 'in', 'if', 'else', 'and', 'or', 'yield', 'import')
+        if before.type == tokenize.NAME: value = before.string not in ('return', 'lambda', 'in', 'if', 'else', 'and',
+                                                                       'or', 'yield', 'import')
         spaced = before.end != o.start or (after.start[0] == o.end[0] and after.start != o.end)
         if value and spaced: found.append(f'{file}:{o.start[0]}: {o.line.strip()[:100]}')
-    assert not found
+    return found
 
 
 @every
 def test_unpacking_is_tight(file):
     found,lines = [],source(file).encode().split(b'\n')
-    for node in ast.walk(ast.parse(source(file))):
+    for node in ast.walk(parsed(file)):
         targets = [node.target] if isinstance(node, ast.For | ast.comprehension) else getattr(node, 'targets', [])
         for target in targets:
             if not isinstance(target, ast.Tuple) or target.lineno != target.end_lineno: continue
             for a,b in zip(target.elts, target.elts[1:]):
                 if b': ' in (gap := lines[a.end_lineno - 1][a.end_col_offset:b.col_offset]) or gap.rstrip(b' ') != gap:
                     found.append(f'{file}:{target.lineno}')
-    assert not found
+    return found
 
 
 @every
 def test_two_blank_lines_between_definitions(file):
     text,found = source(file).split('\n'),[]
-    body = ast.parse(source(file)).body
-    for a,b in zip(body, body[1:]):
-        if not isinstance(a, ast.FunctionDef | ast.ClassDef) and not isinstance(b, ast.FunctionDef | ast.ClassDef): continue
+    body = parsed(file).body
+    defined = ast.FunctionDef | ast.ClassDef
+    for a,b in pairwise(body):
+        if not isinstance(a, defined) and not isinstance(b, defined): continue
         first = min([b.lineno, *(o.lineno for o in getattr(b, 'decorator_list', []))])
         gap = text[a.end_lineno:first - 1]
         blank = len(gap) - len([line for line in gap if line.strip()])
         one_liners = a.lineno == a.end_lineno and b.lineno == b.end_lineno and blank < 2
         if blank != 2 and not one_liners: found.append(f'{file}:{first}')
-    assert not found
+    return found
 
 
 def docstrings(file):
-    for node in ast.walk(ast.parse(source(file))):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node): yield node, node.body[0]
+    for node in ast.walk(parsed(file)):
+        if isinstance(node,
+                      ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node): yield node, node.body[0]
 
 
 @every
 def test_a_docstring_of_one_line_has_no_full_stop(file):
-    assert not [f'{file}:{o.lineno}' for _,o in docstrings(file)
+    return [f'{file}:{o.lineno}' for _,o in docstrings(file)
                 if '\n' not in (text := o.value.value.strip()) and text.endswith('.') and not text.endswith('...')]
 
 
 @every
 def test_a_module_begins_with_what_it_is(file):
     text = source(file)
-    assert not text or ast.get_docstring(ast.parse(text))
+    return [] if not text or ast.get_docstring(parsed(file)) else [f'{file} has no docstring']
 
 
 def public(tree):
-    "Functions and classes of `__all__` with their public methods, as `(name, function)`; what has no name there is not public"
+    "Functions of `__all__`, and the `__init__` of its classes, as `(name, function)`"
     named = (o for o in tree.body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__')
     names = next((ast.literal_eval(o.value) for o in named), ())
     for node in tree.body:
@@ -114,7 +139,7 @@ def public(tree):
 
 def argument_comments(file, tree):
     "`(name, argument, comment)` of every argument of a public function"
-    tokens = tokenize.generate_tokens(io.StringIO(source(file)).readline)
+    tokens = tokens_of(file)
     notes = {t.start[0]: t.string[1:].strip() for t in tokens if t.type == tokenize.COMMENT}
     for name,function in public(tree):
         a = function.args
@@ -124,42 +149,46 @@ def argument_comments(file, tree):
 
 @library
 def test_every_argument_of_a_public_name_has_a_comment(file):
-    tree = ast.parse(source(file))
-    assert not [f'{file}:{o.lineno}: {name}({o.arg})' for name,o,note in argument_comments(file, tree) if not note]
+    tree = parsed(file)
+    return [f'{file}:{o.lineno}: {name}({o.arg})' for name,o,note in argument_comments(file, tree) if not note]
 
 
 @library
 def test_argument_comments_begin_with_a_capital_and_end_without_a_full_stop(file):
-    bad = [f'{file}:{o.lineno}: {note}' for _,o,note in argument_comments(file, ast.parse(source(file)))
-           if note and ((note.endswith('.') and not note.endswith('...')) or re.match(r'[a-z]+( [a-z]|, |; |$|\? )', note))]
-    assert not bad
+    bad = [f'{file}:{o.lineno}: {note}' for _,o,note in argument_comments(file, parsed(file))
+           if note and ((note.endswith('.') and not note.endswith('...')) or re.match(r'[a-z]+( [a-z]|, |; |$|\? )',
+                                                                                      note))]
+    return bad
 
 
 @ours
 def test_messages_of_errors_end_in_a_full_stop(file):
     found = []
-    for node in ast.walk(ast.parse(source(file))):
+    for node in ast.walk(parsed(file)):
         if not isinstance(node, ast.Raise) or not getattr(node.exc, 'args', None): continue
         message = node.exc.args[0]
         while isinstance(message, ast.BinOp): message = message.right
         if isinstance(message, ast.JoinedStr): message = message.values[-1]
-        if isinstance(message, ast.Constant) and isinstance(message.value, str) and not message.value.rstrip().endswith(('.', '?')):
+        if isinstance(message, ast.Constant) and isinstance(message.value,
+                                                            str) and not message.value.rstrip().endswith(('.', '?')):
             found.append(f'{file}:{node.lineno}: {message.value[-60:]!r}')
-    assert not found
+    return found
 
 
 @library
 def test_a_module_is_one_idea(file):
-    assert len(source(file).splitlines()) <= 300
+    return [] if len(source(file).splitlines()) <= 300 else [f'{file} has more than 300 lines']
 
 
 def imports(file):
     "Modules of the package that a file imports, anywhere in it, as parts of their names"
     own = file.removesuffix('.py').removesuffix('/__init__').split('/')
     package = own if file.endswith('__init__.py') else own[:-1]
-    for node in ast.walk(ast.parse(source(file))):
-        if isinstance(node, ast.ImportFrom) and node.level: yield [*package[:len(package) - node.level + 1], *(node.module or '').split('.')]
-        elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('qsd_fastai'): yield node.module.split('.')
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.ImportFrom) and node.level: yield [*package[:len(package) - node.level + 1],
+                                                                   *(node.module or '').split('.')]
+        elif isinstance(node,
+                        ast.ImportFrom) and (node.module or '').startswith('qsd_fastai'): yield node.module.split('.')
 
 
 def floor(room): return next((i for i,names in enumerate(FLOORS) if room in names), None)
@@ -167,13 +196,13 @@ def floor(room): return next((i for i,names in enumerate(FLOORS) if room in name
 
 @library
 def test_imports_run_one_way(file):
-    room = file.split('/')[1].removesuffix('.py')
-    if room == '__init__': return
-    assert floor(room) is not None, f'{room} has no floor: put it into FLOORS'
+    room,found = file.split('/')[1].removesuffix('.py'),[]
+    if room == '__init__': return found
+    if floor(room) is None: return [f'{room} has no floor. Put it into FLOORS.']
     for parts in imports(file):
-        other = parts[1] if len(parts) > 1 else ''
-        if not other or other == room: continue
-        assert floor(other) < floor(room) or (room, other) in ALLOWED, f'{file} imports {".".join(parts)}'
+        other = parts[1] if len(parts) > 1 else room
+        if other != room and floor(other) >= floor(room): found.append(f'{file} imports {".".join(parts)}')
+    return found
 
 
 def test_no_circle():
@@ -193,7 +222,8 @@ def test_no_circle():
 @pytest.mark.parametrize('package', sorted({str(Path(f).parent) for f in LIBRARY} - {'qsd_fastai'}))
 def test_a_room_says_what_is_in_it(package):
     text = ast.get_docstring(ast.parse(source(f'{package}/__init__.py'))) or ''
-    there = {p.stem for p in (ROOT/package).iterdir() if p.suffix == '.py' or (p/'__init__.py').is_file()} - {'__init__'}
+    modules = [p for p in (ROOT/package).iterdir() if p.suffix == '.py' or (p/'__init__.py').is_file()]
+    there = {p.stem for p in modules} - {'__init__'}
     assert there == set(re.findall(r'^(\w+)  ', text, re.M)), f'the map in {package}/__init__.py is not what is there'
 
 

@@ -3,6 +3,8 @@
 A query x gallery matrix is never kept, and embeddings are not copied: half precision is widened and lengths are taken
 out a block of queries at a time."""
 from copy import copy
+from functools import cached_property
+from hashlib import blake2b
 from itertools import pairwise
 
 import numpy as np
@@ -87,9 +89,23 @@ class Embeddings:
             rows[inside] = part[index[inside] - first].to(self.dtype)
         return rows
 
+    @cached_property
+    def copies(self):
+        "Rows that are there before, bit for bit, ascending, and the first of each (2, copies)"
+        square,seen,found = self.square.cpu().numpy(), {}, []
+        order = np.argsort(square, kind='stable')
+        again = square[order][1:] == square[order][:-1]  # equal rows have equal lengths: few others need a look
+        likely = torch.from_numpy(np.sort(order[np.r_[again, False] | np.r_[False, again]]))
+        for part in likely.split(2**12):
+            for i,row in zip(part.tolist(), self.take(part.to(self.device)).cpu().numpy()):
+                first = seen.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), i)
+                if first != i: found.append((i, first))
+        return np.array(found, dtype=np.int64).reshape(-1, 2).T
+
     def only(self, i):
         "One of the tensors"
         one = copy(self)
+        one.__dict__.pop('copies', None)
         one.parts,one.start = [self.parts[i]], np.array([0, len(self.parts[i])])
         one.square = self.square[self.start[i]:self.start[i + 1]]
         return one
@@ -138,7 +154,22 @@ class DistanceBlocks:
                 if self.q.normalize: torch.mm(q, g, out=part).mul_(self.scale[a:b])
                 else: torch.addmm(self.scale[a:b], q, g, alpha=-2, out=part)
                 if absolute: part.add_(self.constant(lo, hi))
+        copies,firsts = (torch.from_numpy(o - first).to(out.device) for o in self._copies(first))
+        # a product of matrices may round equal columns differently, by where they stand and how many rows there are
+        if len(copies): out.index_copy_(1, copies, out.index_select(1, firsts))
         return out
+
+    def _copies(self, first):
+        "Of the pictures from `first` on: those that repeat another one of them, and that other"
+        copies,firsts = self.g.copies
+        if first == 0: return copies, firsts
+        here = copies >= first
+        copies,firsts = copies[here], firsts[here].copy()
+        gone = firsts < first  # the first that is left stands for those before it
+        if gone.any():
+            names,place = np.unique(firsts[gone], return_index=True)
+            firsts[gone] = copies[gone][place][np.searchsorted(names, firsts[gone])]
+        return copies, firsts
 
     def constant(self, lo, hi):
         "What `absolute=False` leaves out: a number or (hi-lo, 1)"

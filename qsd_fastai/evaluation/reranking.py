@@ -205,7 +205,8 @@ def k_reciprocal(
 
     Queries help each other, so figures are not comparable with those of single queries. The distance that is mixed in
     is the squared Euclidean one, divided by the query's largest, as in the published code. Equal distances keep the
-    order of the pictures, queries first, but a picture is always its own nearest.
+    order of the pictures, queries first, but a picture is always its own nearest; where the same picture is there more
+    than once, its copies may change places among the neighbours of another, as a product of matrices rounds them.
     ValueError for embeddings as in `evaluate_retrieval`, and for options out of range."""
     for name,k in (('k1', k1), ('k2', k2)):
         if k < 1: raise ValueError(f'{name} is {k}. It counts pictures, from 1.')

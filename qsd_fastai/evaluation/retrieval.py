@@ -2,7 +2,8 @@
 
 The rules are the usual ones of person re-identification (Market-1501, AGW): gallery pictures of the query's own
 identity *and* camera are junk and are taken out of its ranking; a query left with no true match is unanswerable:
-counted, and left out of every mean. Equal distances keep gallery order, as a stable sort would.
+counted, and left out of every mean. Equal distances keep gallery order, as a stable sort would; copies of a picture
+are equally far by rule (`DistanceBlocks`), so a query is judged alone as among others.
 
 Nothing is sorted: the distances of a query's true matches are thresholds, and counting what comes before each gives its
 rank (`ranking`); AP and INP follow from the ranks. Blocks of distances (`distances`) are made, counted, thrown away."""

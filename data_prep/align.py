@@ -100,6 +100,7 @@ def aligned_copy(
     suffix='.jpg',  # .jpg or .png
     quality=95,     # Of JPEG, without reducing colours
     workers=8,      # Threads
+    reduce=True,    # Reduce a picture first whose face is more than twice as large?
 ):
     """Write the aligned pictures; the table of them with `aligned` (1, or 0 where a middle stands for a face).
 
@@ -120,7 +121,7 @@ def aligned_copy(
         if find: (points, sure),why = find(image), 'no face found'
         elif points is not None and fractions: points = points*image.size
         if points is not None:
-            try: face,why = align_face(image, points, size), ''
+            try: face,why = align_face(image, points, size, reduce), ''
             except LandmarkError as e: why = str(e)
         if face is None and missing == 'crop': face = central_square(image, size)
         if face is not None: _save(face, out/name, quality)
@@ -167,6 +168,7 @@ def main(
     score:float=.6,    # Least certainty of the detector, 0 to 1
     format:str='jpg',  # `jpg` or `png`
     quality:int=95,    # Of JPEG
+    no_reduce:bool=False, # Leave a face more than twice as large as it is, as published code does
     workers:int=8,     # Threads
     force:bool=False,  # Align anew where it was done
 ):
@@ -186,7 +188,7 @@ def main(
         return print(f'{to} is there already, aligned from the same table in the same way: nothing to do.')
     lists = read_lists(source, found)
     to.unlink(missing_ok=True)  # stopped from here on, there is no table rather than one of other pictures
-    made = aligned_copy(found, out, landmarks, detector, missing, size, score, f'.{format}', quality, workers)
+    made = aligned_copy(found, out, landmarks, detector, missing, size, score, f'.{format}', quality, workers, not no_reduce)
     listed = made.attrs['missing']
     _list_missing(listed, len(found), to.with_name('missing.txt'), missing)
     write_lists(lists, to, made, made.attrs['new_path'])

@@ -33,7 +33,7 @@ from .evaluation.roc import roc_points, tar_at_far
 from .evaluation.store import read_embeddings, write_embeddings
 from .evaluation.verification import evaluate_verification, fuse_flip
 from .export import export_embedder, model_card
-from .judging.judgement import check_choices, merged, rates_of, track_judgement
+from .judging.judgement import check_choices, merged, ranks_of, rates_of, track_judgement
 from .judging.models import open_learner, open_model
 from .judging.pairs import judge_pairs
 from .judging.search import judge_held_out, judge_search

@@ -38,6 +38,7 @@ def main(
     precision:str='float32', # What embeddings are kept in: float32, float16
     no_cameras:bool=False,   # Judge a search without taking out what the query's own camera saw of the same person
     euclidean:bool=False,    # Search by Euclidean distance of the embeddings as they are, instead of cosine
+    ranks:str='1,5,10',      # Of a search: published of TinyFace are 1,5,20
     rerank:bool=False,       # Search re-ranked by k-reciprocal neighbours, too
     k1:int=20,               # Of re-ranking: neighbours that may be reciprocal
     k2:int=6,                # Of re-ranking: neighbours that are averaged
@@ -49,6 +50,7 @@ def main(
     folds:int=0,             # Contiguous folds of the pairs instead of their own
     thresholds:str='grid',   # Of verification: grid (published), exact
     far:str='1e-1,1e-2,1e-3,1e-4', # False acceptance rates
+    far_rule:str='below',    # TAR at the lowest threshold within the rate: below; interpolated; nearest: as IJB's
     pool:str='mean',         # Pictures of a template: mean of directions, or norm: with their lengths
     media_norm:bool=False,   # Take each medium of a template to unit length?
     weigh:str='',            # Column of the table that weighs the pictures of a template: detector_score, quality
@@ -65,9 +67,10 @@ def main(
 ):
     "Judge a model, and write down how"
     args = locals().copy()
-    rates,_ = rates_of(far),one_of('--precision', precision, 'float32', 'float16')
+    rates,ranks = rates_of(far),ranks_of(ranks)
+    one_of('--precision', precision, 'float32', 'float16')
     judged = tables_to_judge(data, sets, pictures=not embeddings)
-    check_choices(judged[0].table, thresholds, unit, reject_threshold, reject_figure, pool, weigh)
+    check_choices(judged[0].table, far_rule, thresholds, unit, reject_threshold, reject_figure, pool, weigh)
     pictures = pictures_of(judged)
     hardest = hardest_shown(pictures, hardest)
     embed,model = open_model(learner, weights, exported, embeddings, bs, flip, arch=arch, size=(height, width),
@@ -77,15 +80,18 @@ def main(
         "All that there is for one table"
         table,rows,parts = one.table,one.rows,{}
         known = one.qualities(qualities, emb)
+        figures = [*(f'rank{k}' for k in ranks), 'mAP', 'mINP']
         if one.searched:
-            parts['search'] = judge_search(table, emb, rows, known, euclidean=euclidean, cameras=not no_cameras,
-                                           expand=expand, alpha=alpha, rerank=(k1, k2, share) if rerank else None,
-                                           draws=draws, reject_figure=reject_figure, hardest=hardest)
+            parts['search'] = judge_search(table, emb, rows, known, figures, euclidean=euclidean,
+                                           cameras=not no_cameras, expand=expand, alpha=alpha,
+                                           rerank=(k1, k2, share) if rerank else None, draws=draws,
+                                           reject_figure=reject_figure, hardest=hardest)
         if one.pairs is not None:
-            parts['pairs'] = judge_pairs(table, emb, rows, one.pairs, known, rates, folds, thresholds, unit, reject_far,
-                                         reject_threshold, hardest)
+            parts['pairs'] = judge_pairs(table, emb, rows, one.pairs, known, rates, far_rule, folds, thresholds, unit,
+                                         reject_far, reject_threshold, hardest)
         if one.templates:
-            parts['templates'] = judge_templates(table, emb, rows, one.templates, rates, pool, media_norm, weigh)
+            parts['templates'] = judge_templates(table, emb, rows, one.templates, rates, far_rule, ranks, pool,
+                                                 media_norm, weigh)
         return merged(parts)
 
     out,_ = run_folder('evaluate', out, args)

@@ -53,20 +53,21 @@ def align_matrix(
 
 
 def align_face(
-    image,     # PIL picture, or array `(height, width[, channels])`, whose order of channels is kept
-    landmarks, # `(5, 2)`, x and y in pixels of `image`, in the order of the template
-    size=112,  # Height and width of the result in pixels
+    image,       # PIL picture, or array `(height, width[, channels])`, whose order of channels is kept
+    landmarks,   # `(5, 2)`, x and y in pixels of `image`, in the order of the template
+    size=112,    # Height and width of the result in pixels
+    reduce=True, # Reduce a picture first whose face is more than twice as large? Published code does not
 ):
     """The face turned, scaled and cut to the template, of the kind that `image` is (a PIL picture becomes RGB).
 
-    It is black beyond the border of the picture. A picture is first reduced where its face is more than twice as large,
-    or fine lines would turn into noise."""
+    It is black beyond the border of the picture. Without `reduce`, four pixels of the picture make one of the face,
+    however large it is: fine lines turn into noise."""
     cv2 = _need('cv2')
     pil = isinstance(image, Image.Image)
     pixels = np.asarray(image.convert('RGB') if pil else image)
     matrix = align_matrix(landmarks, size)
     shrink = 1/np.hypot(*matrix[:, 0])
-    if shrink > 2:  # warpAffine looks at four pixels only
+    if reduce and shrink > 2:  # warpAffine looks at four pixels only
         height,width = (max(1, round(n/(shrink/2))) for n in pixels.shape[:2])
         fx,fy = width/pixels.shape[1], height/pixels.shape[0]
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..choices import one_of
 from .given import given_scores
 
 __all__ = ['RocPoints', 'area_under_roc', 'equal_error_rate', 'far_of', 'roc_points', 'tar_at_far']
@@ -123,24 +124,41 @@ def highest(values, n):
     return np.sort(values if n >= len(values) else np.partition(values, len(values) - n)[len(values) - n:])
 
 
+def _nearest(scores, same, rates):
+    "Rows of `tar_at_far` by the point of nearest FAR, of equals the one that accepts more"
+    pos,neg = _sides(scores, same)
+    false,true,threshold = _counts(pos, neg, corners=False)
+    # scikit-learn's curve has no point between two others that it is as far from in both counts; its first is added
+    steps = np.abs(np.diff(false[1:], 2)) + np.abs(np.diff(true[1:], 2))
+    keep = np.r_[True, True, steps > 0, True][:len(false)]
+    false,true,threshold = (o[keep][::-1] for o in (false, true, threshold))
+    at = [int(np.abs(false/len(neg) - rate).argmin()) for rate in rates]
+    return [(true[k]/len(pos), threshold[k], false[k]/len(neg), int(false[k])) for k in at]
+
+
 def tar_at_far(
     scores,                             # `(n,)` similarities, higher is more alike
     same,                               # `(n,)` 1 where both show one person, 0 where not
     far=(1e-2, 1e-3, 1e-4, 1e-5, 1e-6), # False acceptance rates, each above 0 and at most 1
-    interpolate=False,                  # True: `tar` on the straight line between neighbouring ROC points
+    rule='below',                       # 'below', 'interpolated' between neighbouring ROC points, or 'nearest' (IJB)
 )->pd.DataFrame:  # A row for each `far`: tar, threshold, far_reached, false_accepts
     """Share of true pairs accepted (`tar`) at false acceptance rates.
 
     The threshold is the lowest with a FAR of at most the one asked for; it is not interpolated, so that the figure
-    belongs to a threshold that somebody can set, and is never better than what was measured.
+    belongs to a threshold that somebody can set, and is never better than what was measured. `rule='nearest'` is what
+    is published of IJB-B and IJB-C: the point of scikit-learn's curve whose FAR is nearest, often above the one asked
+    for.
     `tar` is NaN where there are too few pairs of two people for a single false acceptance (n x far < 1), rather than a
     figure that rests on nothing. Where accepted pairs tie with the first one too many, all of them are refused.
     Columns: `threshold` (accept where score >= it; infinite where nothing may be accepted), `far_reached`, and
     `false_accepts`, the pairs that the figure rests on. ValueError as `given_scores`, and for a rate outside 0..1."""
+    one_of('rule', rule, 'below', 'interpolated', 'nearest')
     scores,same = given_scores(scores, same)
     rates = np.atleast_1d(np.asarray(far, dtype=float))
     if not ((rates > 0) & (rates <= 1)).all():
         raise ValueError(f'far is {far}. Each far must be above 0 and at most 1.')
+    columns = ['tar', 'threshold', 'far_reached', 'false_accepts']
+    if rule == 'nearest': return pd.DataFrame(_nearest(scores, same, rates), pd.Index(rates, name='far'), columns)
     pos,neg = np.sort(scores[same]), scores[~same]
     top,rows = highest(neg, false_accepts_allowed(rates.max(), len(neg)) + 1), []
     for rate in rates:
@@ -149,9 +167,8 @@ def tar_at_far(
             continue
         threshold,tar,reached,limit = operating_point(pos, top, len(neg), rate)
         n_accepted = round(reached*len(neg))
-        if interpolate and rate > reached:
+        if rule == 'interpolated' and rate > reached:
             tar_after,reached_after = ((o >= limit).mean() for o in (pos, neg))
             tar += (tar_after - tar)*(rate - reached)/(reached_after - reached)
         rows.append((tar, threshold, reached, n_accepted))
-    columns = ['tar', 'threshold', 'far_reached', 'false_accepts']
-    return pd.DataFrame(rows, columns=columns, index=pd.Index(rates, name='far'))
+    return pd.DataFrame(rows, pd.Index(rates, name='far'), columns)

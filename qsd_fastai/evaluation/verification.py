@@ -29,9 +29,9 @@ class VerificationResult:
     eer: float                 # Equal error rate of all pairs
     per_pair: pd.DataFrame     # Distance, score (its cosine), same, fold, threshold, correct, margin (low: hard)
 
-    def tar_at_far(self, far=(1e-1, 1e-2, 1e-3), interpolate=False):
+    def tar_at_far(self, far=(1e-1, 1e-2, 1e-3), rule='below'):
         "`tar_at_far` of these pairs"
-        return tar_at_far(self.per_pair.score, self.per_pair.same, far, interpolate)
+        return tar_at_far(self.per_pair.score, self.per_pair.same, far, rule)
 
     def hardest(self, n=16):
         "The `n` pairs furthest on the wrong side of their threshold, or nearest to it; the index is the pair's row"

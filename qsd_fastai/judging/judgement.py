@@ -7,7 +7,7 @@ from ..data.loaders import picture_files
 from ..runs.wandb_run import finish_run, kept_beside, start_run
 from ..runs.wandb_tables import figure_image
 
-__all__ = ['Judgement', 'check_choices', 'merged', 'rates_of', 'track_judgement']
+__all__ = ['Judgement', 'check_choices', 'merged', 'ranks_of', 'rates_of', 'track_judgement']
 
 
 @dataclass
@@ -65,8 +65,19 @@ def rates_of(
     return tuple(rates)
 
 
+def ranks_of(
+    text:str, # Of a command line, with commas between
+)->tuple: # Of whole numbers
+    "Ranks of a search; `ValueError` naming what is none"
+    for part in text.split(','):
+        if not part.strip().isdecimal() or int(part) < 1:
+            raise ValueError(f'--ranks {part} is no rank. Give whole numbers from 1, with commas between.')
+    return tuple(int(part) for part in text.split(','))
+
+
 def check_choices(
     table,                # Of pictures
+    far_rule:str,         # Of `judge_pairs` and `judge_templates`
     thresholds:str,       # Of `judge_pairs`
     unit:str,             # Of `judge_pairs`
     reject_threshold:str, # Of `judge_pairs`
@@ -75,6 +86,7 @@ def check_choices(
     weigh:str,            # Of `judge_templates`
 ):
     "Refuse what the judges would refuse only when everything has been embedded"
+    one_of('--far-rule', far_rule, 'below', 'interpolated', 'nearest')
     one_of('--thresholds', thresholds, 'grid', 'exact')
     one_of('--unit', unit, 'picture', 'pair')
     one_of('--reject-threshold', reject_threshold, 'fixed', 'refixed')

@@ -23,6 +23,7 @@ def judge_pairs(
     pairs,                        # Of `read_pairs`
     known=(),                     # Columns of quality to reject by; the first one cuts worst, middle, best
     far=(1e-1, 1e-2, 1e-3, 1e-4), # False acceptance rates
+    far_rule:str='below',         # Of `tar_at_far`
     folds:int=0,                  # Contiguous folds in place of those of the pairs
     thresholds:str='grid',        # `'grid'` (published) or `'exact'`
     unit:str='picture',           # What is rejected: `'picture'`, with all its pairs, or `'pair'`
@@ -34,7 +35,7 @@ def judge_pairs(
     store = EmbeddingStore.of_table(table, emb, rows, table[known[0]] if known else None)
     cut = contiguous_folds(len(pairs), folds) if folds else pair_folds(pairs)
     result,thirds = VerificationJudge(store, pairs, folds=cut, thresholds=thresholds).found(strict=True)
-    tar,per_pair = result.tar_at_far(far),result.per_pair
+    tar,per_pair = result.tar_at_far(far, far_rule),result.per_pair
     figures = {'accuracy': result.accuracy, 'accuracy std': result.accuracy_std, 'auc': result.auc, 'eer': result.eer,
                **{f'tar@{k:g}': float(v) for k,v in tar['tar'].items()}}
     points,rejection,tables = roc_points(per_pair['score'], per_pair['same']),None,{}
@@ -58,7 +59,7 @@ def judge_pairs(
     protocol = {'pairs': len(pairs), 'same': int(per_pair['same'].sum()), 'folds': len(result.thresholds),
                 'folds_asked_for': bool(folds), 'thresholds': thresholds,
                 'distance': 'squared Euclidean of unit embeddings',
-                'fold_thresholds': result.thresholds.tolist(), 'far': rates_reached(tar), 'interpolated': False,
+                'fold_thresholds': result.thresholds.tolist(), 'far': rates_reached(tar), 'far_rule': far_rule,
                 'rejection': rejection and f'{rejection.what}, unit {unit}, {rejection.how}'}
     paths = table['path'].to_numpy()
     frame = per_pair.assign(path1=paths[per_pair['row1']], path2=paths[per_pair['row2']]).drop(columns=['row1', 'row2'])

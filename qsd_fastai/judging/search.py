@@ -39,7 +39,8 @@ def judge_search(
     held = (table['split'] != 'train').to_numpy()[rows]
     quality = table[known[0]] if known else None
     store = EmbeddingStore.of_table(table, emb[held], np.asarray(rows)[held], quality)
-    options = dict(normalize=not euclidean, exclude_same_camera=cameras, max_rank=50)
+    most = max([50, *(int(k[4:]) for k in figures if k.startswith('rank'))])
+    options = dict(normalize=not euclidean, exclude_same_camera=cameras, max_rank=most)
     result,thirds = RetrievalJudge(store, **options).found(strict=True)
     emb,ids,_,scene = store.gathered()
     query,camera = scene[:,2] == 1,scene[:,1].numpy()
@@ -51,7 +52,7 @@ def judge_search(
         results[' expanded'] = evaluate_retrieval(asked, emb[~query], *who, **options)
     if rerank:
         distances = k_reciprocal(emb[query], emb[~query], *rerank, options['normalize'])
-        results[' re-ranked'] = evaluate_distances(distances, *who, exclude_same_camera=cameras)
+        results[' re-ranked'] = evaluate_distances(distances, *who, most, exclude_same_camera=cameras)
     per_query = table.iloc[scene[query, 0]][['path', 'identity', 'camera', *known]].reset_index(drop=True)
     reported,cmc = {},{}
     for end,found in results.items():
@@ -61,7 +62,7 @@ def judge_search(
     if (table.attrs.get('record') or {}).get('single_gallery_shot'):
         seen = who[2:] if cameras else (None, None)
         asked = emb[query],emb[~query],*who[:2],*seen
-        single = single_shot_cmc(*asked, n_draws=draws or None, normalize=not euclidean)
+        single = single_shot_cmc(*asked, n_draws=draws or None, max_rank=most, normalize=not euclidean)
         cmc['single gallery shot'] = single
         reported |= {f'{k} single gallery shot': _rank(single, k) for k in figures if k.startswith('rank')}
 

@@ -27,6 +27,8 @@ def judge_templates(
     rows,                         # `(n,)` numbers of rows
     folder,                       # Where the lists are
     far=(1e-1, 1e-2, 1e-3, 1e-4), # False acceptance rates
+    far_rule:str='below',         # Of `tar_at_far`
+    ranks:tuple=(1, 5, 10),       # Of the search
     pool:str='mean',              # `'mean'` of directions, or `'norm'`: with their lengths
     media_norm:bool=False,        # Take each medium of a template to unit length?
     weigh:str='',                 # Column of the table that weighs the pictures of a template
@@ -40,7 +42,7 @@ def judge_templates(
     pooled = pool_templates(emb[place], templates['template'], templates['media'], pool, media_norm, weights)
     pairs = read_template_pairs(folder/'template_pairs.csv', templates)
     scores = template_scores(pooled, pairs['template1'], pairs['template2'])
-    tar,points = tar_at_far(scores, pairs['same'], far),roc_points(scores, pairs['same'])
+    tar,points = tar_at_far(scores, pairs['same'], far, far_rule),roc_points(scores, pairs['same'])
     figures = {f'template tar@{k:g}': float(v) for k,v in tar['tar'].items()}
     plots = {'template_roc': roc_figure(points, title='Templates: ROC'),
              'template_det': det_figure(points, title='Templates: DET')}
@@ -49,8 +51,8 @@ def judge_templates(
         gallery,probe = (pd.read_csv(file, dtype={'identity': str}, keep_default_na=False) for file in lists)
         galleries = {k: (pooled.emb[pooled.rows(of['template'])], of['identity']) for k,of in gallery.groupby('list')}
         asked = pooled.emb[pooled.rows(probe['template'])]
-        found = evaluate_identification(asked, probe['identity'], galleries).figures.loc['mean']
+        found = evaluate_identification(asked, probe['identity'], galleries, ranks).figures.loc['mean']
         figures |= {f'template {k}': float(v) for k,v in found.items() if not k.startswith('n_')}
     protocol = {'templates': len(pooled.template), 'pairs': len(pairs), 'pool': pool, 'media_norm': media_norm,
-                'weigh': weigh or None, 'far': rates_reached(tar), 'interpolated': False}
+                'weigh': weigh or None, 'far': rates_reached(tar), 'far_rule': far_rule}
     return Judgement(figures, protocol, plots=plots)

@@ -70,6 +70,17 @@ def test_what_is_drawn_at_the_points_lands_on_the_template(scale):
         assert middle == pytest.approx(p, abs=.3*max(1, 1/scale))  # the disc itself is drawn in whole pixels
 
 
+@pytest.mark.parametrize('scale', [1.5, 4.])
+def test_published_alignment_reduces_nothing(scale):
+    cv2 = pytest.importorskip('cv2')
+    side = int(160*scale)
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    points = moved(FACE_TEMPLATE, .1, scale, (9, 5))
+    plain = cv2.warpAffine(image, align_matrix(points), (112, 112))
+    assert (align_face(image, points, reduce=False) == plain).all()
+    assert (align_face(image, points) == plain).all() == (scale < 2)
+
+
 @pytest.mark.skipif(not any(p.is_dir() for p in FACES), reason='the aligned faces of the London set are not here')
 def test_real_faces_that_are_aligned_already():
     "Their points are the template scaled to 160: what comes out is the picture, reduced"

@@ -41,7 +41,7 @@ def test_agrees_with_scikit_learn(case):
 @given(sides, st.sampled_from([.05, .1, .2, 1/3, .5, .7, 1.]), st.booleans())
 def test_tar_at_far_by_counting(case, rate, interpolate):
     scores,same = pairs(case)
-    row = tar_at_far(scores, same, rate, interpolate).iloc[0]
+    row = tar_at_far(scores, same, rate, 'interpolated' if interpolate else 'below').iloc[0]
     n_neg = (~same).sum()
     if rate*n_neg*(1 + 1e-12) < 1:
         assert np.isnan(row.tar)
@@ -58,6 +58,20 @@ def test_tar_at_far_by_counting(case, rate, interpolate):
         _,far1,tar1 = points[k + 1]
         tar += (tar1 - tar)*(rate - far)/(far1 - far)
     assert row.tar == pytest.approx(tar, abs=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(sides, st.sampled_from([1e-6, .05, .1, .2, 1/3, .5, .7, 1.]))
+def test_tar_at_the_nearest_far_is_that_of_the_published_curve(case, rate):
+    scores,same = pairs(case)
+    # from the highest rate down, the first of those that are nearest
+    far,tar,threshold = (o[::-1] for o in roc_curve(same, scores))
+    k = min(range(len(far)), key=lambda k: (abs(far[k] - rate), k))
+    row = tar_at_far(scores, same, rate, 'nearest').iloc[0]
+    assert row.far_reached == pytest.approx(far[k], abs=1e-12)
+    assert row.tar == pytest.approx(tar[k], abs=1e-12)
+    assert row.threshold == threshold[k]
+    assert row.false_accepts == (scores[~same] >= threshold[k]).sum()
 
 
 @settings(max_examples=100, deadline=None)

@@ -131,6 +131,11 @@ def test_figures_are_those_of_the_library(recipe, people, tmp_path):
     assert figures['auc'] == pytest.approx(want.auc)
     assert figures['eer'] == pytest.approx(want.eer)
     assert [figures['tar@0.1'], figures['tar@0.02']] == pytest.approx(list(want.tar_at_far((.1, .02))['tar']))
+    published = judged(recipe, tmp_path/'published', **o, far_rule='nearest', ranks='1,7')['figures']
+    nearest = want.tar_at_far((.1, .02), 'nearest')['tar']
+    assert [published['tar@0.1'], published['tar@0.02']] == pytest.approx(list(nearest))
+    assert published['rank7'] == pytest.approx(plain.cmc[6])
+    assert 'rank5' not in published
     areas = error_vs_reject(want.per_pair['score'], want.per_pair['same'], *rows, quality, far=.01).areas['partial']
     for k in ('quality', 'random', 'ideal'): assert figures[f'FNMR rejecting: {k}'] == pytest.approx(areas[k], abs=1e-9)
 
@@ -138,7 +143,7 @@ def test_figures_are_those_of_the_library(recipe, people, tmp_path):
     assert protocol['search']['rerank'] == [4, 2, .4]
     assert protocol['search']['same_camera_excluded']
     assert protocol['pairs']['thresholds'] == 'exact'
-    assert protocol['pairs']['interpolated'] is False
+    assert protocol['pairs']['far_rule'] == 'below'
     assert set(protocol['pairs']['far']) == {'0.1', '0.02'}
     assert protocol['pairs']['folds'] == 3
     assert protocol['search']['queries'] == query.sum()
@@ -277,7 +282,7 @@ def test_templates(recipe, people, tmp_path):
                                                'weigh': 'quality',
                                                'far': {'0.1': {'threshold': pytest.approx(at.threshold),
                                                                'false_accepts': at.false_accepts}},
-                                               'interpolated': False}
+                                               'far_rule': 'below'}
 
 
 def test_many_splits_give_mean_and_spread(recipe, people, tmp_path, capsys):

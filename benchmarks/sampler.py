@@ -9,7 +9,7 @@ import time
 
 from fastcore.script import call_parse
 
-from qsd_fastai.data.loaders import identity_order, partner_order
+from qsd_fastai.data.order import identity_order, partner_order
 
 SIZES = 1_000, 10_000, 100_000, 1_000_000
 

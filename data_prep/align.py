@@ -188,7 +188,8 @@ def main(
         return print(f'{to} is there already, aligned from the same table in the same way: nothing to do.')
     lists = read_lists(source, found)
     to.unlink(missing_ok=True)  # stopped from here on, there is no table rather than one of other pictures
-    made = aligned_copy(found, out, landmarks, detector, missing, size, score, f'.{format}', quality, workers, not no_reduce)
+    made = aligned_copy(found, out, landmarks, detector, missing, size, score, f'.{format}', quality, workers,
+                        not no_reduce)
     listed = made.attrs['missing']
     _list_missing(listed, len(found), to.with_name('missing.txt'), missing)
     write_lists(lists, to, made, made.attrs['new_path'])

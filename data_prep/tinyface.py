@@ -9,7 +9,8 @@
 
 Probes are `query`, the rest of the testing set `gallery`. Nobody is looked for among the distractors: each has an
 identity of its own. Identities of the training set begin with `train_`, for its numbers are not said to be other
-people's than those of the testing set. Published are ranks 1, 5 and 20: `recipes/evaluate.py --ranks 1,5,20`. Pictures are RGB; AdaFace's networks want BGR.
+people's than those of the testing set. Published are ranks 1, 5 and 20: `recipes/evaluate.py --ranks 1,5,20`. Pictures
+are RGB; AdaFace's networks want BGR.
 """
 import posixpath
 from pathlib import Path

@@ -16,5 +16,6 @@ degradations  Making one picture worse, by a known severity
 degraded      Copies of a whole set at stated severities
 blocks        `IdentityBlock`, `QualityBlock`, `SceneBlock`: what a batch holds beside pictures
 transforms    Augmentation of a picture: squish, crop, mirror, erase, low resolution, light
+order         The order of one pass over training pictures
 loaders       Batches of `n_ids` x `n_imgs`, partners, and the whole way from a table to `DataLoaders`
 """

@@ -1,11 +1,11 @@
 "Blocks for recognition: who is in a picture, how good it is, and where it was taken"
-import zlib
+from hashlib import blake2b
 from os import PathLike
 
 import torch
 from fastai.data.block import CategoryBlock, TransformBlock
 from fastai.data.transforms import Categorize, Category, CategoryMap
-from fastai.torch_core import ShowTitle, TensorBase, show_title
+from fastai.torch_core import ShowTitle, TensorBase, TensorCategory, show_title
 from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from fastcore.basics import merge
@@ -36,8 +36,15 @@ def PictureBlock():
     return ImageBlock(RecognitionImage)
 
 
+def _number(name):
+    "Of a name that validation brings and setup has not seen: the same in every worker process"
+    return int.from_bytes(blake2b(name.encode(), digest_size=7).digest(), 'big')
+
+
 class HeldOutCategorize(Categorize):
-    "Number identities: those of the training split first, in sorted order, which `c` counts, then the held-out ones"
+    """Number identities: those of the training split first, in sorted order, which `c` counts, then the held-out ones.
+
+    Those that only a later validation brings get numbers of their own, far above all of these."""
     train_setup = False  # see the whole `TfmdLists`, not its training half alone
 
     def setups(self, dsets):
@@ -48,7 +55,12 @@ class HeldOutCategorize(Categorize):
             self.vocab,self.n_train = CategoryMap(train + held_out, sort=False), len(train)
         self.c = self.n_train
 
-    def decodes(self, o): return Category(self.vocab[o]) if o >= 0 else Category('?')  # an embedding names nobody
+    def encodes(self, o):
+        known = self.vocab.o2i.get(o)
+        return TensorCategory(len(self.vocab) + _number(str(o)) if known is None else known)  # of another set: nobody's
+
+    def decodes(self, o):
+        return Category(self.vocab[o] if 0 <= o < len(self.vocab) else '?')  # an embedding names nobody
 
 
 def IdentityBlock(
@@ -115,7 +127,7 @@ class EncodeScene(DisplayedTransform):
     def _number(self, camera):
         if not camera: return -1
         if camera in self.cameras: return self.cameras.index(camera)
-        return len(self.cameras) + zlib.crc32(camera.encode())  # a new one: the same number in every worker process
+        return len(self.cameras) + _number(camera)
 
     def decodes(self, o:TensorScene):
         row,camera,query = (int(v) for v in o)

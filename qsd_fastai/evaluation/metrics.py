@@ -61,7 +61,8 @@ class VerificationJudge(Judge):
                              'Use `recognition_dataloaders`.')
         index,rows = pd.Index(paths), []
         for c in ('path1', 'path2'):
-            rows.append(index.get_indexer(self.pairs[c]))
+            places = index.get_indexer(self.pairs[c])
+            rows.append(np.where(places < 0, -1, paths.index.to_numpy()[places]))
             self._refuse(c, rows[-1] < 0, 'is not in the table. Make table and pairs together, or add the picture.')
         return rows
 
@@ -73,10 +74,10 @@ class VerificationJudge(Judge):
 
     def prepare(self, table):
         rows = self.rows(None if table is None else table['path'])
-        train = (table['split'] == 'train').to_numpy()
+        train = table['split'] == 'train'
         for c,o in zip(('path1', 'path2'), rows):
             why = "is not in validation: its split is 'train'. Pairs are judged on pictures of the other splits."
-            self._refuse(c, train[o], why)
+            self._refuse(c, train.loc[o].to_numpy(), why)
 
     def judge(self, emb, ids, quality, scene):
         seen,places = scene[:,0].numpy(), []

@@ -17,6 +17,12 @@ from .verification import fuse_flip
 __all__ = ['EmbeddingStore', 'Judge', 'read_embeddings', 'write_embeddings']
 
 
+def _table_rows(dl):
+    "The rows of a table that a loader is over; none where it is over something else"
+    items = getattr(next(iter(getattr(dl.dataset, 'tls', ())), None), 'items', ())
+    return items if len(items) and all(getattr(o, 'path', None) and getattr(o, 'scene', None) for o in items) else ()
+
+
 def _embedding(pred): return pred if isinstance(pred, torch.Tensor) else pred.emb
 
 
@@ -49,7 +55,7 @@ class EmbeddingStore:
         ids,cameras = (pd.factorize(o)[0] for o in (of['identity'], camera))
         scene = np.stack([rows, cameras, of['split'] == 'query'], 1).astype(np.int64)
         store.parts = [[emb, torch.from_numpy(ids), torch.from_numpy(store.row_quality[rows]), torch.from_numpy(scene)]]
-        store.paths,store.current,store.version = table['path'],True,1
+        store.paths,store.current,store.version = table['path'].reset_index(drop=True),True,1
         return store
 
     def reset(self): self.current,self._last = False,None  # fastai does this before predictions too
@@ -71,12 +77,23 @@ class EmbeddingStore:
             raise ValueError(f'quality has {n} entries and the table at least {last + 1} rows. Give one for each row.')
         if not self.current:
             self.parts,self.current,self.version = [],True,self.version + 1
-            table = getattr(learn.dls, 'table', None)
+            table = self._validated(learn)
             self.paths = None if table is None else table['path']
             for judge in self.judges: judge.prepare(table)
         if self.flip: emb = self._with_mirrored(learn, emb)
         emb = emb.detach().to(getattr(torch, self.precision))
         self.parts.append([learn.to_detach(t).as_subclass(torch.Tensor) for t in (emb, *learn.yb[:3])])
+
+    def _validated(self, learn):
+        "Path and split by row: the learner's table, or other rows that are validated in its place; None: unknown"
+        table,items = getattr(learn.dls, 'table', None),_table_rows(learn.dl)
+        if not items: return table
+        seen = pd.DataFrame({'path': [o.path for o in items], 'split': [o.scene[2] for o in items]},
+                            index=[o.scene[0] for o in items])
+        if table is not None and (table['path'].reindex(seen.index) == seen['path']).all(): return table
+        if self.row_quality is None: return seen
+        raise ValueError('quality is given by rows of the table of the learner, and other rows are validated. Put it '
+                         'into their column quality.')
 
     def _with_mirrored(self, learn, emb):
         # over by now, so entered again

@@ -12,12 +12,11 @@ from fastai.learner import load_learner
 from qsd_fastai.data import loaders
 from qsd_fastai.data.loaders import (
     IdentityDL,
-    identity_order,
-    partner_order,
     recognition_block,
     recognition_dataloaders,
     table_rows,
 )
+from qsd_fastai.data.order import identity_order, partner_order
 from qsd_fastai.data.transforms import Squish
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.learner import recognition_learner

@@ -9,7 +9,7 @@ import torch
 from fastai.callback.tracker import SaveModelCallback
 from fastai.torch_core import set_seed
 
-from qsd_fastai.data.loaders import recognition_dataloaders
+from qsd_fastai.data.loaders import recognition_dataloaders, table_rows
 from qsd_fastai.evaluation import metrics
 from qsd_fastai.evaluation.metrics import (
     Retrieval,
@@ -313,6 +313,34 @@ def test_pairs_that_cannot_be_judged_are_named(labelled_people):
     part = make(few, 'mAP').dls.valid  # a picture less than the table of the learner promises
     with pytest.warns(UserWarning, match='was not embedded'): assert np.isnan(learn.validate(dl=part)[1])
     with pytest.raises(ValueError, match='has no column'): Verification('auc', pairs=pairs.drop(columns='same'))
+
+
+def test_other_rows_than_the_tables_are_judged_by_their_own_paths(labelled_people):
+    learn,_ = both(labelled_people, 'accuracy', 'auc')
+    def judged(rows, root=None):
+        rows = table_rows(rows, root or labelled_people.attrs['root'])
+        return learn.validate(dl=learn.dls.test_dl(rows, with_labels=True))[1:]
+
+    want = judged(labelled_people)
+    held = labelled_people[labelled_people['split'] != 'train']
+    # the same pictures in another order, without those of training, and people whom the learner's table does not have
+    for other in (labelled_people.sample(frac=1, random_state=3), held, held.sample(frac=1, random_state=1),
+                  held.assign(identity='new_' + held['identity'], camera='new_' + held['camera'])):
+        mAP,*of_pairs = judged(other)
+        np.testing.assert_allclose(of_pairs, want[1:], rtol=1e-5)
+        # where nobody of training is in the gallery, it is searched in less
+        assert mAP == pytest.approx(want[0]) if len(other) == len(labelled_people) else mAP > want[0]
+    few = held[held['path'] != pairs_of(labelled_people)['path1'][0]]
+    with pytest.raises(ValueError, match='is not in the table'): judged(few)
+
+
+def test_quality_by_rows_is_not_that_of_other_rows(labelled_people):
+    learn = make(labelled_people, 'mAP')
+    learn.metrics = Retrieval('mAP_worst', quality=labelled_people['quality'])
+    learn.validate()
+    rows = table_rows(labelled_people.sample(frac=1, random_state=3), labelled_people.attrs['root'])
+    with pytest.raises(ValueError, match='other rows are validated'):
+        learn.validate(dl=learn.dls.test_dl(rows, with_labels=True))
 
 
 def test_a_figure_that_fails_ends_no_fit(labelled_people):

@@ -2,14 +2,22 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
+TESTS  ?=
 
-.PHONY: demo test lint nbs bench clean
+.PHONY: demo test test-lowest lint nbs bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python recipes/reid.py
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
+
+# the tests with the lowest versions that settings.ini allows, in an environment of their own
+test-lowest: export PIP_CONSTRAINT = $(CURDIR)/.venv-lowest/lowest.txt
+test-lowest:
+	mkdir -p .venv-lowest
+	sed -n 's/^ *\([A-Za-z0-9_-]*\)>=\([0-9.]*\)$$/\1==\2/p' settings.ini > .venv-lowest/lowest.txt
+	$(MAKE) test VENV=.venv-lowest
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check
@@ -34,4 +42,4 @@ $(VENV)/ready-dev: $(VENV)/ready
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache runs wandb
+	rm -rf $(VENV) .venv-lowest build dist *.egg-info .pytest_cache .ruff_cache runs wandb

@@ -125,7 +125,8 @@ class QSDLoss(nn.Module):
         s,t = energy[student], energy.detach()[teacher]
         gap = (s - t).square().mean() if self.distance == 'l2' else (s - t).abs().mean()
         if self.amplify == 'none': return gap
-        low,top = (s.detach() if self.amplify == 'detached' else s).aminmax()
+        scores = s.detach() if self.amplify == 'detached' else s
+        low,top = scores.amin(),scores.amax()  # `aminmax` has no gradient before torch 2.7
         spread = top - low
         # constant maps have no spread to amplify by: the term is 0 there, where the published formula divides by 0
         flat = spread <= 1e-6*top

@@ -7,7 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qsd_fastai.losses import CenterLoss, IdentityLoss, RecognitionLoss, TripletLoss, WeightedRegularizedTriplet
+from qsd_fastai.losses import (
+    CenterLoss,
+    IdentityLoss,
+    MarginLoss,
+    RecognitionLoss,
+    TripletLoss,
+    WeightedRegularizedTriplet,
+)
+from qsd_fastai.models.heads.margins import ArcFace
 from qsd_fastai.models.recognizer import Recognition
 
 GOLDEN = Path(__file__).parent/'golden'
@@ -167,6 +175,13 @@ def test_centers_start_at_means():
     assert not loss.started[3]
 
 
+def test_one_picture_with_a_center_counts_whole():
+    loss,x = CenterLoss(2, 3, 'random'),torch.randn(3, 3)
+    expected = (x[1] - loss.centers[0]).square().sum()
+    assert loss(x, torch.tensor([5, 0, 7])).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss(x, torch.tensor([5, 6, 7])).item() == 0
+
+
 def test_bad_options():
     with pytest.raises(ValueError, match='form'): WeightedRegularizedTriplet('exact')
     with pytest.raises(ValueError, match='start'): CenterLoss(2, 2, 'zeros')
@@ -202,6 +217,15 @@ def test_terms_of_weight_zero_are_left_out():
     loss = RecognitionLoss(triplet_weight=0)
     loss(prediction(), torch.tensor([0, 0, 1, 1, 2, 2]))
     assert set(loss.terms) == {'identity'}
+
+
+def test_embeddings_of_a_margin_head_are_judged_by_angle():
+    loss,ids = MarginLoss(ArcFace(8, 3)),torch.tensor([3, 3, 4, 4, 5, 5])
+    emb = torch.randn(6, 8)*torch.arange(1, 7)[:, None]
+    value = loss(emb, ids).item()
+    assert value == TripletLoss(normalize=True)(emb, ids).item()
+    assert value == pytest.approx(loss(5*emb, ids).item(), rel=1e-5)
+    assert value != pytest.approx(TripletLoss()(emb, ids).item(), rel=1e-3)
 
 
 def test_evaluation_judges_by_the_triplet_term():

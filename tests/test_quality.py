@@ -135,6 +135,8 @@ def test_sampled_against_exact_and_truth(people):
     assert np.nanmax(sampled) <= 100
     assert np.corrcoef(sampled[~alone], exact[~alone])[0, 1] > .99
     assert np.corrcoef(sampled[~alone], noise[~alone])[0, 1] < -.6
+    of_means = [similarity_quality(emb, ids, mode=mode, signed=True)[~alone] for mode in ('sampled', 'exact')]
+    assert np.corrcoef(*of_means)[0, 1] > .99
     assert np.isnan(similarity_quality(emb, ids, min_imgs=9)).sum() == 1 + 2 + 3 + 5 + 8
 
 

@@ -53,6 +53,12 @@ def test_strength_follows_the_size(kind):
     assert distance(a, b) < .35*distance(a, small.resize((32, 64), Image.BOX))
 
 
+def test_low_resolution_goes_down_to_four_pixels():
+    img = textured(128, 128)
+    want = img.resize((4, 4), Image.BOX).resize((128, 128), Image.BICUBIC)
+    assert distance(degrade(img, 'low_resolution', 1., np.random.default_rng(0)), want) == 0
+
+
 @pytest.mark.parametrize('severity', [.2, .5, 1.])
 def test_occlusion_covers_the_stated_share_and_grows(severity):
     img = textured(128, 64)

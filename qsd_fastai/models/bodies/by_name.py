@@ -2,16 +2,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from . import iresnet, mobilefacenet, osnet
 from .agw import agw_resnet50
-from .iresnet import ir18, ir34, ir50, ir101, iresnet18, iresnet34, iresnet50, iresnet100
-from .mobilefacenet import mobilefacenet, mobilefacenet_prelu
 from .timm import check_name, timm_body
 
-__all__ = ['body_name', 'body_size', 'make_body', 'own_bodies']
+__all__ = ['body_name', 'body_size', 'face_bodies', 'make_body', 'own_bodies', 'person_bodies']
 
-own_bodies:dict[str,Callable] = {f.__name__: f for f in (
-    agw_resnet50, iresnet18, iresnet34, iresnet50, iresnet100, ir18, ir34, ir50, ir101,
-    mobilefacenet, mobilefacenet_prelu)}
+
+def _makers(module): return {name: getattr(module, name) for name in module.__all__ if name.islower()}
+
+
+person_bodies:dict[str,Callable] = {'agw_resnet50': agw_resnet50, **_makers(osnet)}
+face_bodies:dict[str,Callable] = {**_makers(iresnet), **_makers(mobilefacenet)}
+own_bodies = {**person_bodies, **face_bodies}
 
 
 def make_body(
@@ -24,7 +27,10 @@ def make_body(
 
     `ValueError` for an unknown name, `ConnectionError` when weights cannot be fetched."""
     if name in own_bodies:
-        if last_stride is not None: kwargs['last_stride'] = last_stride
+        if last_stride is not None:
+            if name != 'agw_resnet50':
+                raise ValueError(f'last_stride is {last_stride}. Leave it None for {name}: only ResNets have it.')
+            kwargs['last_stride'] = last_stride
         return own_bodies[name](pretrained=pretrained, **kwargs)
     check_name(name, own_bodies)
     return timm_body(name, pretrained, last_stride, **kwargs)
@@ -35,7 +41,7 @@ def body_size(
     size:tuple, # `(height, width)` of pictures, pixels
 )->dict: # For `make_body`
     "What a body must be told of the pictures' size: bodies for faces end in a layer for one size"
-    return {'size': tuple(size)} if name in own_bodies and name != 'agw_resnet50' else {}
+    return {'size': tuple(size)} if name in face_bodies else {}
 
 
 def body_name(

@@ -2,7 +2,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from . import iresnet, mobilefacenet, osnet
+from . import iresnet, mobilefacenet, osnet, solider
 from .agw import agw_resnet50
 from .timm import check_name, timm_body
 
@@ -12,7 +12,7 @@ __all__ = ['body_name', 'body_size', 'face_bodies', 'make_body', 'own_bodies', '
 def _makers(module): return {name: getattr(module, name) for name in module.__all__ if name.islower()}
 
 
-person_bodies:dict[str,Callable] = {'agw_resnet50': agw_resnet50, **_makers(osnet)}
+person_bodies:dict[str,Callable] = {'agw_resnet50': agw_resnet50, **_makers(osnet), **_makers(solider)}
 face_bodies:dict[str,Callable] = {**_makers(iresnet), **_makers(mobilefacenet)}
 own_bodies = {**person_bodies, **face_bodies}
 

@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ..weights.read import load_body
 from .agw import agw_resnet50
 from .iresnet import ir18, ir34, ir50, ir101, iresnet18, iresnet34, iresnet50, iresnet100
 from .mobilefacenet import mobilefacenet, mobilefacenet_prelu
@@ -18,6 +19,7 @@ def make_body(
     name:str,                       # A timm model, or one of our own, the names of `own_bodies`
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file
     last_stride:int|None=None,      # Of a ResNet; 1 is the habit in person Re-ID; None: the body's own
+    channels:str|None=None,         # Of the pictures that a file's weights were trained on: 'rgb', 'bgr'
     **kwargs,                       # For the model itself, `img_size=(256, 128)` of a ViT say
 ): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
     """A body without a classifier.
@@ -25,9 +27,10 @@ def make_body(
     `ValueError` for an unknown name, `ConnectionError` when weights cannot be fetched."""
     if name in own_bodies:
         if last_stride is not None: kwargs['last_stride'] = last_stride
-        return own_bodies[name](pretrained=pretrained, **kwargs)
+        file = False if isinstance(pretrained, bool) else pretrained
+        return load_body(own_bodies[name](pretrained=pretrained is True, **kwargs), file, channels)
     check_name(name, own_bodies)
-    return timm_body(name, pretrained, last_stride, **kwargs)
+    return timm_body(name, pretrained, last_stride, channels, **kwargs)
 
 
 def body_size(

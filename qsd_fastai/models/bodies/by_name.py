@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ..weights.read import load_body
 from . import iresnet, mobilefacenet, osnet, solider
 from .agw import agw_resnet50
 from .timm import check_name, timm_body
@@ -21,6 +22,7 @@ def make_body(
     name:str,                       # A timm model, or one of our own, the names of `own_bodies`
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file
     last_stride:int|None=None,      # Of a ResNet; 1 is the habit in person Re-ID; None: the body's own
+    channels:str|None=None,         # Of the pictures that a file's weights were trained on: 'rgb', 'bgr'
     **kwargs,                       # For the model itself, `img_size=(256, 128)` of a ViT say
 ): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
     """A body without a classifier.
@@ -31,9 +33,10 @@ def make_body(
             if name != 'agw_resnet50':
                 raise ValueError(f'last_stride is {last_stride}. Leave it None for {name}: only ResNets have it.')
             kwargs['last_stride'] = last_stride
-        return own_bodies[name](pretrained=pretrained, **kwargs)
+        file = False if isinstance(pretrained, bool) else pretrained
+        return load_body(own_bodies[name](pretrained=pretrained is True, **kwargs), file, channels)
     check_name(name, own_bodies)
-    return timm_body(name, pretrained, last_stride, **kwargs)
+    return timm_body(name, pretrained, last_stride, channels, **kwargs)
 
 
 def body_size(

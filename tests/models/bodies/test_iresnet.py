@@ -244,8 +244,12 @@ def test_adaface(tmp_path):
     source.eval(), model.eval()
     x = torch.rand(2, 3, 32, 32)*.01
     with torch.no_grad(): assert torch.allclose(model(x), source(x.flip(1)), rtol=1e-4)  # the source sees blue first
+    # without prefix and head the names are TFace's too, which trains on RGB
     bare = tiny('adaface')
-    load_reference(Recognizer(bare, 5), save(names, tmp_path/'bare.pt'), show=False)
+    report = load_reference(Recognizer(bare, 5), save(names, tmp_path/'bare.pt'), show=False)
+    assert same(bare, source)
+    assert any("RGB, assumed" in o and "channels='bgr'" in o for o in report.notes)
+    load_reference(Recognizer(bare, 5), tmp_path/'bare.pt', show=False, channels='bgr')
     assert same(bare, model.body)
     with pytest.raises(ValueError, match='do not fit'): load_reference(Recognizer(tiny(), 5), file)
 
@@ -300,6 +304,8 @@ def test_mobilefacenet_of_512(tmp_path):
     model = Recognizer(MobileFaceNet(512, (32, 32), 'prelu'), 5)
     report = load_reference(model, save(state, tmp_path/'mobilefacenet.pth'), show=False)
     nn.init.zeros_(source.conv3.bias)
+    # it was trained on BGR
+    source.conv1[0].weight.data = source.conv1[0].weight.data.flip(1)
     assert same(model.body, source)
     assert report.source == 'InsightFace_Pytorch'
     assert model.preprocess.stats == face_stats

@@ -118,6 +118,12 @@ def _neck(model):
     return {BNNeck: 'bnneck', nn.Identity: 'none'}.get(type(model.neck))
 
 
+def _judged(model): return model.neck.judged if isinstance(getattr(model, 'neck', None), BNNeck) else None
+
+
+def _set_judged(model, value): model.neck.judged = value
+
+
 def _numbers(value):
     return (isinstance(value, list) and len(value) == 3
             and all(isinstance(o, int | float) and math.isfinite(o) for o in value))
@@ -135,6 +141,10 @@ class Switch:
 SWITCHES = {
     'pool': Switch(_pool, None, lambda v: v in (*POOLS, 'own'), 'pooling is {}'),
     'neck': Switch(_neck, None, lambda v: v in NECKS, 'the neck is {}'),
+    'judged': Switch(_judged, _set_judged, lambda v: v in BNNeck.judges, 'the embedding is what comes {} the neck'),
+    'semantic': Switch(lambda model: getattr(model.body, 'semantic', None),
+                       lambda model, v: setattr(model.body, 'semantic', v),
+                       lambda v: isinstance(v, int | float) and 0 <= v <= 1, 'meaning weighs {}'),
     'stem_relu': Switch(_stem_relu, _set_stem_relu, lambda v: isinstance(v, bool), 'a ReLU in the stem: {}'),
     'stem_pool': Switch(_stem_pool, _set_stem_pool, lambda v: v in STEM_POOLS, 'the stem pools {}'),
     'eps': Switch(_eps, _set_eps, lambda v: isinstance(v, float) and 0 < v < 1,
@@ -194,6 +204,7 @@ def plan_switches(
     plan = Plan({}, {}, {})
     for name,value in wanted.items():
         found = None if value is None else SWITCHES[name].read(model)
+        if name == 'judged' and value is not None and plan.set.get('neck') == 'bnneck': found = 'after'
         # what a body pools by itself, nothing else does
         if name == 'pool' and value != found and 'own' in (value, found): continue
         if name in ('pool', 'neck') and name in asked and value is not None and found is None: found = 'its own'

@@ -3,19 +3,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..weights.read import load_body
-from . import iresnet, mobilefacenet, osnet, solider
+from . import clip, iresnet, mobilefacenet, osnet, solider
 from .agw import agw_resnet50
 from .timm import check_name, timm_body
 
-__all__ = ['body_name', 'body_size', 'face_bodies', 'make_body', 'own_bodies', 'person_bodies']
+__all__ = ['body_name', 'body_size', 'face_bodies', 'make_body', 'own_bodies', 'person_bodies', 'sized_bodies']
 
 
 def _makers(module): return {name: getattr(module, name) for name in module.__all__ if name.islower()}
 
 
-person_bodies:dict[str,Callable] = {'agw_resnet50': agw_resnet50, **_makers(osnet), **_makers(solider)}
+person_bodies:dict[str,Callable] = {'agw_resnet50': agw_resnet50, **_makers(osnet), **_makers(clip), **_makers(solider)}
 face_bodies:dict[str,Callable] = {**_makers(iresnet), **_makers(mobilefacenet)}
 own_bodies = {**person_bodies, **face_bodies}
+# these have a weight for each place of their maps
+sized_bodies = {*face_bodies, *_makers(clip)}
 
 
 def make_body(
@@ -43,8 +45,8 @@ def body_size(
     name:str,   # As for `make_body`
     size:tuple, # `(height, width)` of pictures, pixels
 )->dict: # For `make_body`
-    "What a body must be told of the pictures' size: bodies for faces end in a layer for one size"
-    return {'size': tuple(size)} if name in face_bodies else {}
+    "What a body must be told of the pictures' size, where it is made for one"
+    return {'size': tuple(size)} if name in sized_bodies else {}
 
 
 def body_name(

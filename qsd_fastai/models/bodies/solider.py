@@ -100,7 +100,7 @@ class SoliderSwin(StagedBody):
         nf:int,              # Channels of the first stage
         depths:tuple,        # Blocks of each of four stages
         heads:tuple,         # Heads of each stage
-        semantic:float=None, # How much of a person's meaning, against its looks, 0 to 1; None: .2, as its models for people
+        semantic:float=None, # How much of a person's meaning, against its looks, 0 to 1; None: .2, as for people
     ):
         super().__init__(8*nf, 8*nf, Preprocess(*face_stats))
         self.semantic = .2 if semantic is None else semantic

@@ -22,7 +22,7 @@ def colour_order(
     if channels is not None:
         one_of('channels', channels, 'rgb', 'bgr')
         return channels, 'as asked for'
-    if project.channels: return project.channels, f'as {project.name} trains'
+    if project.channels in ('rgb', 'bgr'): return project.channels, f'as {project.name} trains'
     file = Path(file)
     named = {o.lower() for o in WORD.findall(file.name)}
     if len(named) == 1: return named.pop(), 'as the name of the file says'
@@ -31,6 +31,8 @@ def colour_order(
         said = _said(card)
         if len(said) == 1: return said.pop(), f'as {card.name} beside it says'
         if said: both.append(card.name)
+    if project.channels == 'ask':
+        raise ValueError(f"{file}: weights of {project.name}. Say channels='rgb' or channels='bgr': nothing tells.")
     more = f' ({", ".join(both)} beside it has both)' if both else ''
     return 'rgb', f"assumed, for nothing tells{more}; channels='bgr' turns them"
 

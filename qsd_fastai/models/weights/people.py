@@ -1,4 +1,5 @@
 "Projects of person re-identification, and bodies as such: their names, and what their networks do otherwise than ours"
+import re
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ __all__ = ['BODY', 'PEOPLE', 'QSD_FASTAI']
 
 IMAGENET = {'mean': (.485, .456, .406), 'std': (.229, .224, .225)}
 # of weights that say nothing: an average, and whatever our body does
-UNCHANGED = {'stem_relu': None, 'stem_pool': None, 'eps': None, 'last_stride': None}
+UNCHANGED = {'judged': None, 'stem_relu': None, 'stem_pool': None, 'eps': None, 'last_stride': None}
 
 
 def renamed_by(prefixes):
@@ -47,8 +48,8 @@ AGW = Project(
     name='AGW or QSD', channels='rgb', told=nothing_told, spare=r'',
     tells=lambda found: _is_base(found) and any(k.startswith(('base.NL_', 'global_pool.')) for k in found.weights),
     rename=renamed_by({'base.': 'body.', 'global_pool.': 'pool.', 'bottleneck.': 'neck.', 'classifier.': 'head.'}),
-    network=Network(pool='average', neck='none', stem_relu=False, stem_pool='padded', eps=1e-5, last_stride=1,
-                    resize='bilinear', **IMAGENET))
+    network=Network(pool='average', neck='none', judged='after', stem_relu=False, stem_pool='padded', eps=1e-5,
+                    last_stride=1, resize='bilinear', **IMAGENET))
 
 
 def _is_base(found):
@@ -59,12 +60,35 @@ def _is_base(found):
 BOT = replace(AGW, name='BoT, or AGW without a trained pooling', tells=_is_base)
 
 
+# OSNet: streams by letters, or numbered where a search placed the norms; what is behind a stage, as its last part
+OSNET_NAMES = [(r'conv([23])\.2\.0\.(.+)', r'pool\1.0.\2'), (r'(conv\d\.\d\.conv2)a\.(.+)', r'\1.0.0.\2'),
+               (r'(conv\d\.\d\.conv2)b\.(.+)', r'\1.1.\2'), (r'(conv\d\.\d\.conv2)c\.(.+)', r'\1.2.\2'),
+               (r'(conv\d\.\d\.conv2)d\.(.+)', r'\1.3.\2'), (r'(conv\d\.\d\.conv2\.\d)\.layers\.(.+)', r'\1.\2')]
+
+
+def _osnet_name(k): return next((re.sub(old, new, k) for old,new in OSNET_NAMES if re.fullmatch(old, k)), k)
+
+
+def _osnet(found):
+    for k,v in found.weights.items():
+        yield Part(f'head.{k[11:]}' if k.startswith('classifier.') else f'body.{_osnet_name(k)}', k, v)
+
+
+OSNET = Project(
+    name="Torchreid's OSNet", channels='rgb', rename=_osnet, told=nothing_told, spare=r'',
+    tells=lambda found: found.has('conv1.conv.weight', 'conv4.0.gate.fc1.weight', 'conv5.conv.weight'),
+    network=Network(pool='own', neck='none', resize='bilinear', **IMAGENET, **UNCHANGED | {'eps': 1e-5}))
+
+
 FASTREID_NAMES = renamed_by({'backbone.': 'body.', 'heads.pool_layer.': 'pool.', 'heads.bottleneck.0.': 'neck.',
                              'heads.weight': 'head.weight'})
 
 
 def _fastreid(found):
-    yield from (o for o in FASTREID_NAMES(found) if not o.theirs.startswith('pixel_'))
+    for o in FASTREID_NAMES(found):
+        body = o.ours.removeprefix('body.')
+        if o.theirs.startswith('pixel_'): continue
+        yield o._replace(ours=f'body.{_osnet_name(body)}') if body != o.ours else o
     # its AGW pools with a power that is fixed at 3, and no weight; its other networks without one take the average
     if any('.NL_' in k for k in found.weights) and not found.has('heads.pool_layer.p'):
         yield Part('pool.p', '', torch.full((1,), 3.))
@@ -82,8 +106,8 @@ FASTREID = Project(
     name='FastReID', channels='rgb', rename=_fastreid, told=_pixels, spare=r'pixel_(mean|std)',
     tells=lambda found: any(k.startswith('backbone.') for k in found.weights)
                         and any(k.startswith('heads.') for k in found.weights),
-    network=Network(pool='average', neck='none', stem_relu=True, stem_pool='ceil', eps=1e-5, last_stride=1,
-                    resize='bicubic', **IMAGENET))
+    network=Network(pool='average', neck='none', judged='after', stem_relu=True, stem_pool='ceil', eps=1e-5,
+                    last_stride=1, resize='bicubic', **IMAGENET))
 
 
 # Torchreid, and any network of one body and one layer behind it
@@ -98,4 +122,4 @@ BODY = Project(
     name='a body', channels=None, told=nothing_told, spare=r'', tells=lambda found: True, rename=as_they_are,
     network=Network(pool='average', neck='none', resize=None, mean=None, std=None, **UNCHANGED))
 
-PEOPLE = [AGW, BOT, FASTREID]
+PEOPLE = [AGW, BOT, FASTREID, OSNET]

@@ -38,6 +38,7 @@ class Network:
     No field has a default: whoever adds a project looks each of them up."""
     pool:str|None        # Where the weights have no pooling power: 'average', 'max', 'own' of a face body
     neck:str|None        # Where the weights have no neck: 'none'
+    judged:str|None      # What its own figures are of, 'after' or 'before' the neck; None: there is none
     stem_relu:bool|None  # Of a ResNet
     stem_pool:str|None   # Of a ResNet: 'padded', 'ceil'
     eps:float|None       # Of batch norms
@@ -55,7 +56,7 @@ class Project:
     rename:Callable        # Of `Found`: the `Part`s; keys that get no part must be in `spare`
     network:Network        # What its networks do
     told:Callable          # Of `Found`: switches that a file of its own tells, a dict that goes before `network`
-    channels:str|None      # 'rgb', 'bgr'; None: its names do not tell, see `colour_order`
+    channels:str|None      # 'rgb', 'bgr'; None: its names do not tell, see `colour_order`; 'ask': nor may it be assumed
     spare:str              # Pattern of keys that are no part of the network: a margin's averages, pixel statistics
 
 

@@ -1,4 +1,5 @@
 "The one door for weights from a file into any body or recogniser: every key accounted for, or refused"
+import math
 import re
 import sys
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from .faces import FACES
 from .peel import network_in, peeled
 from .people import BODY, PEOPLE, QSD_FASTAI, TORCHREID
 from .project import Part
+from .refused import refusal
 from .safe_pickle import read_checkpoint
+from .transformers import TRANSFORMERS
 
 __all__ = ['PROJECTS', 'LoadReport', 'load_body', 'load_reference']
 
 # the first that tells has them; bodies as such come last, by the wrapper behind which most of their names fit
-PROJECTS = [QSD_FASTAI, *FACES, *PEOPLE]
+PROJECTS = [QSD_FASTAI, *FACES, *TRANSFORMERS, *PEOPLE]
 # what timm's own readers leave out: tables that a network makes for itself
 MADE = re.compile(r'.*(relative_position_index|attn_mask|attention_bias_idxs|position_ids)')
 
@@ -74,7 +77,7 @@ def load_body(
 
 
 def _load(model, file, head, channels):
-    found,project = _whose(network_in(read_checkpoint(file), file), model)
+    found,project = _whose(network_in(read_checkpoint(file), file), model, file)
     try: parts,told = list(project.rename(found)), project.told(found)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise ValueError(f'{file}: weights of {project.name} cannot be read ({e}). '
@@ -103,10 +106,11 @@ def _load(model, file, head, channels):
     return LoadReport(str(file), project.name, [*weights], fit.missing, fit.unexpected, fit.skipped, notes)
 
 
-def _whose(found, model):
+def _whose(found, model, file):
     "The project, and the weights behind the wrapper at which its names begin"
     own = {k.removeprefix('body.') for k in model.state_dict() if k.startswith('body.')}
     forms = list(peeled(found))
+    if said := next(filter(None, map(refusal, forms)), None): raise ValueError(f'{file} holds {said}')
     for form in forms:
         if project := next((o for o in PROJECTS if o.tells(form)), None): return form, project
     best = max(forms, key=lambda form: len(own & form.weights.keys()))
@@ -185,6 +189,7 @@ def _for_timm(body, parts, shapes, found, file):
     theirs = {o.ours.removeprefix('body.'): o for o in parts if o.ours.startswith('body.')}
     if reader is None or all(shapes.get(o.ours) == tuple(o.value.shape) for o in theirs.values()): return parts
     state = {k: o.value for k,o in theirs.items()}
+    _check_places(body, theirs, shapes, found, file)
     try:
         try: made = reader(dict(state), body)
         except TypeError: made = reader(dict(state))
@@ -200,3 +205,15 @@ def _for_timm(body, parts, shapes, found, file):
     taken = {o.theirs for o in again}
     left = [o for o in theirs.values() if o.theirs not in taken and not MADE.fullmatch(o.ours)]
     return [*(o for o in parts if not o.ours.startswith('body.')), *again, *left]
+
+
+def _check_places(body, theirs, shapes, found, file):
+    "`ValueError` where embeddings of places are for another shape of pictures: only a square can be made another size"
+    part,shape = theirs.get('pos_embed'), shapes.get('body.pos_embed', ())
+    if part is None or len(shape) != 3 or part.value.ndim != 3 or part.value.shape[1] == shape[1]: return
+    places = part.value.shape[1] - getattr(body, 'num_prefix_tokens', 0)
+    if math.isqrt(max(places, 0))**2 == places: return
+    key = found.origin.get(part.theirs, part.theirs)
+    raise ValueError(f'{file}: {key} is for {places} patches, and the body has {shape[1] - 1}. Make it for pictures of '
+                     "the size that the weights are for, body_kwargs={'img_size': (height, width)}; where patches "
+                     'overlapped, the stride of STRIDE_SIZE below 16, take weights that were trained without.')

@@ -53,9 +53,9 @@ def test_levels_are_what_feature_info_says(name):
 def test_an_embedding(name):
     body,x = made(name)
     with torch.device('meta'): model = Recognizer(body, 3)
-    own = isinstance(body, StagedBody)
-    assert type(model.neck) is (nn.Identity if own else BNNeck)
-    if own: assert body.embed(body.forward_features(x)).shape == (2, model.embed_dim)
+    staged = isinstance(body, StagedBody)
+    assert type(model.neck) is (nn.Identity if staged and body.own_embedding else BNNeck)
+    if staged: assert body.embed(body.forward_features(x)).shape == (2, model.embed_dim)
     assert len(stats_of(body)) == 2
 
 

@@ -39,7 +39,7 @@ def test_every_maker_of_a_module_has_its_name():
 def test_levels_are_what_feature_info_says(name):
     body,x = made(name)
     final,levels = body.forward_intermediates(x)
-    assert final.shape[1] == body.num_features
+    assert final.shape[2 if final.ndim == 3 else 1] == body.num_features # tokens end in their channels
     assert final.shape == body.forward_features(x).shape
     assert len(levels) == len(body.feature_info)
     for level,info in zip(levels, body.feature_info, strict=True):

@@ -44,7 +44,6 @@ ENDS = {'input_layer.0': 'conv1', 'input_layer.1': 'bn1', 'input_layer.2': 'prel
         'output_layer.0': 'bn2', 'output_layer.3': 'fc', 'output_layer.4': 'features'}
 
 
-
 def _ir(found):
     weights = found.weights
     # units are numbered through; each stage begins where the channels grow

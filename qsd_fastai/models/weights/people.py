@@ -55,11 +55,16 @@ AGW = Project(
 
 
 def _is_base(found):
-    return found.has('bottleneck.weight') or (
-        found.has('classifier.weight') and any(k.startswith('base.') for k in found.weights))
+    return any(k.startswith('base.') for k in found.weights) and (
+        found.has('bottleneck.weight') or found.has('classifier.weight'))
 
 
-BOT = replace(AGW, name='BoT, or AGW without a trained pooling', tells=_is_base)
+BOT = replace(AGW, name='BoT, or AGW without a trained pooling',
+              tells=lambda found: _is_base(found) and any(k.startswith('base.layer1.') for k in found.weights))
+
+# other bodies in the same frame
+BASE = replace(AGW, name='a network with a base and a classifier', tells=_is_base, network=Network(
+    pool='average', neck='none', resize='bilinear', mean=None, std=None, **UNCHANGED))
 
 
 FASTREID_NAMES = renamed_by({'backbone.': 'body.', 'heads.pool_layer.': 'pool.', 'heads.bottleneck.0.': 'neck.',
@@ -80,7 +85,7 @@ def _fastreid_pool(found):
     if found.has('heads.pool_layer.p'): return 'gem'
     if told := _configuration(found).get('POOL_LAYER'):
         if told in FASTREID_POOLS: return FASTREID_POOLS[told]
-        raise ValueError(f'config.yaml beside it pools by {told}. Only {", ".join(FASTREID_POOLS)} are built')
+        raise ValueError(f'config.yaml beside it pools by {told}. Only {", ".join(FASTREID_POOLS)} are built.')
     return 'gem' if any('.NL_' in k for k in found.weights) else 'average'
 
 
@@ -125,4 +130,4 @@ BODY = Project(
     name='a body', channels=None, told=nothing_told, spare=r'', tells=lambda found: True, rename=as_they_are,
     network=Network(pool='average', neck='none', resize=None, mean=None, std=None, **UNCHANGED))
 
-PEOPLE = [AGW, BOT, FASTREID]
+PEOPLE = [AGW, BOT, BASE, FASTREID]

@@ -77,7 +77,8 @@ def _load(model, file, head, channels):
     found,project = _whose(network_in(read_checkpoint(file), file), model)
     try: parts,told = list(project.rename(found)), project.told(found)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        raise ValueError(f'{file}: weights of {project.name} cannot be read ({e}). '
+        why = str(e).removesuffix('.')
+        raise ValueError(f'{file}: weights of {project.name} cannot be read ({why}). '
                          'Save model.state_dict() of the network as it was trained.') from e
     named = {o.ours for o in parts}
     wanted = {k: list(v) if isinstance(v, tuple) else v for k,v in vars(project.network).items()} | told

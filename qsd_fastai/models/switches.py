@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from .layers import BNNeck, GeM
-from .preprocess import RESIZES, Preprocess, preprocess_of
+from .preprocess import RESIZES, Preprocess, preprocess_of, stats_of
 
-__all__ = ['Plan', 'packed', 'plan_switches', 'set_last_stride', 'switches_of', 'unpacked']
+__all__ = ['SWITCHES', 'Plan', 'Switch', 'packed', 'plan_switches', 'set_last_stride', 'switches_of', 'unpacked']
 
 
 def set_last_stride(
@@ -96,7 +96,7 @@ def _picture(name):
         return list(value) if isinstance(value, tuple) else value
 
     def write(model, value):
-        old = preprocess_of(model.body) or Preprocess((0.,)*3, (1.,)*3)
+        old = preprocess_of(model.body) or Preprocess(*map(tuple, stats_of(model.body)))
         model.body.preprocess = replace(old, **{name: tuple(value) if isinstance(value, list) else value})
 
     return read, write
@@ -159,6 +159,9 @@ SWITCHES = {
                      lambda v: isinstance(v, bool), 'the first layer was turned from BGR to RGB: {}')}
 
 
+PICTURES = 'mean', 'std', 'resize'
+
+
 @dataclass
 class Plan:
     "What is to change in a model, made before anything does"
@@ -208,7 +211,8 @@ def plan_switches(
         # what a body pools by itself, nothing else does
         if name == 'pool' and value != found and 'own' in (value, found): continue
         if name in ('pool', 'neck') and name in asked and value is not None and found is None: found = 'its own'
-        if found is None or _same(found, value): continue
+        # a body that says nothing of pictures can be told
+        if value is None or (found is None and name not in PICTURES) or _same(found, value): continue
         if name in asked:
             plan.kept[name] = found
             continue

@@ -2,11 +2,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastai.vision.core import imagenet_stats
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import NonLocal
+from ..preprocess import Preprocess
 from ..switches import set_last_stride
 from ..weights.read import load_body
 from .timm import timm_body
@@ -33,6 +35,7 @@ class NonLocalResNet(ResNet):
             if n: self.add_module(f'NL_{stage}', nn.ModuleList(NonLocal(nf, inter_channels) for _ in range(n)))
         given = {'stem_relu': stem_relu, 'last_stride': last_stride}
         self.asked = {name for name,value in given.items() if value is not None}
+        self.preprocess = Preprocess(*map(tuple, imagenet_stats))
         self.set_stem_relu(stem_relu is not False)
         set_last_stride(self, last_stride or 1)
 

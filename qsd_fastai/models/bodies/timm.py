@@ -29,6 +29,10 @@ def timm_body(
     **kwargs,                       # For the model itself
 ): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
     "A timm model without its classifier; raises `ConnectionError` when weights cannot be fetched"
+    elsewhere = 'file' in kwargs.get('pretrained_cfg_overlay', {}) or name.startswith('local-dir:')
+    if pretrained is True and elsewhere:
+        # timm would read it by itself, and some of its versions run what a file holds
+        raise ValueError(f'pretrained is True, and the weights of {name} lie in a file. Give it: pretrained=FILE.')
     file = None if isinstance(pretrained, bool) else Path(pretrained)
     if file is not None and not file.is_file():
         raise FileNotFoundError(f'pretrained is {str(pretrained)!r}: no such file. Give weights of {name}, True, or '

@@ -2,6 +2,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -27,9 +28,15 @@ OUTSIDE = re.compile(r'((fc|head|classifier|linear|logits|last_linear|head_dist)
 
 def network_in(
     found,    # What `read_checkpoint` gave
-    file:str, # For messages
+    file:str, # That it came from
 )->Found:
     "The state dict within what a file holds, with the head that arcface_torch keeps beside it"
+    try: return _network_in(found, file)
+    except RecursionError as e:
+        raise ValueError(f'{file} holds a module that lies in itself. Save model.state_dict().') from e
+
+
+def _network_in(found, file):
     beside,notes,shard = set(), [], None
     for _ in range(8):
         if not isinstance(found, dict): break
@@ -56,14 +63,17 @@ def network_in(
         if v.layout != torch.strided or v.numel()*v.element_size() > v.untyped_storage().nbytes():
             raise ValueError(f'{file}: {k} has more numbers than the file. Save model.state_dict().')
     if shard is not None: weights['head.weight'] = shard
-    return Found(weights, {k: k for k in weights}, beside=frozenset(beside), notes=notes)
+    return Found(weights, {k: k for k in weights}, Path(file), beside=frozenset(beside), notes=notes)
 
 
-def _holds(o, depth=4):
+def _holds(o, depth=4, seen=None):
     "Are there tensors in it, other than single numbers?"
     if isinstance(o, Inert): return bool(state_of(o))
     if isinstance(o, torch.Tensor): return o.ndim > 0
-    return depth > 0 and isinstance(o, dict) and any(_holds(v, depth - 1) for v in o.values())
+    seen = set() if seen is None else seen # A mapping that lies in itself, or in a thousand places
+    if not isinstance(o, dict) or not depth or id(o) in seen: return False
+    seen.add(id(o))
+    return any(_holds(v, depth - 1, seen) for v in o.values())
 
 
 def peeled(

@@ -34,12 +34,14 @@ def _is_ours(found):
 
 def _own_switches(found):
     state = found.weights.get('_extra_state')
-    return {} if state is None else unpacked(state)
+    if state is not None: return unpacked(state)
+    found.notes.append('these weights do not say how their network was set: saved whole, or by an older version')
+    return {}
 
 
 QSD_FASTAI = Project(
     name='qsd_fastai', tells=_is_ours, rename=renamed_by({}), told=_own_switches, channels='rgb',
-    spare=r'_extra_state',
+    spare=r'_extra_state|(head|center)\..*',
     network=Network(pool=None, neck=None, mean=None, std=None, resize=None, **UNCHANGED))
 
 
@@ -53,11 +55,16 @@ AGW = Project(
 
 
 def _is_base(found):
-    return found.has('bottleneck.weight') or (
-        found.has('classifier.weight') and any(k.startswith('base.') for k in found.weights))
+    return any(k.startswith('base.') for k in found.weights) and (
+        found.has('bottleneck.weight') or found.has('classifier.weight'))
 
 
-BOT = replace(AGW, name='BoT, or AGW without a trained pooling', tells=_is_base)
+BOT = replace(AGW, name='BoT, or AGW without a trained pooling',
+              tells=lambda found: _is_base(found) and any(k.startswith('base.layer1.') for k in found.weights))
+
+# other bodies in the same frame
+BASE = replace(AGW, name='a network with a base and a classifier', tells=_is_base, network=Network(
+    pool='average', neck='none', resize='bilinear', mean=None, std=None, **UNCHANGED))
 
 
 # OSNet: streams by letters, or numbered where a search placed the norms; what is behind a stage, as its last part
@@ -82,6 +89,24 @@ OSNET = Project(
 
 FASTREID_NAMES = renamed_by({'backbone.': 'body.', 'heads.pool_layer.': 'pool.', 'heads.bottleneck.0.': 'neck.',
                              'heads.weight': 'head.weight'})
+FASTREID_POOLS = {'GlobalAvgPool': 'average', 'FastGlobalAvgPool': 'average', 'GlobalMaxPool': 'max',
+                  'GeneralizedMeanPooling': 'gem', 'GeneralizedMeanPoolingP': 'gem'}
+
+
+def _configuration(found):
+    "What FastReID's trainer wrote beside the weights: `config.yaml`"
+    file = found.file.with_name('config.yaml')
+    text = file.read_text(encoding='utf-8', errors='replace')[:1_000_000] if file.is_file() else ''
+    return dict(re.findall(r'^ *(POOL_LAYER|LAST_STRIDE): *[\'"]?(\w+)', text, re.MULTILINE))
+
+
+def _fastreid_pool(found):
+    "'gem', 'average' or 'max'; only a power that was trained leaves a trace in the weights"
+    if found.has('heads.pool_layer.p'): return 'gem'
+    if told := _configuration(found).get('POOL_LAYER'):
+        if told in FASTREID_POOLS: return FASTREID_POOLS[told]
+        raise ValueError(f'config.yaml beside it pools by {told}. Only {", ".join(FASTREID_POOLS)} are built.')
+    return 'gem' if any('.NL_' in k for k in found.weights) else 'average'
 
 
 def _fastreid(found):
@@ -89,21 +114,27 @@ def _fastreid(found):
         body = o.ours.removeprefix('body.')
         if o.theirs.startswith('pixel_'): continue
         yield o._replace(ours=f'body.{_osnet_name(body)}') if body != o.ours else o
-    # its AGW pools with a power that is fixed at 3, and no weight; its other networks without one take the average
-    if any('.NL_' in k for k in found.weights) and not found.has('heads.pool_layer.p'):
+    # its AGW pools with a power that is fixed at 3, and no weight
+    if _fastreid_pool(found) == 'gem' and not found.has('heads.pool_layer.p'):
         yield Part('pool.p', '', torch.full((1,), 3.))
 
 
-def _pixels(found):
-    "Its pictures are 0 to 255, and older files keep how they are normalised"
+def _fastreid_told(found):
+    "Pooling and stride of its configuration; and older files keep how pictures of 0 to 255 are normalised"
+    pool,stride = _fastreid_pool(found),_configuration(found).get('LAST_STRIDE')
+    if not found.has('heads.pool_layer.p'):
+        how = 'POOL_LAYER of config.yaml beside the file' if _configuration(found) else \
+            "its published configurations: its other poolings leave no trace, lay the run's config.yaml beside the file"
+        found.notes.append(f'no pooling power was trained: {"a fixed 3" if pool == "gem" else pool}, as {how}')
+    told = {'pool': pool} | ({'last_stride': int(stride)} if stride in ('1', '2') else {})
     values = [found.weights.get(k) for k in ('pixel_mean', 'pixel_std')]
-    if any(v is None or v.numel() != 3 or not v.is_floating_point() for v in values): return {}
+    if any(v is None or v.numel() != 3 or not v.is_floating_point() for v in values): return told
     mean,std = ([float(o)/255 for o in v.flatten()] for v in values)
-    return {'mean': mean, 'std': std}
+    return told | {'mean': mean, 'std': std}
 
 
 FASTREID = Project(
-    name='FastReID', channels='rgb', rename=_fastreid, told=_pixels, spare=r'pixel_(mean|std)',
+    name='FastReID', channels='rgb', rename=_fastreid, told=_fastreid_told, spare=r'pixel_(mean|std)',
     tells=lambda found: any(k.startswith('backbone.') for k in found.weights)
                         and any(k.startswith('heads.') for k in found.weights),
     network=Network(pool='average', neck='none', judged='after', stem_relu=True, stem_pool='ceil', eps=1e-5,
@@ -122,4 +153,4 @@ BODY = Project(
     name='a body', channels=None, told=nothing_told, spare=r'', tells=lambda found: True, rename=as_they_are,
     network=Network(pool='average', neck='none', resize=None, mean=None, std=None, **UNCHANGED))
 
-PEOPLE = [AGW, BOT, FASTREID, OSNET]
+PEOPLE = [AGW, BOT, BASE, FASTREID, OSNET]

@@ -1,6 +1,7 @@
 "The record that each project fills whose weights are read: how its keys are named, and what its networks do otherwise"
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ class Found:
     "The weights of a file, at some depth of the wrappers around their names"
     weights:dict[str, torch.Tensor]                      # Key to tensor, wrappers taken off
     origin:dict[str, str]                                # Key to the key in the file
+    file:Path                                            # Where they lay
     wrapper:str = ''                                     # What was taken off, `module.model.`
     beside:frozenset = frozenset()                       # What else lay in the file, `pytorch-lightning_version`
     notes:list[str] = field(default_factory=list)        # What was chosen among several

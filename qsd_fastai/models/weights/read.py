@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..preprocess import preprocess_of
-from ..switches import plan_switches
+from ..switches import SWITCHES, plan_switches
 from .colours import colour_order
 from .faces import FACES
 from .peel import network_in, peeled
@@ -80,15 +80,20 @@ def _load(model, file, head, channels):
     found,project = _whose(network_in(read_checkpoint(file), file), model, file)
     try: parts,told = list(project.rename(found)), project.told(found)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        raise ValueError(f'{file}: weights of {project.name} cannot be read ({e}). '
+        why = str(e).removesuffix('.')
+        raise ValueError(f'{file}: weights of {project.name} cannot be read ({why}). '
                          'Save model.state_dict() of the network as it was trained.') from e
     named = {o.ours for o in parts}
     wanted = {k: list(v) if isinstance(v, tuple) else v for k,v in vars(project.network).items()} | told
     wanted |= {switch: value for key,switch,value in (('pool.p', 'pool', 'gem'), ('neck.weight', 'neck', 'bnneck'))
                if key in named}
+    if wrong := next((k for k,v in wanted.items() if v is not None and not SWITCHES[k].valid(v)), None):
+        raise ValueError(f'{file}: {wrong} of these weights is {wanted[wrong]}. Save model.state_dict() again.')
     plan = plan_switches(model, wanted)
     shapes = plan.shapes(model)
-    if not head: parts = [o for o in parts if not o.ours.startswith('head.')]
+    body_only = isinstance(model, nn.ModuleDict)
+    if not head: parts = [o for o in parts if not o.ours.startswith('head.')
+                          or not _is_spare(o, model.body, project, body_only)]
     parts = _for_timm(model.body, parts, shapes, found, file)
     fit = _fitted(model, parts, shapes, plan, found, project, file)
     order,because = colour_order(file, channels, project)
@@ -143,7 +148,7 @@ def _fitted(model, parts, shapes, plan, found, project, file):
     body_only = isinstance(model, nn.ModuleDict)
     use,unexpected,skipped,foreign,wrong = {}, [], [], [], []
     for o in parts:
-        theirs = found.origin.get(o.theirs, o.theirs)
+        theirs = found.origin.get(o.theirs, o.theirs) or o.ours
         if o.ours in use: foreign.append(f'{theirs}, twice,')
         elif o.ours not in shapes:
             if not _is_spare(o, model.body, project, body_only): foreign.append(theirs)
@@ -158,8 +163,8 @@ def _fitted(model, parts, shapes, plan, found, project, file):
     lacking = [k for k in missing if not k.startswith(('head.', *fresh, *(f'{o}.' for o in plan.kept)))]
     own = model.state_dict()
     wrong += [f'{found.origin.get(o.theirs, o.theirs)}, {o.value.dtype},' for k,o in use.items()
-              if k in own and own[k].is_floating_point() != o.value.is_floating_point()
-              and not k.endswith('num_batches_tracked')]
+              if o.value.is_complex() or (k in own and not k.endswith('num_batches_tracked')
+                                          and own[k].is_floating_point() != o.value.is_floating_point())]
     said = {'there is no place for': foreign, 'it lacks': lacking, 'another shape or type has': wrong}
     if any(said.values()):
         what = '; '.join(f'{k} {_some(v, 3)}' for k,v in said.items() if v)

@@ -1,9 +1,11 @@
 "One door for weights: any body, behind any wrapper and in any container, is filled to the last key or refused by name"
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from qsd_fastai.models.bodies.by_name import make_body, own_bodies
+from qsd_fastai.models.bodies.by_name import make_body, own_bodies, sized_bodies
 from qsd_fastai.models.layers import BNNeck
 from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.models.weights import read
@@ -12,7 +14,9 @@ from qsd_fastai.models.weights.read import load_body, load_reference
 pytestmark = pytest.mark.usefixtures('one_thread')
 
 SMALL = {'size': (32, 32)}
-OWN = {name: {} if name.startswith(('agw', 'osnet')) else SMALL for name in own_bodies}
+# of networks that differ in depth or width alone, one
+ALIKE = re.compile(r'(iresnet|ir)(34|50)|.*(10[01]|152|200|_small|_base)|osnet(_ain)?_x(0_5|0_75|1_0)')
+OWN = {name: SMALL if name in sized_bodies else {} for name in own_bodies if not ALIKE.fullmatch(name)}
 TIMM = {'resnet18': {}, 'test_resnet': {}, 'test_vit': {}, 'test_convnext': {}, 'test_efficientnet': {},
         'test_byobnet': {}, 'regnetx_002': {}, 'mobilenetv3_small_050': {}, 'densenet121': {}, 'seresnet18': {},
         'swin_tiny_patch4_window7_224': {'embed_dim': 24, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 2, 2)}}

@@ -24,11 +24,10 @@ from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
 
 from qsd_fastai.data.labels import join_quality
-from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
+from qsd_fastai.data.loaders import picture_files
 from qsd_fastai.data.table import read_table, write_table
 from qsd_fastai.files import file_hash, in_one_move, save_whole
-from qsd_fastai.learner import recognition_learner
-from qsd_fastai.models.weights.read import load_reference
+from qsd_fastai.judging.models import learner_around, open_weights
 from qsd_fastai.plots.pictures import sheet_figure
 from qsd_fastai.plots.quality import quality_histogram_figure
 from qsd_fastai.quality import similarity_quality
@@ -94,10 +93,7 @@ def _saved_learner(learner, weights, arch, table, size, last_stride):
     if not (weights and arch):
         raise ValueError('Nothing is said of what recognises the pictures. '
                          'Pass --learner FILE.pkl, or --weights FILE and --arch NAME.')
-    dls = recognition_dataloaders(table.assign(split='train'), size=size, n_ids=1, n_imgs=1)
-    learn = recognition_learner(dls, arch, last_stride=last_stride)
-    load_reference(learn.model, weights, head=False)
-    return learn
+    return learner_around(*open_weights(weights, arch, size, last_stride), table)
 
 
 def _labels_of_model(pictures, learner, weights, arch, size, last_stride, folder, options):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .choices import one_of
 from .data.pictures import open_picture, upright
 
 __all__ = ['Embedder', 'EmbedderSpec', 'list_pictures']
@@ -37,6 +38,12 @@ class EmbedderSpec:
     channels:str = 'RGB'    # Order of the channels that go in
     layout:str = 'uint8 (n, height, width, 3), 0 to 255' # What the graph takes
     resize:str = 'PIL bilinear, to (height, width) whatever the shape' # How a picture comes to its size
+
+    @property
+    def filter(self)->str:
+        "Name of the filter of PIL in `resize`; ValueError where there is none"
+        name = self.resize.removeprefix('PIL ').partition(',')[0]
+        return one_of('resize of the exported file', name, 'bilinear', 'bicubic')
 
     def to_json(self)->str: return json.dumps(asdict(self))
 
@@ -112,9 +119,9 @@ class Embedder:
             except FileNotFoundError: raise
             except (OSError, SyntaxError) as e:
                 raise OSError(f'Picture {picture} cannot be read ({e}). Replace it, or leave it out.') from e
-        size = self.spec.width,self.spec.height
+        size,resampling = (self.spec.width, self.spec.height),Image.Resampling[self.spec.filter.upper()]
         picture = picture.convert('RGB')
-        return np.asarray(picture if picture.size == size else picture.resize(size, Image.BILINEAR))
+        return np.asarray(picture if picture.size == size else picture.resize(size, resampling))
 
     def embed(self,
         data,            # A folder (all pictures below it, sorted), a file, or a list of files, PIL images or arrays

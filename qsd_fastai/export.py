@@ -1,18 +1,18 @@
 "A trained learner to one file that runs without it, checked against it, with a card that says what it is"
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from fastai.data.transforms import Normalize
 from PIL import Image
 from torch import nn
 
 from .data.loaders import picture_files
-from .data.transforms import Squish
 from .embedder import KEY, Embedder, EmbedderSpec, check_ending
+from .learner import pictures_of_loader
 
 __all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of']
 
@@ -46,13 +46,11 @@ def preprocessing_of(
     flip=False,      # Add the embedding of the mirror image?
 )->EmbedderSpec:
     "How a learner's own validation prepares pictures; ValueError where it does so as an exported file cannot state"
-    size = next((t.size for t in learn.dls.valid.after_item if isinstance(t, Squish)), None)
-    if size is None:
+    found = pictures_of_loader(learn.dls.valid)
+    if found.size is None:
         raise ValueError('learn does not resize by `Squish`, as `recognition_dataloaders` does. Export it by hand.')
-    stats = ((t.mean, t.std) for t in learn.dls.valid.after_batch if isinstance(t, Normalize))
-    mean,std = next(stats, ([0.]*3, [1.]*3))
-    mean,std = (tuple(float(v) for v in torch.as_tensor(o).flatten()) for o in (mean, std))
-    return EmbedderSpec(*map(int, size), mean, std, learn.model.embed_dim, normalized, flip)
+    how = EmbedderSpec(*found.size, *found.stats, learn.model.embed_dim, normalized, flip)
+    return replace(how, resize=how.resize.replace('bilinear', found.resize))
 
 
 def export_embedder(

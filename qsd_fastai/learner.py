@@ -2,6 +2,7 @@
 import math
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,15 +29,16 @@ from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
 from .data.blocks import TensorQuality, TensorScene
 from .data.loaders import TableRow, picture_files
+from .data.transforms import Squish
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
 from .models.heads.margins import MarginHead
 from .models.heads.partial_fc import PartialFC
-from .models.preprocess import stats_differ
+from .models.preprocess import Preprocess, stats_differ
 from .models.recognizer import Recognizer, recognizer_splitter
 from .tensors import plain_tensor
 
-__all__ = ['imprint_head', 'recognition_learner']
+__all__ = ['imprint_head', 'pictures_of_loader', 'recognition_learner']
 
 
 def recognition_learner(
@@ -63,7 +65,7 @@ def recognition_learner(
         raise ValueError('pretrained, last_stride and body_kwargs are of a body given by name. Set them on the module.')
     else: options = {}
     model = Recognizer(arch, dls.c, pool=pool, neck=neck, head=head, levels=levels, **options)
-    if pretrained: _check_stats(dls, model)
+    _set_pictures(dls, model, pretrained)
     cbs = L(LossTerms()) + L(cbs)
     updates = any(isinstance(cb, PartialUpdate) for cb in cbs)
     if isinstance(model.head, PartialFC) and not updates: cbs = cbs + [PartialUpdate()]
@@ -82,14 +84,31 @@ def _loss_of(model, loss):
     return loss
 
 
-def _check_stats(dls, model):
-    normalize = next((t for t in getattr(dls.train, 'after_batch', ()) if isinstance(t, Normalize)), None)
-    mean,std = (torch.zeros(3), torch.ones(3)) if normalize is None else (normalize.mean, normalize.std)
-    theirs = model.preprocess
-    if theirs is None or not stats_differ(theirs, mean, std): return
-    mean,std = ([round(float(v), 3) for v in o.flatten()] for o in (mean, std))
-    warnings.warn(f'These weights were trained on pictures normalised by mean {theirs.mean}, std {theirs.std}, but the '
-                  f'loaders have mean {mean}, std {std}. Give recognition_dataloaders(stats=...) theirs.', stacklevel=3)
+def pictures_of_loader(
+    dl, # Of `recognition_dataloaders`, or any other
+)->Preprocess:
+    "What a loader does to pictures; size None: it does not resize by `Squish`"
+    normalize = next((t for t in getattr(dl, 'after_batch', ()) if isinstance(t, Normalize)), None)
+    squish = next((t for t in getattr(dl, 'after_item', ()) if isinstance(t, Squish)), None)
+    stats = ([0.]*3, [1.]*3) if normalize is None else (normalize.mean, normalize.std)
+    mean,std = (tuple(round(float(v), 6) for v in torch.as_tensor(o).flatten()) for o in stats)
+    if squish is None: return Preprocess(mean, std)
+    return Preprocess(mean, std, tuple(map(int, squish.size)), squish.resize)
+
+
+def _set_pictures(dls, model, pretrained):
+    "What the loaders do to pictures is what the model is trained on; a warning where weights were on others"
+    ours,theirs = pictures_of_loader(dls.train), model.preprocess
+    if theirs is not None and pretrained:
+        if stats_differ(theirs, ours.mean, ours.std):
+            warnings.warn(f'These weights were trained on pictures normalised by mean {theirs.mean}, std {theirs.std}, '
+                          f'but the loaders have mean {ours.mean}, std {ours.std}. Give '
+                          'recognition_dataloaders(stats=...) theirs.', stacklevel=3)
+        if theirs.resize != ours.resize:
+            warnings.warn(f'These weights were trained on pictures resized by a {theirs.resize} filter, but the '
+                          f"loaders use {ours.resize}. Give recognition_dataloaders(resize='{theirs.resize}').",
+                          stacklevel=3)
+    model.body.preprocess = replace(ours, size=getattr(theirs, 'size', None))
 
 
 class _AddMirrored(Callback):

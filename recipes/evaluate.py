@@ -30,7 +30,8 @@ def main(
     arch:str='',             # With --weights: a timm model, or one of our own
     height:int=0,            # With --weights: of the network's input, pixels; bodies for faces know theirs
     width:int=0,             # With --weights: of the network's input, pixels
-    last_stride:int=None,    # With --weights: 1 keeps the last stage of a ResNet at twice the resolution
+    last_stride:int=None,    # With --weights: of a ResNet, 1 or 2; that of their project when not given
+    channels:str='',         # With --weights: what they were trained on, rgb or bgr; as their card says when not given
     stats:str='',            # With --weights: what normalises pixels: imagenet; half, to -1 to 1; what the body says
     out:str=None,            # Folder of the run; a new one under runs when not given
     save_embeddings:str='',  # Where to keep the embeddings, .npz
@@ -74,7 +75,7 @@ def main(
     pictures = pictures_of(judged)
     hardest = hardest_shown(pictures, hardest)
     embed,model = open_model(learner, weights, exported, embeddings, bs, flip, arch=arch, size=(height, width),
-                             last_stride=last_stride, stats=stats, workers=workers)
+                             last_stride=last_stride, stats=stats, channels=channels, workers=workers)
 
     def judge(one, emb):
         "All that there is for one table"

@@ -35,12 +35,22 @@ def _fill(i, key, shape):
 
 
 @pytest.fixture(scope='session')
-def agw_weights(golden):
+def golden_weights(golden):
+    "A function of a golden file's name: the weights it was made with, in the key names of their project, float64"
+    def make(name):
+        d,found = golden(name),{}
+        for i,(k, s) in enumerate(zip(d['state_keys'], d['state_shapes'])):
+            key,shape = str(k),tuple(map(int, re.findall(r'\d+', str(s))))
+            whole = key.endswith(('num_batches_tracked', 'relative_position_index'))
+            found[key] = torch.zeros(shape, dtype=torch.long) if whole else torch.from_numpy(_fill(i, key, shape))
+        return found
+    return make
+
+
+@pytest.fixture(scope='session')
+def agw_weights(golden_weights):
     "State dict of the published AGW network, in its own key names, float64"
-    d = golden('agw_resnet50_nl_forward')
-    shapes = [tuple(map(int, re.findall(r'\d+', str(s)))) for s in d['state_shapes']]
-    return {str(k): torch.tensor(0) if k.endswith('num_batches_tracked') else torch.from_numpy(_fill(i, str(k), shape))
-            for i,(k, shape) in enumerate(zip(d['state_keys'], shapes))}
+    return golden_weights('agw_resnet50_nl_forward')
 
 
 @pytest.fixture(scope='session')

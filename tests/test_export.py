@@ -1,6 +1,7 @@
 "A learner to ONNX and torch.export and back: the same embeddings, prepared as the file says, without fastai"
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,21 @@ def test_a_face_body_with_its_head_and_statistics(tmp_path):
     np.testing.assert_allclose(emb, Embedder(tmp_path/'faces.pt2').embed(pictures)[1], atol=1e-5)
     assert Embedder(tmp_path/'faces.onnx').spec.mean == (.5, .5, .5)
     assert next(learn.model.parameters()).device == dls.device
+
+
+def test_the_filter_goes_with_the_file(exported, tmp_path):
+    _,_,table = exported
+    dls = recognition_dataloaders(table, size=(24, 12), n_ids=4, n_imgs=2, num_workers=0, resize='bicubic')
+    learn = recognition_learner(dls, 'test_resnet', path=tmp_path)
+    assert learn.model.preprocess.resize == 'bicubic'
+    how = export_embedder(learn, tmp_path/'m.pt2', table)
+    embedder,file = Embedder(tmp_path/'m.pt2'),picture_files(table).iloc[0]
+    assert how.resize == embedder.spec.resize == 'PIL bicubic, to (height, width) whatever the shape'
+    with Image.open(file) as img: want = np.asarray(img.convert('RGB').resize((12, 24), Image.BICUBIC))
+    np.testing.assert_array_equal(embedder.prepare(file), want)
+    assert '_extra_state' not in torch.export.load(tmp_path/'m.pt2').state_dict
+    with pytest.raises(ValueError, match=r"resize.*'box'"): recognition_dataloaders(table, resize='box')
+    with pytest.raises(ValueError, match='resize of the exported file'): replace(how, resize='by hand').filter
 
 
 def test_a_picture_that_lies_on_its_side_is_turned_by_both(exported, tmp_path):

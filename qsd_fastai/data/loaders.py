@@ -183,6 +183,7 @@ def recognition_block(
     erase:float=.5,             # Chance that a rectangle of a training picture is erased, 0 to 1
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels, 0 to 1; None: they stay in 0 to 1
     cameras:list=None,          # All camera names; found in the items when not given
+    resize:str='bilinear',      # Filter that brings pictures to `size`: 'bilinear', 'bicubic'
 )->DataBlock:
     """The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`.
 
@@ -197,7 +198,7 @@ def recognition_block(
     if erase: batch_tfms.append(RandomErasing(erase))
     blocks = (PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras))
     getters = [attrgetter(o) for o in ('file', 'identity', 'quality', 'scene')]
-    return DataBlock(blocks=blocks, n_inp=1, getters=getters, splitter=_held_out, item_tfms=Squish(size),
+    return DataBlock(blocks=blocks, n_inp=1, getters=getters, splitter=_held_out, item_tfms=Squish(size, resize),
                      batch_tfms=batch_tfms)
 
 
@@ -216,13 +217,15 @@ def recognition_dataloaders(
     seed:int=None,              # Of the order of training pictures
     num_workers:int=None,       # Loading processes; 0 loads in this one; None: up to 8
     device=None,                # Where batches go; fastai's default when not given
+    resize:str='bilinear',      # Filter that brings pictures to `size`: 'bilinear', 'bicubic'
 ):
     "`DataLoaders` from a table: batches of `n_ids` x `n_imgs` for training, query + gallery in order for validation"
     root = path if path is not None else table.attrs.get('root', '.')
     check_table(table, root=root)
     if not (table['split'] == 'train').any():
         raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
-    block = recognition_block(size, augment, erase, stats, cameras=sorted(set(table['camera']) - {''}))
+    cameras = sorted(set(table['camera']) - {''})
+    block = recognition_block(size, augment, erase, stats, cameras, resize)
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
                             partners=partners, by=by, seed=seed, num_workers=workers, device=device,

@@ -14,19 +14,25 @@ from fastai.vision.core import PILImage, TensorImage
 from fasttransform import Transform
 from PIL import Image
 
+from ..choices import one_of
+
 __all__ = ['CropFlip', 'FaceAugment', 'RandomErasing', 'Squish', 'erasing_rectangle', 'jitter_light', 'keep_rectangle',
            'lower_resolution', 'recompress']
 
 
 class Squish(Transform):
-    "Resize a picture to one size, whatever its shape, with the bilinear filter of PIL, as AGW and QSD do"
+    "Resize a picture to one size, whatever its shape, with a filter of PIL: bilinear as AGW and QSD do, unless told"
     order = ToTensor.order - 4
+    resize = 'bilinear' # Of learners saved before there was a choice
 
     def __init__(self,
-        size:tuple, # `(height, width)`, pixels
-    ): self.size = tuple(size)
+        size:tuple,            # `(height, width)`, pixels
+        resize:str='bilinear', # 'bilinear', or 'bicubic' as FastReID
+    ): self.size,self.resize = tuple(size),one_of('resize', resize, 'bilinear', 'bicubic')
 
-    def encodes(self, x:PILImage): return x if x.size == self.size[::-1] else x.resize(self.size[::-1], Image.BILINEAR)
+    def encodes(self, x:PILImage):
+        size = self.size[::-1]
+        return x if x.size == size else x.resize(size, Image.Resampling[self.resize.upper()])
 
 
 class CropFlip(Transform):

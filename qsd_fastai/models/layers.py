@@ -55,8 +55,15 @@ class StillBatchNorm(nn.BatchNorm1d):
 class BNNeck(StillBatchNorm):
     """Batch norm between the embedding for the triplet loss and the one for the classifier (Luo et al., CVPRW 2019).
 
-    Its bias is not trained."""
+    Its bias is not trained. In evaluation the embedding is what comes after it or, in some projects, before it."""
     still = ('bias',)
+    judges = 'after', 'before'
+    judged = 'after'
+
+    def forward(self,
+        x, # `(bs, nf)`
+    ): # `(bs, nf)`
+        return x if self.judged == 'before' and not self.training else super().forward(x)
 
 
 class NonLocal(nn.Module):

@@ -5,7 +5,9 @@ from typing import ClassVar
 import torch
 from fastai.vision.core import imagenet_stats
 
-__all__ = ['Preprocess', 'face_stats', 'preprocess_of', 'stats_differ', 'stats_of']
+__all__ = ['RESIZES', 'Preprocess', 'face_stats', 'preprocess_of', 'stats_differ', 'stats_of']
+
+RESIZES = 'bilinear', 'bicubic' # Filters of PIL that bring a picture to its size
 
 # of arcface_torch, AdaFace, TFace: 0 to 1 becomes -1 to 1
 face_stats = (.5, .5, .5), (.5, .5, .5)
@@ -17,6 +19,7 @@ class Preprocess:
     mean:tuple[float, ...]           # Of red, green, blue, 0 to 1
     std:tuple[float, ...]            # Of red, green, blue
     size:tuple[int, int]|None = None # `(height, width)` it was made for, pixels; None: any
+    resize:str = 'bilinear'          # The filter that brings it to its size, of `RESIZES`
     channels:ClassVar[str] = 'rgb'   # The same for every body: nobody has to ask
 
     @property

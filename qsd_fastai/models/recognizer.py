@@ -12,6 +12,7 @@ from .heads.linear import LinearHead
 from .layers import BNNeck, GeM
 from .levels import level_indices
 from .preprocess import preprocess_of
+from .switches import packed, plan_switches, switches_of, unpacked
 
 __all__ = ['Recognition', 'Recognizer', 'recognizer_splitter']
 
@@ -47,6 +48,7 @@ class Recognizer(nn.Module):
         elif kwargs:
             raise ValueError(f'{", ".join(kwargs)} is for a body given by name. Hand it to make_body yourself.')
         self.body,self.n_ids,self.level_indices = body, n_ids, level_indices(body, levels)
+        self.asked = {name for name,given in (('pool', pool), ('neck', neck)) if given is not None}
         self.pool = GeM() if pool is None and _has_plain_maps(body) else pool
         if pool is not None and hasattr(body, 'drop_head'): body.drop_head()
         nf = body.num_features if self.pool is not None else getattr(body, 'head_hidden_size', body.num_features)
@@ -55,6 +57,15 @@ class Recognizer(nn.Module):
         self.neck = neck if isinstance(neck, nn.Module) else neck(nf)
         self.head = head if isinstance(head, nn.Module) else head(nf, n_ids)
         self.embed_dim = nf
+
+    def get_extra_state(self): return packed(switches_of(self))
+
+    def set_extra_state(self, state): plan_switches(self, unpacked(state)).carry_out(self)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # weights saved without it, older ones say, leave all as it is
+        state_dict.setdefault(f'{prefix}_extra_state', self.get_extra_state())
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def preprocess(self):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from fastai.torch_core import set_seed
 from matplotlib.figure import Figure
+from PIL import Image
 
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.data.pairs import write_pairs
@@ -28,6 +29,7 @@ from qsd_fastai.evaluation.single_shot import single_shot_cmc
 from qsd_fastai.evaluation.templates import evaluate_identification, pool_templates, template_scores
 from qsd_fastai.evaluation.verification import evaluate_verification
 from qsd_fastai.export import export_embedder
+from qsd_fastai.judging.models import learner_around, open_weights
 from qsd_fastai.judging.tables import JudgedTable
 from qsd_fastai.learner import recognition_learner
 
@@ -83,7 +85,7 @@ def test_every_kind_of_model_gives_the_same(recipe, people, tmp_path):
     models = {'learner': {'learner': 'learner.pkl'}, 'exported': {'exported': 'model.pt2'},
               'embeddings': {'embeddings': 'emb.npz'},
               'weights': {'weights': 'weights.pth'}}
-    found = {}
+    found,said = {},{}
     for name,of in models.items():
         more = {'arch': 'test_resnet', 'height': 32, 'width': 16} if name == 'weights' else {}
         result = judged(recipe, tmp_path/name, data=str(people.folder/'images.csv'),
@@ -92,6 +94,16 @@ def test_every_kind_of_model_gives_the_same(recipe, people, tmp_path):
         assert result['model']['kind'] == name
         assert len(result['model']['sha256']) == 64
         assert result['model']['file'] == next(iter(of.values()))
+        said[name] = result['model']
+    # how the pictures came to the network, and what it does, of every kind: None where nobody knows
+    for name,model in said.items():
+        if name in ('learner', 'weights'):
+            assert model['pooling'].startswith('gem, p='), name
+            assert (model['neck'], model['stride']) == ('bnneck', 2), name
+        else: assert [model[k] for k in ('pooling', 'neck', 'stride')] == [None]*3, name
+        pictures = [model[k] for k in ('channels', 'size', 'filter', 'mean', 'std')]
+        if name == 'embeddings': assert pictures == [None]*5
+        else: assert pictures == ['RGB', [32, 16], 'bilinear', [.485, .456, .406], [.229, .224, .225]], name
     frame = pd.DataFrame(found)
     lengthless = frame.index[~frame.index.str.contains('norm')]  # an exported model gives unit embeddings
     for name in models: np.testing.assert_allclose(frame.loc[lengthless, name], frame.loc[lengthless, 'learner'],
@@ -101,6 +113,29 @@ def test_every_kind_of_model_gives_the_same(recipe, people, tmp_path):
     assert of_weights['mean'] == [.485, .456, .406]
     assert 'mAP rejecting: feature norm' in found['learner']
     assert 'mAP rejecting: feature norm' not in found['exported']
+
+
+def test_weights_are_judged_on_the_pictures_they_were_trained_on(recipe, people, tmp_path):
+    "FastReID's at stride 1, on bicubic pictures; and BGR where it is said"
+    weights = people.learn.model.body.state_dict()
+    state = {f'backbone.{k}': v for k,v in weights.items()} | {'heads.weight': torch.ones(8, 128)}
+    torch.save({'model': state}, tmp_path/'fastreid.pth')
+    o = {'data': str(people.folder/'images.csv'), 'weights': str(tmp_path/'fastreid.pth'), 'arch': 'test_resnet',
+         'height': 32, 'width': 16}
+    model = judged(recipe, tmp_path/'out', **o, channels='bgr', hardest=0)['model']
+    assert [model[k] for k in ('pooling', 'neck', 'stride', 'filter')] == ['average', 'none', 1, 'bicubic']
+    assert model['channels'] == 'RGB, first layer turned from BGR'
+    network,wanted = open_weights(tmp_path/'fastreid.pth', 'test_resnet', (32, 16))
+    held = people.held.assign(split='query')
+    held.attrs = people.table.attrs
+    emb = learner_around(network, wanted, held).embed(held)
+    mean,std = (torch.tensor(o).view(3, 1, 1) for o in wanted.stats)
+    def picture(file):
+        with Image.open(file) as img: pixels = img.convert('RGB').resize((16, 32), Image.BICUBIC)
+        return (torch.from_numpy(np.array(pixels)).permute(2, 0, 1)/255 - mean)/std
+    x = torch.stack([picture(people.folder/o) for o in held['path']])
+    with torch.no_grad(): want = network.eval().body.forward_features(x).mean((2, 3))
+    assert torch.allclose(emb, want, atol=1e-5)
 
 
 def test_figures_are_those_of_the_library(recipe, people, tmp_path):

@@ -2,12 +2,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastai.vision.core import imagenet_stats
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import NonLocal
-from .timm import set_last_stride, timm_body
+from ..preprocess import Preprocess
+from ..switches import set_last_stride
+from ..weights.read import load_body
+from .timm import timm_body
 
 __all__ = ['NonLocalResNet', 'agw_resnet50']
 
@@ -16,20 +20,24 @@ class NonLocalResNet(ResNet):
     """ResNet with non-local blocks after the last blocks of a stage: the body of AGW (Ye et al., TPAMI 2021).
 
     Its state dict has AGW's keys."""
+    fresh = ('NL_',) # Identities until they are trained: a plain ResNet's weights lack them
+
     def __init__(self,
         layers:Sequence[int]=(3, 4, 6, 3),    # Blocks of each stage
         non_local:Sequence[int]=(0, 2, 3, 0), # Of those, how many at the end have a non-local block behind
         inter_channels:int=1,                 # Channels inside a non-local block
         stem_relu:bool|None=None,             # ReLU in the stem? None: yes, until `load_reference` brings AGW's weights
-        last_stride:int=1,                    # Stride of the last stage
+        last_stride:int|None=None,            # Stride of the last stage; None: 1
     ):
         super().__init__(Bottleneck, layers, num_classes=0)
         for stage,n in enumerate(non_local, 1):
             nf = self.feature_info[stage]['num_chs']
             if n: self.add_module(f'NL_{stage}', nn.ModuleList(NonLocal(nf, inter_channels) for _ in range(n)))
-        self.stem_relu_asked = stem_relu
+        given = {'stem_relu': stem_relu, 'last_stride': last_stride}
+        self.asked = {name for name,value in given.items() if value is not None}
+        self.preprocess = Preprocess(*map(tuple, imagenet_stats))
         self.set_stem_relu(stem_relu is not False)
-        set_last_stride(self, last_stride)
+        set_last_stride(self, last_stride or 1)
 
     def set_stem_relu(self, on:bool):
         "Have a ReLU after the first batch norm, or not, as AGW's and QSD's published weights"
@@ -64,15 +72,12 @@ class NonLocalResNet(ResNet):
 
 
 def agw_resnet50(
-    pretrained:bool|str|Path=False, # False: from scratch; True: ImageNet weights of a ResNet-50; or a file of them
+    pretrained:bool|str|Path=False, # False: from scratch; True: ImageNet weights of a ResNet-50; or a file of weights
+    channels:str|None=None,         # Of the pictures that a file's weights were trained on, 'rgb' or 'bgr'
     **kwargs,                       # For `NonLocalResNet`
 ):
     "The ResNet-50 of AGW: non-local blocks, last stride 1"
     body = NonLocalResNet(**kwargs)
-    if pretrained is not False:
-        plain = timm_body('resnet50.tv_in1k', pretrained)
-        missing,unexpected = body.load_state_dict(plain.state_dict(), strict=False)
-        if unexpected or any(not k.startswith('NL_') for k in missing):
-            raise ValueError(f'pretrained is {pretrained!r}, but {[*unexpected, *missing][:3]} do not fit. '
-                             'Give weights of a ResNet-50.')
+    if pretrained is not True: return load_body(body, pretrained, channels)
+    body.load_state_dict(timm_body('resnet50.tv_in1k', True).state_dict(), strict=False)
     return body

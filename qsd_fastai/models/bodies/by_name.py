@@ -2,40 +2,51 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ..weights.read import load_body
+from . import clip, iresnet, mobilefacenet, osnet, solider
 from .agw import agw_resnet50
-from .iresnet import ir18, ir34, ir50, ir101, iresnet18, iresnet34, iresnet50, iresnet100
-from .mobilefacenet import mobilefacenet, mobilefacenet_prelu
 from .timm import check_name, timm_body
 
-__all__ = ['body_name', 'body_size', 'make_body', 'own_bodies']
+__all__ = ['body_name', 'body_size', 'face_bodies', 'make_body', 'own_bodies', 'person_bodies', 'sized_bodies']
 
-own_bodies:dict[str,Callable] = {f.__name__: f for f in (
-    agw_resnet50, iresnet18, iresnet34, iresnet50, iresnet100, ir18, ir34, ir50, ir101,
-    mobilefacenet, mobilefacenet_prelu)}
+
+def _makers(module): return {name: getattr(module, name) for name in module.__all__ if name.islower()}
+
+
+person_bodies:dict[str,Callable] = {'agw_resnet50': agw_resnet50, **_makers(osnet), **_makers(clip), **_makers(solider)}
+face_bodies:dict[str,Callable] = {**_makers(iresnet), **_makers(mobilefacenet)}
+own_bodies = {**person_bodies, **face_bodies}
+# these have a weight for each place of their maps
+sized_bodies = {*face_bodies, *_makers(clip)}
 
 
 def make_body(
     name:str,                       # A timm model, or one of our own, the names of `own_bodies`
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file
     last_stride:int|None=None,      # Of a ResNet; 1 is the habit in person Re-ID; None: the body's own
+    channels:str|None=None,         # Of the pictures that a file's weights were trained on: 'rgb', 'bgr'
     **kwargs,                       # For the model itself, `img_size=(256, 128)` of a ViT say
 ): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
     """A body without a classifier.
 
     `ValueError` for an unknown name, `ConnectionError` when weights cannot be fetched."""
     if name in own_bodies:
-        if last_stride is not None: kwargs['last_stride'] = last_stride
-        return own_bodies[name](pretrained=pretrained, **kwargs)
+        if last_stride is not None:
+            if name != 'agw_resnet50':
+                raise ValueError(f'last_stride is {last_stride}. Leave it None for {name}: only ResNets have it.')
+            kwargs['last_stride'] = last_stride
+        file = False if isinstance(pretrained, bool) else pretrained
+        return load_body(own_bodies[name](pretrained=pretrained is True, **kwargs), file, channels)
     check_name(name, own_bodies)
-    return timm_body(name, pretrained, last_stride, **kwargs)
+    return timm_body(name, pretrained, last_stride, channels, **kwargs)
 
 
 def body_size(
     name:str,   # As for `make_body`
     size:tuple, # `(height, width)` of pictures, pixels
 )->dict: # For `make_body`
-    "What a body must be told of the pictures' size: bodies for faces end in a layer for one size"
-    return {'size': tuple(size)} if name in own_bodies and name != 'agw_resnet50' else {}
+    "What a body must be told of the pictures' size, where it is made for one"
+    return {'size': tuple(size)} if name in sized_bodies else {}
 
 
 def body_name(

@@ -1,13 +1,7 @@
-"What bodies for faces share: they end in an embedding of their own"
-from collections.abc import Sequence
-
-import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-
-from ...tensors import full_precision
+"What bodies for faces share: their embedding is made for one size of pictures"
 from ..layers import StillBatchNorm
 from ..preprocess import Preprocess
+from .staged import StagedBody
 
 __all__ = ['FaceBody', 'StillScale']
 
@@ -19,52 +13,21 @@ class StillScale(StillBatchNorm):
     still = ('weight',)
 
 
-class FaceBody(nn.Module):
-    "What face bodies share: `stages`, maps that `forward_head` turns into an embedding, and levels for distillation"
-    own_embedding = True
-    grad_checkpointing = False
-
+class FaceBody(StagedBody):
+    "What face bodies share: maps at a sixteenth of the pictures' size, and an embedding made for that size"
     def __init__(self,
         num_features:int,      # Channels of the final maps
         embed_dim:int,         # Size of the embedding
         preprocess:Preprocess, # What pictures it wants; its `size` is the one the embedding layer is built for
     ):
-        super().__init__()
+        super().__init__(num_features, embed_dim, preprocess)
         if min(preprocess.size) < 16:
             raise ValueError(f'size is {preprocess.size}. Give 16 pixels or more: a face body halves them four times.')
-        self.num_features,self.head_hidden_size,self.preprocess = num_features, embed_dim, preprocess
 
     @property
     def map_size(self):
         "(height, width) of the final maps"
         return tuple(-(-n//16) for n in self.preprocess.size)
-
-    def stages(self): raise NotImplementedError('A face body lists its stem and stages, as `feature_info` does.')
-    def final(self, x): raise NotImplementedError('A face body turns the maps of its last stage into final ones.')
-    def embed(self, maps): raise NotImplementedError('A face body turns final maps into an embedding.')
-
-    def set_grad_checkpointing(self, enable:bool=True):
-        "Keep no activations within blocks, and compute them again in the backward pass?"
-        self.grad_checkpointing = enable
-
-    def _stage(self, stage, x):
-        if not (self.grad_checkpointing and self.training): return stage(x)
-        for block in stage: x = checkpoint(block, x, use_reentrant=False)
-        return x
-
-    def forward_features(self, x): return self.forward_intermediates(x, indices=[])[0]
-
-    def forward_intermediates(self,
-        x,                               # `(bs, 3, height, width)`
-        indices:Sequence[int]|None=None, # Which of stem and stages; None: all
-    ): # Final maps, list of maps
-        "Final maps and those of the stages asked for"
-        n,levels = len(self.feature_info), []
-        wanted = [i % n for i in (range(n) if indices is None else indices)]
-        for stage in self.stages():
-            x = self._stage(stage, x)
-            levels.append(x)
-        return self.final(x), [levels[i] for i in wanted]
 
     def forward_head(self,
         maps,                 # `(bs, num_features, h, w)`, of `forward_features`
@@ -75,14 +38,4 @@ class FaceBody(nn.Module):
             raise ValueError(f'The maps are {tuple(maps.shape[-2:])}, not {self.map_size}: this {type(self).__name__} '
                              f'is built for pictures of {self.preprocess.size}. Load pictures of that size, or build '
                              "it for yours: body_kwargs={'size': (height, width)}.")
-        with torch.autocast(maps.device.type, enabled=False):
-            return self.embed(full_precision(maps))
-
-    def forward(self, x): return self.forward_head(self.forward_features(x))
-
-    def drop_head(self):
-        """Forget the embedding layers, when a pool of one's own takes their place.
-
-        Parameters without a gradient stop distributed training."""
-        self.own_embedding = False
-        for name in self.embed_layers: delattr(self, name)
+        return super().forward_head(maps, pre_logits)

@@ -1,5 +1,6 @@
-"Improved residual networks for faces, under the key names of arcface_torch and AdaFace"
+"Improved residual networks for faces, under the key names of arcface_torch"
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -9,41 +10,65 @@ from ..preprocess import Preprocess, face_stats
 from ..weights.read import load_body
 from .face import FaceBody, StillScale
 
-__all__ = ['IResNet', 'ir18', 'ir34', 'ir50', 'ir101', 'iresnet18', 'iresnet34', 'iresnet50', 'iresnet100']
+__all__ = ['IResNet', 'evolve_ir50', 'evolve_ir101', 'evolve_ir152', 'evolve_ir_se50', 'evolve_ir_se101',
+           'evolve_ir_se152', 'ir18', 'ir34', 'ir50', 'ir101', 'iresnet18', 'iresnet34', 'iresnet50', 'iresnet100',
+           'iresnet200', 'tface_ir_se50', 'tface_ir_se101', 'tface_r50']
+
+# what projects do otherwise: batch norm between the convolutions of a unit? a convolution in the first shortcut?
+# and the last layer: with what it learns
+FORMS = {'arcface': (True, True, StillScale),
+         'adaface': (True, False, partial(nn.BatchNorm1d, affine=False)),
+         'evolve': (False, False, nn.BatchNorm1d),
+         'tface': (False, False, None)}
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 152: (3, 8, 36, 3),
+          200: (6, 26, 60, 6)}
+
+
+class Squeeze(nn.Module):
+    "Weights its maps by what they show as a whole (Hu et al., CVPR 2018)"
+    def __init__(self, nf):
+        super().__init__()
+        self.fc1,self.fc2 = nn.Conv2d(nf, nf//16, 1, bias=False), nn.Conv2d(nf//16, nf, 1, bias=False)
+
+    def forward(self, x): return x*self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
 class Block(nn.Module):
     "Unit of ArcFace's network: batch norm first and last, PReLU once, the stride in the second convolution"
-    def __init__(self, nf_in, nf, stride, shortcut):
+    def __init__(self, nf_in, nf, stride, shortcut, middle=True, squeeze=False):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(nf_in)
         self.conv1 = nn.Conv2d(nf_in, nf, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(nf)
+        self.bn2 = nn.BatchNorm2d(nf) if middle else nn.Identity()
         self.prelu = nn.PReLU(nf)
         self.conv2 = nn.Conv2d(nf, nf, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(nf)
+        self.se = Squeeze(nf) if squeeze else nn.Identity()
         self.downsample = shortcut
 
     def forward(self, x):
         short = x if self.downsample is None else self.downsample(x)
-        return self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x)))))) + short
+        return self.se(self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))) + short
 
 
 class IResNet(FaceBody):
-    """Residual network of ArcFace (Deng et al., CVPR 2019).
+    """Residual network of ArcFace (Deng et al., CVPR 2019), and what other projects made of it.
 
-    Its state dict has the keys of arcface_torch and MagFace; `load_reference` knows those of AdaFace. AdaFace's form
-    has no convolution in the shortcut of the first stage, and no parameters in the last batch norm."""
-    embed_layers = 'dropout', 'fc', 'features'
+    Its state dict has the keys of arcface_torch and MagFace; `load_reference` knows those of the others. They have no
+    convolution in the shortcut of the first stage. In the last batch norm AdaFace and TFace learn nothing; face.evoLVe,
+    InsightFace_Pytorch and CurricularFace have none between the two convolutions of a unit. The network for TFace's
+    quality labels ends without one: a PReLU for each place, and a layer."""
+    embed_layers = 'act', 'dropout', 'fc', 'features'
 
     def __init__(self,
         layers:Sequence[int],            # Blocks of each of four stages
         embed_dim:int=512,               # Size of the embedding
         size:tuple[int, int]=(112, 112), # `(height, width)` of pictures
         dropout:float=0.,                # Before the embedding, 0 to 1
-        form:str='arcface',              # 'arcface' or 'adaface'
+        form:str='arcface',              # 'arcface', 'adaface', 'evolve' or 'tface'
+        squeeze:bool=False,              # Squeeze and excitation at the end of each unit?
     ):
-        one_of('form', form, 'arcface', 'adaface')
+        middle,first,last = FORMS[one_of('form', form, *FORMS)]
         super().__init__(512, embed_dim, Preprocess(*face_stats, tuple(size)))
         self.layers,self.form = tuple(layers), form
         self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
@@ -51,28 +76,29 @@ class IResNet(FaceBody):
         self.prelu = nn.PReLU(64)
         self.feature_info,nf_in = [{'num_chs': 64, 'reduction': 1, 'module': 'prelu'}], 64
         for i,(nf, n) in enumerate(zip((64, 128, 256, 512), layers, strict=True), 1):
-            if form == 'adaface' and nf == nf_in: short = nn.MaxPool2d(1, 2)
+            if nf == nf_in and not first: short = nn.MaxPool2d(1, 2)
             else: short = nn.Sequential(nn.Conv2d(nf_in, nf, 1, 2, bias=False), nn.BatchNorm2d(nf))
-            blocks = [Block(nf_in, nf, 2, short), *(Block(nf, nf, 1, None) for _ in range(n - 1))]
+            blocks = [Block(nf_in, nf, 2, short, middle, squeeze),
+                      *(Block(nf, nf, 1, None, middle, squeeze) for _ in range(n - 1))]
             self.add_module(f'layer{i}', nn.Sequential(*blocks))
             self.feature_info.append({'num_chs': nf, 'reduction': 2**i, 'module': f'layer{i}'})
             nf_in = nf
-        self.bn2,self.dropout = nn.BatchNorm2d(512), nn.Dropout(dropout)
-        self.fc = nn.Linear(512*self.map_size[0]*self.map_size[1], embed_dim)
-        self.features = StillScale(embed_dim) if form == 'arcface' else nn.BatchNorm1d(embed_dim, affine=False)
+        places = 512*self.map_size[0]*self.map_size[1]
+        self.bn2 = nn.Identity() if last is None else nn.BatchNorm2d(512)
+        self.act = nn.PReLU(places) if last is None else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(places, embed_dim)
+        self.features = nn.Identity() if last is None else last(embed_dim)
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=.1)
 
     def stages(self): return [[self.conv1, self.bn1, self.prelu], *(getattr(self, f'layer{i}') for i in range(1, 5))]
     def final(self, x): return self.bn2(x)
-    def embed(self, maps): return self.features(self.fc(self.dropout(maps).flatten(1)))
-
-    def _stage(self, stage, x):
-        return self.prelu(self.bn1(self.conv1(x))) if isinstance(stage, list) else super()._stage(stage, x)
+    def embed(self, maps): return self.features(self.fc(self.dropout(self.act(maps.flatten(1)))))
 
 
-def _iresnet(layers, pretrained, form='arcface', **kwargs):
-    return load_body(IResNet(layers, form=form, **kwargs), pretrained)
+def _iresnet(depth, pretrained, form='arcface', **kwargs):
+    return load_body(IResNet(DEPTHS[depth], form=form, **kwargs), pretrained)
 
 
 def iresnet18(
@@ -80,7 +106,7 @@ def iresnet18(
     **kwargs,                       # For `IResNet`
 ):
     "The 18-layer `IResNet`"
-    return _iresnet((2, 2, 2, 2), pretrained, **kwargs)
+    return _iresnet(18, pretrained, **kwargs)
 
 
 def iresnet34(
@@ -88,7 +114,7 @@ def iresnet34(
     **kwargs,                       # For `IResNet`
 ):
     "The 34-layer `IResNet`"
-    return _iresnet((3, 4, 6, 3), pretrained, **kwargs)
+    return _iresnet(34, pretrained, **kwargs)
 
 
 def iresnet50(
@@ -96,7 +122,7 @@ def iresnet50(
     **kwargs,                       # For `IResNet`
 ):
     "The 50-layer `IResNet`"
-    return _iresnet((3, 4, 14, 3), pretrained, **kwargs)
+    return _iresnet(50, pretrained, **kwargs)
 
 
 def iresnet100(
@@ -104,36 +130,116 @@ def iresnet100(
     **kwargs,                       # For `IResNet`
 ):
     "The 100-layer `IResNet`"
-    return _iresnet((3, 13, 30, 3), pretrained, **kwargs)
+    return _iresnet(100, pretrained, **kwargs)
+
+
+def iresnet200(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 200-layer `IResNet`"
+    return _iresnet(200, pretrained, **kwargs)
 
 
 def ir18(
     pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
     **kwargs,                       # For `IResNet`
 ):
-    "AdaFace's 18-layer body"
-    return _iresnet((2, 2, 2, 2), pretrained, 'adaface', **kwargs)
+    "The 18-layer body of AdaFace and TFace"
+    return _iresnet(18, pretrained, 'adaface', **kwargs)
 
 
 def ir34(
     pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
     **kwargs,                       # For `IResNet`
 ):
-    "AdaFace's 34-layer body"
-    return _iresnet((3, 4, 6, 3), pretrained, 'adaface', **kwargs)
+    "The 34-layer body of AdaFace and TFace"
+    return _iresnet(34, pretrained, 'adaface', **kwargs)
 
 
 def ir50(
     pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
     **kwargs,                       # For `IResNet`
 ):
-    "AdaFace's 50-layer body"
-    return _iresnet((3, 4, 14, 3), pretrained, 'adaface', **kwargs)
+    "The 50-layer body of AdaFace and TFace"
+    return _iresnet(50, pretrained, 'adaface', **kwargs)
 
 
 def ir101(
     pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
     **kwargs,                       # For `IResNet`
 ):
-    "AdaFace's 101-layer body"
-    return _iresnet((3, 13, 30, 3), pretrained, 'adaface', **kwargs)
+    "The 101-layer body of AdaFace and TFace"
+    return _iresnet(100, pretrained, 'adaface', **kwargs)
+
+
+def tface_ir_se50(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 50-layer body of TFace with squeeze and excitation"
+    return _iresnet(50, pretrained, 'adaface', squeeze=True, **kwargs)
+
+
+def tface_ir_se101(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 101-layer body of TFace with squeeze and excitation"
+    return _iresnet(100, pretrained, 'adaface', squeeze=True, **kwargs)
+
+
+def evolve_ir50(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 50-layer body of face.evoLVe, InsightFace_Pytorch and CurricularFace"
+    return _iresnet(50, pretrained, 'evolve', **kwargs)
+
+
+def evolve_ir101(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 101-layer body of face.evoLVe, InsightFace_Pytorch and CurricularFace"
+    return _iresnet(100, pretrained, 'evolve', **kwargs)
+
+
+def evolve_ir152(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 152-layer body of face.evoLVe, InsightFace_Pytorch and CurricularFace"
+    return _iresnet(152, pretrained, 'evolve', **kwargs)
+
+
+def evolve_ir_se50(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "`evolve_ir50` with squeeze and excitation"
+    return _iresnet(50, pretrained, 'evolve', squeeze=True, **kwargs)
+
+
+def evolve_ir_se101(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "`evolve_ir101` with squeeze and excitation"
+    return _iresnet(100, pretrained, 'evolve', squeeze=True, **kwargs)
+
+
+def evolve_ir_se152(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "`evolve_ir152` with squeeze and excitation"
+    return _iresnet(152, pretrained, 'evolve', squeeze=True, **kwargs)
+
+
+def tface_r50(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `IResNet`
+):
+    "The 50-layer body that TFace's quality labels may be made with"
+    return _iresnet(50, pretrained, 'tface', **kwargs)

@@ -7,13 +7,13 @@ from ..preprocess import Preprocess, face_stats
 from ..weights.read import load_body
 from .face import FaceBody
 
-__all__ = ['MobileFaceNet', 'mobilefacenet', 'mobilefacenet_prelu']
+__all__ = ['MobileFaceNet', 'mbf', 'mbf_large', 'mobilefacenet', 'mobilefacenet_prelu']
 
 ACTIVATIONS = {'relu6': lambda nf: nn.ReLU6(inplace=True), 'prelu': nn.PReLU}
 IMAGENET_STATS = (.485, .456, .406), (.229, .224, .225)
 
-# expansion, channels, blocks, stride of the first (table 1 of the paper)
-STAGES = (2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)
+# expansion of the first block, which halves the maps, channels, blocks behind it (table 1 of the paper)
+STAGES = (2, 64, 4), (4, 128, 6), (4, 128, 2)
 
 
 def _conv(nf_in, nf, size, stride, act, groups=1):
@@ -23,9 +23,9 @@ def _conv(nf_in, nf, size, stride, act, groups=1):
 
 class Bottleneck(nn.Module):
     "Inverted residual (Sandler et al., CVPR 2018), linear at its end"
-    def __init__(self, nf_in, nf, stride, expansion, act):
+    def __init__(self, nf_in, nh, nf, stride, act):
         super().__init__()
-        nh,self.residual = nf_in*expansion, stride == 1 and nf_in == nf
+        self.residual = stride == 1 and nf_in == nf
         self.conv = nn.Sequential(_conv(nf_in, nh, 1, 1, act), _conv(nh, nh, 3, stride, act, nh),
                                   nn.Conv2d(nh, nf, 1, bias=False), nn.BatchNorm2d(nf))
 
@@ -33,10 +33,10 @@ class Bottleneck(nn.Module):
 
 
 class Depthwise(nn.Module):
-    "Depthwise convolution of the stem, and a pointwise one behind it where there is one"
+    "Depthwise convolution of the stem, in 64 groups, and a pointwise one behind it where there is one"
     def __init__(self, nf, act, pointwise):
         super().__init__()
-        self.depthwise = nn.Conv2d(nf, nf, 3, 1, 1, groups=nf, bias=False)
+        self.depthwise = nn.Conv2d(nf, nf, 3, 1, 1, groups=64, bias=False)
         self.bn1 = nn.BatchNorm2d(nf)
         self.act = nn.PReLU(nf) if act == 'prelu' else nn.ReLU(inplace=True)
         self.pointwise = nn.Conv2d(nf, nf, 1, bias=False) if pointwise else None
@@ -58,7 +58,7 @@ class GlobalDepthwise(nn.Module):
 
 
 class MobileFaceNet(FaceBody):
-    "MobileFaceNet (Chen et al., CCBR 2018)"
+    "MobileFaceNet (Chen et al., CCBR 2018), and arcface_torch's wider ones"
     embed_layers = 'gdconv', 'conv3', 'bn'
 
     def __init__(self,
@@ -66,27 +66,31 @@ class MobileFaceNet(FaceBody):
         size:tuple[int, int]=(112, 112), # `(height, width)` of pictures
         act:str='relu6',                 # 'relu6', as public weights of 128 numbers; 'prelu', as those of 512
         pointwise:bool|None=None,        # A pointwise convolution in the stem? None: with 'relu6'
+        scale:int=1,                     # Of all channels but those within blocks; arcface_torch has 2 and 4
+        depth:int=1,                     # Times as many blocks, and that many more in the stem
     ):
         if act not in ACTIVATIONS: raise ValueError(f'act is {act!r}. Use relu6 or prelu.')
+        if pointwise and depth > 1: raise ValueError(f'pointwise is True. Leave it None for depth {depth}.')
         stats = IMAGENET_STATS if act == 'relu6' else face_stats
         super().__init__(512, embed_dim, Preprocess(*stats, tuple(size)))
-        self.conv1 = _conv(3, 64, 3, 2, act)
-        self.dw_conv = Depthwise(64, act, act == 'relu6' if pointwise is None else pointwise)
-        # stages end where the next one halves the maps
-        blocks,nf_in,self.ends = [], 64, []
-        for expansion,nf,n,stride in STAGES:
-            if stride == 2: self.ends.append(len(blocks))
-            for i in range(n):
-                blocks.append(Bottleneck(nf_in, nf, stride if i == 0 else 1, expansion, act))
-                nf_in = nf
-        self.ends,self.features = [*self.ends[1:], len(blocks)], nn.Sequential(*blocks)
+        plain,nf_in = 64, 64*scale
+        self.conv1 = _conv(3, nf_in, 3, 2, act)
+        if depth == 1: self.dw_conv = Depthwise(nf_in, act, act == 'relu6' if pointwise is None else pointwise)
+        else: self.dw_conv = nn.Sequential(*(Bottleneck(nf_in, 128, nf_in, 1, act) for _ in range(depth)))
+        blocks,self.ends = [], []
+        for expansion,width,n in STAGES:
+            blocks.append(Bottleneck(nf_in, plain*expansion, width*scale, 2, act))
+            plain,nf_in = width, width*scale
+            blocks += [Bottleneck(nf_in, 2*width, nf_in, 1, act) for _ in range(n*depth)]
+            self.ends.append(len(blocks))
+        self.features = nn.Sequential(*blocks)
         self.conv2 = _conv(nf_in, 512, 1, 1, act)
         self.gdconv = GlobalDepthwise(512, self.map_size)
         self.conv3 = nn.Conv2d(512, embed_dim, 1)
         self.bn = nn.BatchNorm1d(embed_dim)
-        self.feature_info = [{'num_chs': 64, 'reduction': 2, 'module': 'dw_conv'}]
-        for i,(nf, end) in enumerate(zip((64, 128, 128), self.ends)):
-            self.feature_info.append({'num_chs': nf, 'reduction': 2**(i + 2), 'module': f'features.{end - 1}'})
+        self.feature_info = [{'num_chs': 64*scale, 'reduction': 2, 'module': 'dw_conv'}]
+        for i,((_, width, _), end) in enumerate(zip(STAGES, self.ends, strict=True), 2):
+            self.feature_info.append({'num_chs': width*scale, 'reduction': 2**i, 'module': f'features.{end - 1}'})
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode='fan_out')
@@ -99,9 +103,6 @@ class MobileFaceNet(FaceBody):
     def final(self, x): return self.conv2(x)
     def embed(self, maps): return self.bn(self.conv3(self.gdconv(maps)).flatten(1))
 
-    def _stage(self, stage, x):
-        return self.dw_conv(self.conv1(x)) if isinstance(stage, list) else super()._stage(stage, x)
-
 
 def mobilefacenet(
     pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
@@ -112,8 +113,24 @@ def mobilefacenet(
 
 
 def mobilefacenet_prelu(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights, InsightFace_Pytorch's for example
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights, of InsightFace_Pytorch or TFace
     **kwargs,                       # For `MobileFaceNet`
 ):
     "The paper's `MobileFaceNet`: PReLU, no pointwise convolution in the stem, and 512 numbers an embedding"
     return load_body(MobileFaceNet(**{'embed_dim': 512, 'act': 'prelu', **kwargs}), pretrained)
+
+
+def mbf(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `MobileFaceNet`
+):
+    "arcface_torch's `mbf`: twice the channels"
+    return mobilefacenet_prelu(pretrained, **{'scale': 2, **kwargs})
+
+
+def mbf_large(
+    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
+    **kwargs,                       # For `MobileFaceNet`
+):
+    "arcface_torch's `mbf_large`: four times the channels, twice the blocks"
+    return mobilefacenet_prelu(pretrained, **{'scale': 4, 'depth': 2, **kwargs})

@@ -3,7 +3,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import timm
-from torch import nn
+
+from ..switches import set_last_stride
+from ..weights.read import load_body
 
 __all__ = ['set_last_stride', 'timm_body']
 
@@ -22,16 +24,22 @@ def check_name(
 def timm_body(
     name:str,                       # A timm model
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file
-    last_stride:int|None=None,      # Of a ResNet; None: the body's own
+    last_stride:int|None=None,      # Of a ResNet; None: the body's own, or that of the file's project
+    channels:str|None=None,         # Of the pictures that a file's weights were trained on, 'rgb' or 'bgr'
     **kwargs,                       # For the model itself
 ): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
     "A timm model without its classifier; raises `ConnectionError` when weights cannot be fetched"
-    if not isinstance(pretrained, bool):
-        if not Path(pretrained).is_file():
-            raise FileNotFoundError(f'pretrained is {str(pretrained)!r}: no such file. '
-                                    f'Give weights of {name}, True, or False.')
-        kwargs['pretrained_cfg_overlay'] = {'file': str(pretrained), **kwargs.get('pretrained_cfg_overlay', {})}
-    try: body = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
+    elsewhere = 'file' in kwargs.get('pretrained_cfg_overlay', {}) or name.startswith('local-dir:')
+    if pretrained is True and elsewhere:
+        # timm would read it by itself, and some of its versions run what a file holds
+        raise ValueError(f'pretrained is True, and the weights of {name} lie in a file. Give it: pretrained=FILE.')
+    file = None if isinstance(pretrained, bool) else Path(pretrained)
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f'pretrained is {str(pretrained)!r}: no such file. Give weights of {name}, True, or '
+                                'False.')
+    if file is None and channels is not None:
+        raise ValueError(f'channels is {channels!r}. Leave it out: it is for a file of weights.')
+    try: body = timm.create_model(name, pretrained=pretrained is True, num_classes=0, **kwargs)
     except Exception as e:
         # a wrong argument fails without weights too, and then its own message is the right one
         if pretrained is not True: raise
@@ -42,23 +50,7 @@ def timm_body(
     if not hasattr(body, 'forward_intermediates'):
         raise ValueError(f'{name} of timm {timm.__version__} gives no levels: it has no forward_intermediates. '
                          'Choose another body.')
-    return body if last_stride is None else set_last_stride(body, last_stride)
-
-
-def set_last_stride(
-    body,       # A timm ResNet, ResNeXt, SE-ResNet or their kin
-    stride:int, # 1 or 2
-):
-    "Set the stride of the last stage in place, and return the body; weights stay valid"
-    block = getattr(body, 'layer4', [None])[0]
-    if stride not in (1, 2): raise ValueError(f'last_stride is {stride}. Give 1 or 2.')
-    if block is None or not isinstance(getattr(block, 'aa', nn.Identity()), nn.Identity):
-        raise ValueError(f'last_stride is {stride}. Leave it None for {type(body).__name__}: '
-                         'only ResNets without anti-aliasing have such a stage.')
-    if stride == 2: return body
-    for module in block.modules():
-        if isinstance(module, nn.Conv2d): module.stride = (1, 1)
-    down = block.downsample
-    if down is not None and isinstance(down[0], nn.AvgPool2d): down[0] = nn.Identity()
-    body.feature_info[-1]['reduction'] //= 2
-    return body
+    if last_stride is not None:
+        set_last_stride(body, last_stride)
+        body.asked = {'last_stride'}
+    return body if file is None else load_body(body, file, channels)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from qsd_fastai.models.bodies.by_name import make_body, own_bodies
+from qsd_fastai.models.bodies.by_name import face_bodies, make_body
 from qsd_fastai.models.bodies.face import StillScale
 from qsd_fastai.models.bodies.iresnet import IResNet
 from qsd_fastai.models.bodies.mobilefacenet import MobileFaceNet
@@ -47,7 +47,7 @@ def counted(layers):
 
 
 def test_sizes_at_112():
-    for name in ('iresnet18', 'iresnet34', 'iresnet50', 'iresnet100'):
+    for name in ('iresnet18', 'iresnet34', 'iresnet50', 'iresnet100', 'iresnet200'):
         assert parameters(make_meta(name)) == counted(make_meta(name).layers)
     # .99 million, says the paper
     assert parameters(make_meta('mobilefacenet')) == 999_936
@@ -55,9 +55,13 @@ def test_sizes_at_112():
 
 
 def test_depths():
-    assert {n: make_meta(n).layers for n in own_bodies if n.startswith('ir')} == {
-        'iresnet18': (2, 2, 2, 2), 'iresnet34': (3, 4, 6, 3), 'iresnet50': (3, 4, 14, 3), 'iresnet100': (3, 13, 30, 3),
-        'ir18': (2, 2, 2, 2), 'ir34': (3, 4, 6, 3), 'ir50': (3, 4, 14, 3), 'ir101': (3, 13, 30, 3)}
+    depths = {'18': (2, 2, 2, 2), '34': (3, 4, 6, 3), '50': (3, 4, 14, 3), '100': (3, 13, 30, 3),
+              '101': (3, 13, 30, 3), '152': (3, 8, 36, 3), '200': (6, 26, 60, 6)}
+    bodies = {name: make_meta(name) for name in face_bodies if 'm' not in name}
+    assert len(bodies) == 18
+    for name,body in bodies.items():
+        assert body.layers == depths[re.search(r'\d+$', name)[0]]
+        assert any('.se.' in k for k in body.state_dict()) == ('_se' in name)
 
 
 def make_meta(name):
@@ -66,8 +70,11 @@ def make_meta(name):
 
 @pytest.mark.parametrize('make, nf, channels', [
     (tiny, 512, [128, 256, 512]), (lambda: tiny('adaface'), 512, [128, 256, 512]),
+    (lambda: tiny('evolve', squeeze=True), 512, [128, 256, 512]), (lambda: tiny('tface'), 512, [128, 256, 512]),
     (lambda: MobileFaceNet(size=(32, 32)), 128, [64, 128, 128]),
-    (lambda: MobileFaceNet(512, (32, 32), 'prelu'), 512, [64, 128, 128])])
+    (lambda: MobileFaceNet(512, (32, 32), 'prelu'), 512, [64, 128, 128]),
+    (lambda: MobileFaceNet(512, (32, 32), 'prelu', scale=2), 512, [128, 256, 256]),
+    (lambda: MobileFaceNet(512, (32, 32), 'prelu', scale=4, depth=2), 512, [256, 512, 512])])
 def test_in_a_recognizer(make, nf, channels):
     torch.manual_seed(0)
     model,x = Recognizer(make(), 5).train(), torch.rand(3, 3, 32, 32)
@@ -96,17 +103,24 @@ def test_in_a_recognizer(make, nf, channels):
 def test_iresnet_naive():
     "The units written out once more, from the names of their parts"
     torch.manual_seed(0)
-    for form in ('arcface', 'adaface'):
-        body = noisy(tiny(form).double()).eval()
+    for form,squeeze in (('arcface', False), ('adaface', False), ('adaface', True), ('evolve', True), ('tface', False)):
+        body = noisy(tiny(form, squeeze=squeeze).double()).eval()
         x = torch.randn(2, 3, 32, 32, dtype=torch.float64)*.01
         h = body.prelu(body.bn1(body.conv1(x)))
         for i in range(1, 5):
             for j,unit in enumerate(getattr(body, f'layer{i}')):
                 if j: short = h
-                elif form == 'adaface' and i == 1: short = h[:, :, ::2, ::2]
+                elif form != 'arcface' and i == 1: short = h[:, :, ::2, ::2]
                 else: short = unit.downsample[1](unit.downsample[0](h))
-                h = unit.bn3(unit.conv2(unit.prelu(unit.bn2(unit.conv1(unit.bn1(h)))))) + short
-        assert torch.allclose(body(x), body.features(body.fc(body.bn2(h).flatten(1))), rtol=1e-10)
+                h = unit.conv1(unit.bn1(h))
+                if form in ('arcface', 'adaface'): h = unit.bn2(h)
+                h = unit.bn3(unit.conv2(unit.prelu(h)))
+                if squeeze:
+                    gate = unit.se.fc2(unit.se.fc1(h.mean((2, 3), keepdim=True)).clamp(min=0))
+                    h = h/(1 + torch.exp(-gate))
+                h = h + short
+        h = body.fc(body.act(h.flatten(1)) if form == 'tface' else body.bn2(h).flatten(1))
+        assert torch.allclose(body(x), h if form == 'tface' else body.features(h), rtol=1e-10)
 
 
 def test_other_sizes_and_pictures_that_do_not_fit():
@@ -230,8 +244,12 @@ def test_adaface(tmp_path):
     source.eval(), model.eval()
     x = torch.rand(2, 3, 32, 32)*.01
     with torch.no_grad(): assert torch.allclose(model(x), source(x.flip(1)), rtol=1e-4)  # the source sees blue first
+    # without prefix and head the names are TFace's too, which trains on RGB
     bare = tiny('adaface')
-    load_reference(Recognizer(bare, 5), save(names, tmp_path/'bare.pt'), show=False)
+    report = load_reference(Recognizer(bare, 5), save(names, tmp_path/'bare.pt'), show=False)
+    assert same(bare, source)
+    assert any("RGB, assumed" in o and "channels='bgr'" in o for o in report.notes)
+    load_reference(Recognizer(bare, 5), tmp_path/'bare.pt', show=False, channels='bgr')
     assert same(bare, model.body)
     with pytest.raises(ValueError, match='do not fit'): load_reference(Recognizer(tiny(), 5), file)
 
@@ -286,6 +304,8 @@ def test_mobilefacenet_of_512(tmp_path):
     model = Recognizer(MobileFaceNet(512, (32, 32), 'prelu'), 5)
     report = load_reference(model, save(state, tmp_path/'mobilefacenet.pth'), show=False)
     nn.init.zeros_(source.conv3.bias)
+    # it was trained on BGR
+    source.conv1[0].weight.data = source.conv1[0].weight.data.flip(1)
     assert same(model.body, source)
     assert report.source == 'InsightFace_Pytorch'
     assert model.preprocess.stats == face_stats

@@ -35,10 +35,14 @@ def source(): torch.manual_seed(0); return noisy(small())
 
 
 def renamed(state, names):
-    return {next(new + k[len(old):] for old,new in names.items() if k.startswith(old)): v for k,v in state.items()}
+    "As another project names them: its files know nothing of our switches"
+    return {next(new + k[len(old):] for old,new in names.items() if k.startswith(old)): v for k,v in state.items()
+            if k != '_extra_state'}
 
 
-def same(model, source): return all(torch.equal(v, source.state_dict()[k]) for k,v in model.state_dict().items())
+def same(model, source):
+    theirs = source.state_dict()
+    return all(torch.equal(v, theirs[k]) for k,v in model.state_dict().items() if k != '_extra_state')
 
 
 @pytest.mark.parametrize('legacy', [False, True])
@@ -55,7 +59,7 @@ def test_agw_state_dicts(source, tmp_path, form, legacy):
     assert same(model, source)
     assert report.source == 'AGW or QSD'
     assert not model.body.stem_relu
-    assert set(report.used) == set(source.state_dict())
+    assert set(report.used) == set(source.state_dict()) - {'_extra_state'}
     assert not (report.missing or report.unexpected or report.skipped)
 
 
@@ -158,22 +162,13 @@ def test_torchreid_and_plain_bodies(source, tmp_path):
     assert all(torch.equal(v, state[k]) for k,v in model.body.state_dict().items())
     assert torch.equal(model.head.weight, source.head.weight)
     assert report.unexpected == ['head.bias']
-    assert 'neck.weight' in report.missing
-    assert 'pool.p' in report.missing
+    assert not report.missing
+    assert isinstance(model.pool, nn.AdaptiveAvgPool2d)
+    assert isinstance(model.neck, nn.Identity)
     torch.save({**state, 'fc.weight': torch.zeros(1000, 2048), 'fc.bias': torch.zeros(1000)}, tmp_path/'imagenet.pth')
     report = load_reference(small(), tmp_path/'imagenet.pth', show=False)
     assert report.source == 'a body'
     assert report.unexpected == ['body.fc.weight', 'body.fc.bias']
-
-
-def test_adaface(source, tmp_path):
-    state = {f'model.{k}': v for k,v in source.body.state_dict().items()}
-    state |= {'head.kernel': torch.zeros(512, 5), 'head.t': torch.zeros(1)}
-    torch.save({'state_dict': state, 'hyper_parameters': types.SimpleNamespace(margin=.4)}, tmp_path/'adaface.ckpt')
-    report = load_reference(small(), tmp_path/'adaface.ckpt', show=False)
-    assert report.source == 'AdaFace'
-    assert report.unexpected == ['head.t']
-    assert report.skipped == ['head.weight']
 
 
 def test_ones_own(source, tmp_path):
@@ -208,7 +203,8 @@ def test_a_stem_that_was_asked_for_stays(source, tmp_path):
     model = small(stem_relu=True)
     assert 'as asked for' in load_reference(model, tmp_path/'agw.pth', show=False).notes[0]
     assert model.body.stem_relu
-    assert load_reference(small(stem_relu=False), tmp_path/'agw.pth', show=False).notes == []
+    report = load_reference(small(stem_relu=False), tmp_path/'agw.pth', show=False)
+    assert not any('stem' in o for o in report.notes)
 
 
 @pytest.mark.parametrize('other', [

@@ -8,7 +8,6 @@
 The file says itself how pictures are to be prepared (`EmbedderSpec`); pixels go in as they were decoded, and the graph
 normalises them."""
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .data.pictures import open_picture, upright
+from .data.folders import list_pictures
+from .data.pictures import LARGE, decoded
 
 __all__ = ['Embedder', 'EmbedderSpec', 'list_pictures']
 
 KEY = 'qsd_fastai.preprocessing' # Of the specification, in the metadata of an exported file
-SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.webp'
 
 
 @dataclass(frozen=True)
@@ -99,25 +98,15 @@ class Embedder:
         return run, extra[KEY]
 
     def prepare(self,
-        picture, # File, address in a record file, PIL image, or uint8 array `(h, w, 3)` in RGB
+        picture, # File, address in a record file, bytes, open file, PIL picture, or array as `array_picture` takes it
     )->np.ndarray: # Uint8 `(height, width, 3)`
-        "A picture as the graph takes it; OSError naming the file where it cannot be read"
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise ValueError(f'picture is {picture.dtype} {picture.shape}. Give uint8 (h, w, 3) in RGB.')
-            picture = Image.fromarray(picture)
-        if not isinstance(picture, Image.Image):
-            try:
-                with open_picture(picture) as img: picture = upright(img).convert('RGB')
-            except FileNotFoundError: raise
-            except (OSError, SyntaxError) as e:
-                raise OSError(f'Picture {picture} cannot be read ({e}). Replace it, or leave it out.') from e
+        "A picture as the graph takes it; PictureError naming it where it cannot be read"
         size = self.spec.width,self.spec.height
-        picture = picture.convert('RGB')
-        return np.asarray(picture if picture.size == size else picture.resize(size, Image.BILINEAR))
+        with decoded(picture, LARGE) as img:
+            return np.asarray(img if img.size == size else img.resize(size, Image.BILINEAR))
 
     def embed(self,
-        data,            # A folder (all pictures below it, sorted), a file, or a list of files, PIL images or arrays
+        data,            # A folder (all pictures below it), a table, a picture as `prepare` takes it, or a list of them
         bs:int=64,       # Pictures a batch
         workers:int=4,   # Threads that decode
         flip:bool=False, # Add the embedding of the mirror image? Where the file does so itself it is not done twice
@@ -143,19 +132,3 @@ def check_ending(
 ):
     "ValueError where it does not end as an exported model does"
     if file.suffix not in ('.onnx', '.pt2'): raise ValueError(f'{file} ends in {file.suffix!r}. Use .onnx or .pt2.')
-
-
-def list_pictures(
-    data, # A folder, a file, or a list of files, PIL images or arrays
-)->list:
-    "What `Embedder.embed` is given, as a list; FileNotFoundError or ValueError where there is nothing"
-    if isinstance(data, (str, os.PathLike)):
-        folder = Path(data)
-        if not folder.is_dir(): return [str(data)]
-        shown = (p for p in folder.rglob('*') if not p.name.startswith('.'))
-        found = sorted(str(p) for p in shown if p.suffix.lower() in SUFFIXES)
-        if found: return found
-        raise FileNotFoundError(f'{data} holds no picture. Name a folder with {", ".join(SUFFIXES)} below it.')
-    data = [data] if isinstance(data, (Image.Image, np.ndarray)) else list(data)
-    if not data: raise ValueError('data is empty. Give at least one picture.')
-    return data

@@ -1,6 +1,5 @@
 "Which pictures there are, which of them can be read, and which are copies"
 import hashlib
-import io
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -8,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from fastprogress import progress_bar
-from PIL import Image
 
-from qsd_fastai.data.pictures import picture_bytes
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
-OURS = {'quality.png', 'quality_sheet.png'}  # which quality.py draws beside the table
+from qsd_fastai.data.folders import SUFFIXES, pictures_below, said_of
+from qsd_fastai.data.pictures import decoded, picture_bytes
 
 
 def some(
@@ -34,22 +30,11 @@ def pictures_in(
     if not folder.is_dir():
         near = some(folder.parent) if folder.parent.is_dir() else 'nor is there a ' + str(folder.parent)
         raise FileNotFoundError(f'{folder} is not a folder. Beside it: {near}.')
-    def stop(e):
-        raise PermissionError(f'{e.filename} cannot be listed ({e.strerror}). Make it readable, or move it away.')
-    out,seen = [], {os.path.realpath(folder)}
-    for at,dirs,files in os.walk(folder, followlinks=True, onerror=stop):
-        dirs.sort()  # which name of a linked folder counts must not depend on the file system
-        real = {d: os.path.realpath(os.path.join(at, d)) for d in dirs}
-        # a link to a folder above would go round for ever
-        dirs[:] = [d for d in dirs if not d.startswith('.') and real[d] not in seen]
-        seen |= {real[d] for d in dirs}
-        rel = os.path.relpath(at, folder).replace(os.sep, '/')
-        if rel == '.': files = set(files) - OURS
-        found = [f for f in files if f.lower().endswith(SUFFIXES) and not f.startswith('.')]
-        out += found if rel == '.' else [f'{rel}/{f}' for f in found]
-    if out: return sorted(out)
+    out,passed_over = pictures_below(folder)
+    if out: return out
     kinds = ', '.join(s[1:] for s in SUFFIXES)
-    raise FileNotFoundError(f'No picture ({kinds}) below {folder}. It holds: {some(folder)}.')
+    said = f' {said_of(passed_over)}' if passed_over else ''
+    raise FileNotFoundError(f'No picture ({kinds}) below {folder}. It holds: {some(folder)}.{said}')
 
 
 def listing(
@@ -61,16 +46,21 @@ def listing(
     return {'folder': Path(folder), 'pictures': len(found), 'listing': zlib.crc32('\n'.join(found).encode())}
 
 
+def why_unreadable(
+    e, # What `open_picture` or `picture_bytes` raised
+)->str:
+    "The reason in one line, without the path"
+    if isinstance(e, FileNotFoundError): return 'FileNotFoundError: it does not exist'
+    return " ".join((getattr(e, 'why', '') or f'{type(e).__name__}: {e}').split())
+
+
 def _look(file):
     "`(what is wrong with a picture, None if nothing; a digest of its bytes)`"
     try:
         data = picture_bytes(file)
-        # decoding at an eighth of the size finds a cut-off JPEG, which `verify` does not
-        with Image.open(io.BytesIO(data)) as im:
-            im.draft('RGB', (1, 1))
-            im.load()
-    # a decoder may raise anything on broken bytes, and each means the same here
-    except Exception as e: return f'{type(e).__name__}: {e}', None
+        # as the loader does; decoding at an eighth of the size finds a cut-off JPEG, which `verify` does not
+        with decoded(data, 1): pass
+    except (OSError, ValueError) as e: return why_unreadable(e), None
     return None, hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -86,8 +76,7 @@ def readable(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         wrong,digests = zip(*progress_bar(pool.map(_look, files), total=len(files), leave=False))
     bad = np.array([w is not None for w in wrong], bool)
-    # one line a picture: the message of a decoder may have several, or name the whole path
-    listed = [f'{p}\t{" ".join(w.split())}' for p,w in zip(table['path'], wrong) if w]
+    listed = [f'{p}\t{w}' for p,w in zip(table['path'], wrong) if w]
     n = len(listed)
     if strict and n: raise ValueError(f'{n} of {len(table)} pictures cannot be read, first {listed[0]!r}.')
     if bad.all(): raise ValueError(f'None of the {n} pictures can be read, first {listed[0]!r}.')

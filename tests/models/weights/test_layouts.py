@@ -1,5 +1,6 @@
 "Files as other projects leave them: golden embeddings of their own networks, their names, and what is refused by name"
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,13 +71,16 @@ def test_golden_embeddings(given, golden, golden_weights, name, arch, size, pref
     if arch is None: weights = {f'base.{k}': v for k,v in weights.items()} | behind(128)
     model = Recognizer(body, 3).double().eval()
     report = load_reference(model, given({'state_dict': {prefix + k: v for k,v in weights.items()}}), show=False)
-    assert not report.missing
+    assert report.missing in ([], ['head.weight'])
     assert set(report.unexpected) <= {'head.bias'} | {k for k in report.unexpected if 'norm' in k or 'semantic' in k
                                                       or 'index' in k}
     x = torch.from_numpy(np.random.RandomState(5000).standard_normal((2, 3, *size)))
     if 'insightface' in name: x = x.flip(1) # it was made for blue first
     with torch.no_grad(): found = nn.functional.normalize(model(x))
     assert (found - nn.functional.normalize(torch.from_numpy(d['eval_feat']))).abs().max() < 1e-9
+
+
+def found_in(weights): return Found(weights, {k: k for k in weights}, Path('weights.pth'))
 
 
 def behind(nf, ids=3):
@@ -298,7 +302,7 @@ def test_towers_of_clip_reid(project, make):
         'prompt_learner.cls_ctx': torch.empty(5, 4, 512), 'text_encoder.ln_final.weight': torch.empty(512)}
     for name,nf in (('bottleneck', a), ('bottleneck_proj', b)):
         weights |= {f'{name}.{k}': v for k,v in nn.BatchNorm1d(nf).state_dict().items()}
-    found = Found(weights, {k: k for k in weights})
+    found = found_in(weights)
     assert next(o for o in read.PROJECTS if o.tells(found)) is project
     parts = {o.ours: o.value for o in project.rename(found)}
     assert {k: v.shape for k,v in own.items() if not k.startswith('head.')} == {
@@ -318,7 +322,7 @@ KNOWN = [(['b1.0.norm1.weight', 'base.cls_token'], 'JPM'), (['base.sie_embed', '
 @pytest.mark.parametrize('i', range(len(REFUSED)))
 def test_what_is_known_and_not_built_is_refused_by_name(given, i):
     keys,word = KNOWN[i]
-    assert REFUSED[i][0](Found({k: torch.ones(2) for k in keys}, {}))
+    assert REFUSED[i][0](found_in({k: torch.ones(2) for k in keys}))
     with pytest.raises(ValueError, match=rf'weights\.pth holds .*{word}'):
         load_reference(Recognizer('resnet18', 5), given({f'module.{k}': torch.ones(2) for k in keys}), show=False)
-    assert refusal(Found({'conv1.weight': torch.ones(2)}, {})) is None
+    assert refusal(found_in({'conv1.weight': torch.ones(2)})) is None

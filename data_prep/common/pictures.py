@@ -10,10 +10,8 @@ import numpy as np
 from fastprogress import progress_bar
 from PIL import Image
 
+from qsd_fastai.data.folders import SUFFIXES, pictures_below, said_of
 from qsd_fastai.data.pictures import picture_bytes
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
-OURS = {'quality.png', 'quality_sheet.png'}  # which quality.py draws beside the table
 
 
 def some(
@@ -34,22 +32,11 @@ def pictures_in(
     if not folder.is_dir():
         near = some(folder.parent) if folder.parent.is_dir() else 'nor is there a ' + str(folder.parent)
         raise FileNotFoundError(f'{folder} is not a folder. Beside it: {near}.')
-    def stop(e):
-        raise PermissionError(f'{e.filename} cannot be listed ({e.strerror}). Make it readable, or move it away.')
-    out,seen = [], {os.path.realpath(folder)}
-    for at,dirs,files in os.walk(folder, followlinks=True, onerror=stop):
-        dirs.sort()  # which name of a linked folder counts must not depend on the file system
-        real = {d: os.path.realpath(os.path.join(at, d)) for d in dirs}
-        # a link to a folder above would go round for ever
-        dirs[:] = [d for d in dirs if not d.startswith('.') and real[d] not in seen]
-        seen |= {real[d] for d in dirs}
-        rel = os.path.relpath(at, folder).replace(os.sep, '/')
-        if rel == '.': files = set(files) - OURS
-        found = [f for f in files if f.lower().endswith(SUFFIXES) and not f.startswith('.')]
-        out += found if rel == '.' else [f'{rel}/{f}' for f in found]
-    if out: return sorted(out)
+    out,passed_over = pictures_below(folder)
+    if out: return out
     kinds = ', '.join(s[1:] for s in SUFFIXES)
-    raise FileNotFoundError(f'No picture ({kinds}) below {folder}. It holds: {some(folder)}.')
+    said = f' {said_of(passed_over)}' if passed_over else ''
+    raise FileNotFoundError(f'No picture ({kinds}) below {folder}. It holds: {some(folder)}.{said}')
 
 
 def listing(

@@ -8,6 +8,7 @@ pairs         `pairs.csv`: who is compared with whom
 templates     `templates.csv`: several pictures judged as one
 labels        Quality labels that come in a file of their own
 made          A set that was made in the same way already
+folders       The pictures below a folder, and what is passed over
 pictures      A picture opened, wherever it lies, and turned upright (EXIF)
 sources       Pictures inside record files, by their address
 bins          Verification sets in `.bin` files

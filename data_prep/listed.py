@@ -33,8 +33,8 @@ from fastprogress import progress_bar
 
 from qsd_fastai.choices import one_of
 from qsd_fastai.data.labels import text_lines
-from qsd_fastai.data.rows import refuse_rows
 from qsd_fastai.data.table import SPLITS
+from qsd_fastai.rows import refuse_rows
 
 UNKNOWN = ('', 'nan', 'na', 'n/a', 'null', 'none')
 COLUMNS = ('path', 'identity', 'camera', 'split', 'quality')

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-__all__ = ['match_paths', 'path_key', 'path_text', 'same_codes', 'spelled', 'spelling_notes', 'written']
+__all__ = ['match_paths', 'path_key', 'path_text', 'same_codes', 'spell', 'spelled', 'spelling_notes', 'written']
 
 AROUND = ' \t\n\r\f\v\xa0\u2007\u202f\u3000\u200b\ufeff' # Blanks, visible or not
 WHOLE = re.compile(r'-?[0-9]+\.0*') # A whole number as a float is written
+NUMBERS = {'integer', 'floating', 'mixed-integer-float', 'decimal', 'boolean'} # As pandas calls them
 NO_CAMERA = '-1' # As programs write the unknown one
 LIKE_MISSING = {'nan', 'none', 'null', 'na', 'n/a', '<na>', 'nat'} # Text that pandas and others make of nothing
 
@@ -92,13 +93,23 @@ def spelled(
     tell:bool=False,   # Warn of spellings that met, and of names that look alike?
 )->np.ndarray: # `(n,)` of text, '' where missing
     "The one spelling of each name; `ValueError` naming the row that is none"
+    values = _plain(values)
     codes,texts = pd.factorize(written(values, name))
     names = list(map(_speller(camera), texts))
     if tell:
-        for note in _notes(texts, names, name, camera): warnings.warn(note, stacklevel=3)
+        for note in _mixed([values], name) + _notes(texts, names, name, camera): warnings.warn(note, stacklevel=3)
     out = np.empty(len(names), object)
     out[:] = names
     return out[codes]
+
+
+def spell(
+    value,             # Of any type
+    name:str='name',   # Of the argument, for the message
+    camera:bool=False, # Of a camera, among which -1 is unknown?
+)->str:
+    "The one spelling of one name, '' where it is missing"
+    return _speller(camera)(value if type(value) is str else written([value], name)[0])
 
 
 def same_codes(
@@ -107,15 +118,16 @@ def same_codes(
     camera:bool=False, # Of cameras, among which -1 is unknown?
 )->list: # Of `(n,)` int64, one a side; -1 where missing
     "Numbers of names in one numbering, in order of appearance; warns as `spelled` does"
-    plain,ends = [_plain(o) for o in sides],np.cumsum([len(o) for o in sides])[:-1]
-    if all(o.dtype.kind in 'iu' for o in plain): # As they come from batches: nothing to spell
+    plain = [_plain(o) for o in sides]
+    if len({o.dtype for o in plain}) == 1 and plain[0].dtype.kind in 'iu': # As batches have them: nothing to spell
         names = np.concatenate(plain)
         codes = pd.factorize(names)[0]
         if camera: codes[names == -1] = -1
     else:
-        names = spelled(np.concatenate([written(o, name) for o in sides]), name, camera, tell=True)
+        for note in _mixed(plain, name): warnings.warn(note, stacklevel=3)
+        names = spelled(np.concatenate([written(o, name) for o in plain]), name, camera, tell=True)
         codes = pd.factorize(np.where(names == '', None, names))[0]
-    return np.split(codes.astype(np.int64), ends)
+    return np.split(codes.astype(np.int64), np.cumsum([len(o) for o in plain])[:-1])
 
 
 def spelling_notes(
@@ -124,8 +136,17 @@ def spelling_notes(
     camera:bool=False, # Of cameras, among which -1 is unknown?
 )->list: # Of sentences
     "Which spellings met, and which names look alike and stay apart"
+    values = _plain(values)
     texts = pd.unique(written(values, name))
-    return _notes(texts, map(_speller(camera), texts), name, camera)
+    return _mixed([values], name) + _notes(texts, map(_speller(camera), texts), name, camera)
+
+
+def _mixed(parts, name):
+    "A note, as a list, where some names are text and others numbers"
+    kinds = {pd.api.types.infer_dtype(o, skipna=True) for o in parts}
+    text_and_numbers = kinds & {'string', 'bytes'} and kinds & NUMBERS
+    if not (text_and_numbers or kinds & {'mixed', 'mixed-integer'}): return []
+    return [f"{name}: some are text and some numbers, and '7' is taken for 7. Write all alike."]
 
 
 def _notes(texts, names, name, camera):

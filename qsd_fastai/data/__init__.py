@@ -1,9 +1,7 @@
 """Pictures and tables in, batches out
 
 table         The one table of images: read, checked, described, split, written
-columns       The columns of a table, completed whatever it was made from, and its content as a hash
 splits        Which pictures are trained on, and which are judged
-rows          Refusing a row of a table, with the remedy
 pairs         `pairs.csv`: who is compared with whom
 templates     `templates.csv`: several pictures judged as one
 labels        Quality labels that come in a file of their own

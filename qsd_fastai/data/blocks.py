@@ -3,14 +3,16 @@ import zlib
 from os import PathLike
 
 import torch
-from fastai.data.block import CategoryBlock, TransformBlock
+from fastai.data.block import TransformBlock
 from fastai.data.transforms import Categorize, Category, CategoryMap
 from fastai.torch_core import ShowTitle, TensorBase, show_title
 from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from fastcore.basics import merge
+from fastcore.foundation import L
 from fasttransform import DisplayedTransform
 
+from ..spelling import spell, spelled
 from .pictures import picture_bytes, upright
 from .sources import split_address
 
@@ -36,15 +38,31 @@ def PictureBlock():
     return ImageBlock(RecognitionImage)
 
 
-class HeldOutCategorize(Categorize):
+class IdentityCategorize(Categorize):
+    "Number identities by their one spelling, in sorted order"
+    def setups(self, dsets):
+        if self.vocab is None and dsets is not None: super().setups(_identities(dsets))
+
+    def encodes(self, o): return super().encodes(spell(o, 'identity'))
+
+
+def _identities(dset):
+    "The names in a set; ValueError where one is empty"
+    names = spelled(list(dset), 'identity', tell=True)
+    if (names == '').any():
+        raise ValueError(f'identity of item {(names == "").argmax()} is empty. Every picture needs an identity.')
+    return L(names.tolist())
+
+
+class HeldOutCategorize(IdentityCategorize):
     "Number identities: those of the training split first, in sorted order, which `c` counts, then the held-out ones"
     train_setup = False  # see the whole `TfmdLists`, not its training half alone
 
     def setups(self, dsets):
         if self.vocab is None:
-            train = list(CategoryMap(dsets.train, sort=True).items)
+            train = list(CategoryMap(_identities(dsets.train), sort=True).items)
             known = set(train)
-            held_out = [o for o in CategoryMap(dsets, sort=True).items if o not in known]
+            held_out = [o for o in CategoryMap(_identities(dsets), sort=True).items if o not in known]
             self.vocab,self.n_train = CategoryMap(train + held_out, sort=False), len(train)
         self.c = self.n_train
 
@@ -55,7 +73,7 @@ def IdentityBlock(
     held_out:bool=True, # May validation hold identities that training does not have? False: such a one is an error
 ):
     "A block for who is in the picture: an int64 number; `dls.c` counts the identities that can be trained on"
-    return TransformBlock(type_tfms=HeldOutCategorize()) if held_out else CategoryBlock()
+    return TransformBlock(type_tfms=HeldOutCategorize() if held_out else IdentityCategorize())
 
 
 class TensorQuality(TensorBase):
@@ -105,11 +123,12 @@ class EncodeScene(DisplayedTransform):
     def __init__(self, cameras=None): self.cameras = cameras
 
     def setups(self, dsets):
-        if self.cameras is None: self.cameras = sorted({_camera_name(camera) for _,camera,_ in dsets} - {''})
+        if self.cameras is None: self.cameras = [camera for _,camera,_ in dsets]
+        self.cameras = sorted(set(spelled(self.cameras, 'camera', camera=True, tell=True)) - {''})
 
     def encodes(self, o:object):
         row,camera,split = o
-        camera = _camera_name(camera)
+        camera = spell(camera, 'camera', camera=True)
         return TensorScene(torch.tensor([int(row), self._number(camera), split == 'query']))
 
     def _number(self, camera):
@@ -120,9 +139,6 @@ class EncodeScene(DisplayedTransform):
     def decodes(self, o:TensorScene):
         row,camera,query = (int(v) for v in o)
         return Scene((row, self.cameras[camera] if 0 <= camera < len(self.cameras) else '', bool(query)))
-
-
-def _camera_name(camera): return '' if camera is None or camera != camera else str(camera)
 
 
 def SceneBlock(

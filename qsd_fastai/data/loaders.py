@@ -18,6 +18,7 @@ from fastai.vision.core import imagenet_stats
 from fastcore.basics import merge
 
 from ..choices import one_of
+from ..columns import complete_table
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
@@ -190,6 +191,7 @@ def picture_files(
     root=None,          # The folder the paths start from; `table.attrs['root']` when not given
 )->pd.Series:
     "The file of each picture of a table"
+    table = complete_table(table)
     root = root if root is not None else table.attrs.get('root', '.')
     return pd.Series([os.path.join(root, p) for p in table['path']], index=table.index, dtype=object)
 
@@ -211,6 +213,7 @@ def table_rows(
     root=None,          # The folder the paths start from; `table.attrs['root']` when not given
 )->list:
     "A `TableRow` for each row of a table"
+    table = complete_table(table)
     identity,quality,camera,split = (table[c].tolist() for c in ('identity', 'quality', 'camera', 'split'))
     scenes = zip(range(len(table)), camera, split)
     parts = zip(picture_files(table, root), identity, quality, scenes)
@@ -265,6 +268,7 @@ def recognition_dataloaders(
     "`DataLoaders` from a table: batches of `n_ids` x `n_imgs` for training, query + gallery in order for validation"
     root = path if path is not None else table.attrs.get('root', '.')
     check_table(table, root=root)
+    table = complete_table(table, root)
     if not (table['split'] == 'train').any():
         raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
     block = recognition_block(size, augment, erase, stats, cameras=sorted(set(table['camera']) - {''}))

@@ -77,7 +77,7 @@ def _weights(file, bs, flip, arch='', size=None, last_stride=None, stats='', wor
 
     def embed(table):
         one = table.assign(split='train', identity='?') # Transforms are all that is wanted of the loaders
-        dls = recognition_dataloaders(one, table.attrs['root'], size, 1, 1, stats=(mean, std), num_workers=workers)
+        dls = recognition_dataloaders(one, None, size, 1, 1, stats=(mean, std), num_workers=workers)
         learn = Learner(dls, model.to(dls.device), loss_func=RecognitionLoss())
         return learn.embed(table, bs=bs, flip=flip)
     return embed,{'arch': arch, 'size': list(size), 'last_stride': last_stride, 'mean': list(mean), 'std': list(std)}

@@ -4,9 +4,9 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from ..spelling import path_text, spelled, spelling_notes
-from ..unknown import EMPTY
 from .rows import refuse_rows
+from .spelling import path_text, spelled, spelling_notes
+from .unknown import EMPTY
 
 __all__ = ['complete_table', 'known_quality', 'notes_on_spelling', 'table_hash']
 

@@ -31,7 +31,7 @@ def complete_table(
         names = path_text(table[c]) if c == 'path' else spelled(table[c], c, c == 'camera')
         if not _is_text(table[c]) or (names != table[c].to_numpy(dtype=object)).any(): new[c] = names
     if 'quality' not in table: new['quality'] = np.nan
-    elif table['quality'].dtype not in (np.float32, np.float64): new['quality'] = known_quality(table).to_numpy()
+    elif table['quality'].dtype != np.float64: new['quality'] = known_quality(table).to_numpy()
     index = table.index
     plain = index.nlevels == 1 and index.name is None and index.is_unique
     told = table.attrs.get('root') if root is None else root
@@ -55,7 +55,10 @@ def known_quality(
     table:pd.DataFrame, # With a column `quality`
 )->pd.Series:
     "The quality as floats, NaN where it is unknown; ValueError naming the first row that holds something else"
-    given = table['quality'].astype(object)
+    given = table['quality']
+    # 27.99 is what a file has of it
+    if given.dtype in (np.float32, np.float16): given = given.astype(str).astype(float)
+    given = given.astype(object)
     given = given.where(given.notna() & ~given.isin(EMPTY), np.nan)
     q = pd.to_numeric(given, errors='coerce').astype(float)
     bad = (given.notna() & q.isna()) | np.isinf(q)

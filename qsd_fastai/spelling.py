@@ -55,12 +55,13 @@ def _plain(values):
     return out
 
 
-def _refuse_inexact(values, name):
+def _refuse_inexact(values, name, start=0):
     "ValueError where a float is so large that the next whole number is the same float"
     bad = np.abs(values) >= 2.**(np.finfo(values.dtype).nmant + 1)
     if bad.any():
-        raise ValueError(f'{name} row {bad.argmax()} is {values[bad.argmax()]}, a float that cannot tell such numbers '
-                         'apart. Write them as whole numbers, or as text.')
+        row = bad.argmax()
+        raise ValueError(f'{name} row {start + row} is {values[row]}, a float that cannot tell such numbers apart. '
+                         'Write them as whole numbers, or as text.')
 
 
 def _text(o, name, row):
@@ -69,7 +70,7 @@ def _text(o, name, row):
         try: return bytes(o).decode('utf-8')
         except UnicodeDecodeError: raise ValueError(f'{name} row {row} is {o!r}, not UTF-8. Decode it.') from None
     if isinstance(o, os.PathLike): return str(os.fspath(o))
-    if isinstance(o, float | np.floating): _refuse_inexact(np.array([o]), name)
+    if isinstance(o, float | np.floating): _refuse_inexact(np.array([o]), name, row)
     if isinstance(o, list | tuple | set | frozenset | dict | np.ndarray | torch.Tensor):
         raise ValueError(f'{name} row {row} is {str(o)[:60]}, a {type(o).__name__}. Give text or a number.')
     return str(o)
@@ -157,11 +158,11 @@ def _notes(texts, names, name, camera):
     for one in seen: alike.setdefault(_look(one), []).append(one)
     alike,out = [o for o in alike.values() if len(o) > 1],[]
     if joined:
-        out.append(f'{name}: {len(joined)} names are written in several ways and taken for one each, first '
-                   f'{_said(next(iter(joined.values())))}. Write each in one way.')
+        out.append(f'{name}: spellings that are taken for one name ({len(joined)} times), first '
+                   f'{_said(next(iter(joined.values())))}. Write each name in one way.')
     if alike:
-        out.append(f'{name}: {len(alike)} names look alike and are taken for different ones, first {_said(alike[0])}. '
-                   'Write them in one way if they are one.')
+        out.append(f'{name}: names that look alike and stay different ones ({len(alike)} times), first '
+                   f'{_said(alike[0])}. Write them in one way if they are one.')
     if camera and (odd := [o for o in seen if o.lower() in LIKE_MISSING]):
         out.append(f'{name}: {_said(odd)} is taken for the name of a camera. Leave unknown ones empty.')
     return out

@@ -85,11 +85,13 @@ def folder_table(
     "Table of images from a folder of identities"
     _check_degrade(degrade, out)
     paths = pictures_in(folder)
-    told = told_by_folders(paths, folder)
+    notes,told = [],told_by_folders(paths, folder)
+    if told: paths,told,notes = told.but_aside(paths)
     who = [m[1] for m in _search(paths, identity, 'identity')] if identity else _first_folders(paths, folder, told)
     cameras = [m[1] for m in _search(paths, camera, 'camera')] if camera else ''
     table,asked = new_table(folder, paths, who, cameras), None
     if told: table['part'] = told.part
+    table.attrs['notes'] = notes
     table = readable(table)
     if query and told and {'query', 'gallery'} & set(told.part):
         raise ValueError(f'--query is {query!r}, and the folders {told.name} tell the queries. Leave it out.')

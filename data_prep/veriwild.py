@@ -5,8 +5,8 @@
 
 Expected: `images` and `train_test_split` in ROOT or one folder below (`VERI-Wild`); in the latter `train_list.txt`,
 `vehicle_info.txt`, and `test_3000.txt` with `test_3000_query.txt` (also `test_3000_id.txt`, `test_3000_id_query.txt`),
-`_5000`, `_10000`. Lines are `00001/000001`: vehicle, picture `images/00001/000001.jpg`; in `vehicle_info.txt` the camera
-follows: `00001/000001;104;2018-03-11 12:00:13;...`.
+`_5000`, `_10000`. Lines are `00001/000001`: vehicle, picture `images/00001/000001.jpg`; in `vehicle_info.txt` the
+camera follows: `00001/000001;104;2018-03-11 12:00:13;...`. What is a query is not searched in.
 """
 from pathlib import Path
 
@@ -62,8 +62,10 @@ def veriwild_table(
     names |= {'query': f'{form.format(test)}_query.txt', 'gallery': f'{form.format(test)}.txt'}
     cameras,there = _cameras(lists/INFO), set(pictures_in(at/'images'))
     parts,prefix = [], (at/'images').relative_to(root).as_posix()
-    for split,name in names.items():
-        found = _read_list(lists/name, cameras, there)
+    listed = {split: _read_list(lists/name, cameras, there) for split,name in names.items()}
+    queries = set(listed['query'])
+    listed['gallery'] = [o for o in listed['gallery'] if o not in queries]
+    for split,found in listed.items():
         parts.append(new_table(root, [f'{prefix}/{o}.jpg' for o in found], [o.split('/')[0] for o in found],
                                [cameras[o] for o in found], split))
     table = pd.concat(parts, ignore_index=True)

@@ -35,6 +35,14 @@ class Told:
     start:list # Of each picture, how many of its folders lead to the part
     name:str   # Of these folders, for messages
 
+    def but_aside(self, paths):
+        "Paths, what is told of them, and a note as a list, without the parts that judge something else"
+        kept = [k for k,o in enumerate(self.part) if o != 'aside']
+        if len(kept) == len(paths): return paths,self,[]
+        n,some = len(paths) - len(kept), next(p for p,o in zip(paths, self.part) if o == 'aside')
+        told = Told([self.part[k] for k in kept], [self.start[k] for k in kept], self.name)
+        return [paths[k] for k in kept],told,[f'{n} pictures that judge something else are left out, first {some!r}.']
+
 
 def _folders(path): return path.split('/')[:-1]
 
@@ -71,9 +79,10 @@ def remedy(
 )->str:
     "The options of folder.py that read identity and camera below such folders"
     folders = list(map(_folders, paths))
-    def at(is_camera): return [next((k for k in range(s, len(f)) if bool(CAMERA.fullmatch(f[k])) == is_camera), None)
-                               for f,s in zip(folders, start)]
-    who,seen = at(False),set(at(True))
+    def first(f, levels, camera):
+        return next((k for k in levels if bool(CAMERA.fullmatch(f[k])) == camera), None)
+    who = [first(f, range(s, len(f)), False) for f,s in zip(folders, start)]
+    seen = {first(f, range(len(f)), True) for f in folders}
     if set(who) == {None} and len({f[0] for f in folders if f}) > 1 < min(start): who = [s - 2 for s in start]
     def level(k): return f"'^{'[^/]+/'*k}([^/]+)/'"
     camera = f' --camera {level(seen.pop())}' if len(seen) == 1 and None not in seen else ''

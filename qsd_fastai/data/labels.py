@@ -48,6 +48,7 @@ def read_labels(
     for i,path,score in rows:
         path = path if isinstance(path, str) else written([path], 'path')[0]
         key = path_key(path)
+        if not key: raise ValueError(f'{name}, line {i}: names no picture. A line is path, tab, number.')
         if key != path.strip(): odd[path] = key
         try: value = float(score)
         except (TypeError, ValueError): value = np.inf
@@ -114,6 +115,7 @@ def _rows(file):
     refuse_separator(file, data.columns, 'path', 'quality')
     if not {'path', 'quality'} <= set(data.columns):
         raise ValueError(f'{file} needs the columns path and quality, it has {", ".join(map(str, data.columns))}.')
+    if not len(data): raise ValueError(f'{file} holds no label. Write it again.')
     return zip(range(2, len(data) + 2), data['path'], data['quality'].replace('', 'nan'))
 
 

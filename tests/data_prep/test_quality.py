@@ -121,3 +121,22 @@ def test_labels_of_others_are_joined_and_their_coverage_recorded(made):
     assert not (folder/'half').exists()
     join('half.txt', 'half', '--min-coverage', .5)
     assert 'not both' in join('half.txt', 'no', '--learner', 'model.pkl', code=1)
+
+
+def test_labels_of_another_scale(tmp_path, capsys):
+    draw(tmp_path, *[f'{i}/{k}.png' for i in range(2) for k in range(3)])
+    table = pd.DataFrame({'path': [f'{i}/{k}.png' for i in range(2) for k in range(3)], 'identity': list('000111')})
+    write_table(table.assign(split='train'), tmp_path/'images.csv')
+    labels = [-3., 1.5, 22, 8, 0, 17.25]
+    (tmp_path/'norms.txt').write_text('\n'.join(f'{p} {v}' for p,v in zip(table['path'], labels)))
+    given = {'labels': str(tmp_path/'norms.txt')}
+    with pytest.raises(SystemExit, match=r'Labels run from -3 to 22\. Scale them.*--scale minmax'):
+        script.main(str(tmp_path/'images.csv'), **given)
+    with pytest.raises(SystemExit, match='--scale'): script.main(str(tmp_path/'images.csv'), scale='unit')
+    script.main(str(tmp_path/'images.csv'), **given, scale='minmax')
+    found = read_table(tmp_path/'images.csv')
+    assert found['quality'].round(2).tolist() == [0, 18, 100, 44, 12, 81]
+    assert found.attrs['record']['quality']['scale'] == 'minmax'
+    capsys.readouterr()
+    script.main(str(tmp_path/'images.csv'), **given, scale='minmax')
+    assert 'nothing to do' in capsys.readouterr().out

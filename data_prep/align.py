@@ -25,10 +25,10 @@ import pandas as pd
 from common.command import chosen, in_a_line
 from common.copies import new_names
 from common.lists import beside, read_lists, write_lists
+from common.pictures import why_unreadable
 from common.report import finish
 from fastcore.script import call_parse
 from fastprogress import progress_bar
-from PIL import ImageOps
 
 from qsd_fastai.choices import one_of
 from qsd_fastai.data.alignment import FaceFinder, LandmarkError, align_face, central_square, read_landmarks
@@ -113,9 +113,8 @@ def aligned_copy(
     def one(row):
         path,name,points = row
         try:
-            with open_picture(os.path.join(root, path)) as im: image = ImageOps.exif_transpose(im).convert('RGB')
-        except Exception as e:  # a decoder may raise anything on broken bytes
-            return -1, np.nan, f'{type(e).__name__}: {" ".join(str(e).split())}'
+            image = open_picture(os.path.join(root, path))
+        except (OSError, ValueError) as e: return -1, np.nan, why_unreadable(e)
         sure,why,face = np.nan, 'no landmarks', None
         if find: (points, sure),why = find(image), 'no face found'
         elif points is not None and fractions: points = points*image.size

@@ -12,7 +12,6 @@ import json
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,31 +19,32 @@ import pandas as pd
 from common.command import chosen, in_a_line
 from fastcore.script import call_parse
 from fastprogress import progress_bar
-from PIL import Image
 
 from qsd_fastai.choices import one_of
 from qsd_fastai.data.packing import write_bin, write_records
 from qsd_fastai.data.pairs import read_pairs
-from qsd_fastai.data.pictures import picture_bytes
+from qsd_fastai.data.pictures import decoded, picture_bytes
 from qsd_fastai.data.table import SPLITS, check_table, read_table
 from qsd_fastai.files import in_one_move
 
 
+def _picture(file):
+    "The encoded picture, its height and its width; decoded first, as whoever reads the packed file will"
+    data = picture_bytes(file)
+    with decoded(data, name=file) as img: return data, img.height, img.width
+
+
 def _pictures(paths, root, workers):
-    "Encoded pictures in order, a few hundred ahead"
+    "Encoded pictures in order with their sizes, a few hundred ahead"
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for lo in progress_bar(range(0, len(paths), 256), leave=False):
-            yield from pool.map(picture_bytes, [os.path.join(root, p) for p in paths[lo:lo + 256]])
+            yield from pool.map(_picture, [os.path.join(root, p) for p in paths[lo:lo + 256]])
 
 
 def _one_size(paths, pictures, any_size):
-    "The pictures, after a look at each: it can be opened, and is of the size of the first"
+    "The pictures, after a look at each: it is of the size of the first"
     first = None
-    for path,data in zip(paths, pictures):
-        try: width,height = Image.open(BytesIO(data)).size
-        except OSError as e:
-            hint = '`python data_prep/doctor.py images.csv` finds all of them.'
-            raise ValueError(f'{path} cannot be read ({e}). {hint}') from e
+    for path,(data, height, width) in zip(paths, pictures):
         first = first or (height, width)
         if not any_size and (height, width) != first:
             raise ValueError(f'{path} is {height}x{width}, the first {first[0]}x{first[1]}. '

@@ -8,7 +8,6 @@
 The file says itself how pictures are to be prepared (`EmbedderSpec`); pixels go in as they were decoded, and the graph
 normalises them."""
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .data.pictures import open_picture, upright
+from .data.folders import list_pictures
+from .data.pictures import LARGE, decoded
 
 __all__ = ['Embedder', 'EmbedderSpec', 'list_pictures']
 
 KEY = 'qsd_fastai.preprocessing' # Of the specification, in the metadata of an exported file
-SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.webp'
+LONGEST = 4096 # Side of an input, pixels
+AGAIN = 'Export it again with recipes/export.py.'
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,39 @@ class EmbedderSpec:
     ):
         "What a file says; ValueError where it says nothing, or what only a newer version knows"
         try: found = json.loads(text)
-        except (TypeError, ValueError): found = None
-        if not isinstance(found, dict) or not {'height', 'width', 'nf'} <= set(found):
+        except (TypeError, ValueError, RecursionError): found = None
+        if not isinstance(found, dict) or not {'height', 'width', 'mean', 'std', 'nf'} <= set(found):
             raise ValueError(f'{file} does not say how its pictures are prepared (no {KEY}). '
                              'Export it with recipes/export.py.')
         unknown = set(found) - set(cls.__dataclass_fields__)
         if unknown:
             names = ', '.join(sorted(unknown))
-            raise ValueError(f'{file} was exported by a newer version: {names} is unknown. Update qsd_fastai.')
+            raise ValueError(f'{file} was exported by a newer version: {names:.200} is unknown. Update qsd_fastai.')
+        for k,v in found.items():
+            wanted = _not_as_wanted(k, v)
+            if wanted:
+                raise ValueError(f'{file} says that {k} is {repr(v)[:80]}, not {wanted}. {AGAIN}')
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k,v in found.items()})
+
+
+def _not_as_wanted(k, v):
+    "What an entry of a specification should be, '' where it is"
+    number = isinstance(v, int) and not isinstance(v, bool)
+    if k in ('height', 'width'): return '' if number and 0 < v <= LONGEST else f'pixels, 1 to {LONGEST}'
+    if k == 'nf': return '' if number and 0 < v < 2**20 else 'how many numbers an embedding has'
+    if k in ('normalized', 'flip'): return '' if isinstance(v, bool) else 'true or false'
+    if k in ('mean', 'std'):
+        numbers = isinstance(v, list) and len(v) == 3 and all(type(o) in (int, float) and abs(o) < 1e6 for o in v)
+        return '' if numbers and (k == 'mean' or min(v) > 0) else 'three numbers' + ' above 0'*(k == 'std')
+    known = getattr(EmbedderSpec, k)  # 'channels', 'layout': what goes in here is always that
+    return '' if v == known or (k == 'resize' and isinstance(v, str)) else repr(known)
+
+
+def in_short(
+    e:Exception, # Of a runtime
+)->str:
+    "Its kind and the beginning of what it says, in a line"
+    return f'{type(e).__name__}: {" ".join(str(e).split())}'[:300].rstrip('.')
 
 
 class Embedder:
@@ -71,6 +96,17 @@ class Embedder:
         check_ending(self.file)
         self._run,text = (self._onnx if self.file.suffix == '.onnx' else self._torch)(threads)
         self.spec = EmbedderSpec.from_json(text, file)
+        self._try()
+
+    def _try(self):
+        "ValueError where the file does not embed what it says: better now than after the first thousand pictures"
+        n = 2
+        try: found = self._run(np.zeros((n, self.spec.height, self.spec.width, 3), np.uint8))
+        except Exception as e:  # of a runtime, of any kind
+            raise ValueError(f'{self.file} does not embed pictures as it says ({in_short(e)}). {AGAIN}') from e
+        if getattr(found, 'shape', None) != (n, self.spec.nf):
+            raise ValueError(f'{self.file} says that an embedding has {self.spec.nf} numbers, and gives '
+                             f'{getattr(found, "shape", found)!s:.80} for {n} pictures. {AGAIN}')
 
     def _onnx(self, threads):
         try:
@@ -83,41 +119,40 @@ class Embedder:
         if missing := set(providers) - set(ort.get_available_providers()):
             raise ValueError(f'device is {self.device!r}, and this ONNX Runtime lacks {", ".join(missing)}. '
                              'Install onnxruntime-gpu, or use the cpu.')
-        session = ort.InferenceSession(str(self.file), options, providers=providers)
-        name = session.get_inputs()[0].name
-        return lambda x: session.run(None, {name: x})[0], session.get_modelmeta().custom_metadata_map.get(KEY)
+        options.log_severity_level = 4  # what is wrong is said below
+        try:
+            session = ort.InferenceSession(str(self.file), options, providers=providers)
+            name,said = session.get_inputs()[0].name, session.get_modelmeta().custom_metadata_map.get(KEY)
+        except Exception as e:  # of the runtime, of any kind
+            raise ValueError(f'{self.file} cannot be read as ONNX ({in_short(e)}). {AGAIN}') from e
+        return lambda x: session.run(None, {name: x})[0], said
 
     def _torch(self, threads):
         import torch
+
         if threads: torch.set_num_threads(threads)
-        extra = {KEY: ''}
-        model = torch.export.load(self.file, extra_files=extra).module().to(self.device)
+        from .pt2 import read_pt2
+        model,text = read_pt2(self.file, KEY)
+        try: model = model.to(self.device)
+        except (RuntimeError, AssertionError) as e:
+            raise ValueError(f'device is {self.device!r}, which torch cannot use here ({in_short(e)}). '
+                             'Use the cpu.') from e
 
         def run(x):
             with torch.no_grad(): return model(torch.from_numpy(x).to(self.device)).cpu().numpy()
 
-        return run, extra[KEY]
+        return run, text
 
     def prepare(self,
-        picture, # File, address in a record file, PIL image, or uint8 array `(h, w, 3)` in RGB
+        picture, # File, address in a record file, bytes, open file, PIL picture, or array as `array_picture` takes it
     )->np.ndarray: # Uint8 `(height, width, 3)`
-        "A picture as the graph takes it; OSError naming the file where it cannot be read"
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise ValueError(f'picture is {picture.dtype} {picture.shape}. Give uint8 (h, w, 3) in RGB.')
-            picture = Image.fromarray(picture)
-        if not isinstance(picture, Image.Image):
-            try:
-                with open_picture(picture) as img: picture = upright(img).convert('RGB')
-            except FileNotFoundError: raise
-            except (OSError, SyntaxError) as e:
-                raise OSError(f'Picture {picture} cannot be read ({e}). Replace it, or leave it out.') from e
+        "A picture as the graph takes it; PictureError naming it where it cannot be read"
         size = self.spec.width,self.spec.height
-        picture = picture.convert('RGB')
-        return np.asarray(picture if picture.size == size else picture.resize(size, Image.BILINEAR))
+        with decoded(picture, LARGE) as img:
+            return np.asarray(img if img.size == size else img.resize(size, Image.BILINEAR))
 
     def embed(self,
-        data,            # A folder (all pictures below it, sorted), a file, or a list of files, PIL images or arrays
+        data,            # A folder (all pictures below it), a table, a picture as `prepare` takes it, or a list of them
         bs:int=64,       # Pictures a batch
         workers:int=4,   # Threads that decode
         flip:bool=False, # Add the embedding of the mirror image? Where the file does so itself it is not done twice
@@ -143,19 +178,3 @@ def check_ending(
 ):
     "ValueError where it does not end as an exported model does"
     if file.suffix not in ('.onnx', '.pt2'): raise ValueError(f'{file} ends in {file.suffix!r}. Use .onnx or .pt2.')
-
-
-def list_pictures(
-    data, # A folder, a file, or a list of files, PIL images or arrays
-)->list:
-    "What `Embedder.embed` is given, as a list; FileNotFoundError or ValueError where there is nothing"
-    if isinstance(data, (str, os.PathLike)):
-        folder = Path(data)
-        if not folder.is_dir(): return [str(data)]
-        shown = (p for p in folder.rglob('*') if not p.name.startswith('.'))
-        found = sorted(str(p) for p in shown if p.suffix.lower() in SUFFIXES)
-        if found: return found
-        raise FileNotFoundError(f'{data} holds no picture. Name a folder with {", ".join(SUFFIXES)} below it.')
-    data = [data] if isinstance(data, (Image.Image, np.ndarray)) else list(data)
-    if not data: raise ValueError('data is empty. Give at least one picture.')
-    return data

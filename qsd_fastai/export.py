@@ -1,5 +1,7 @@
 "A trained learner to one file that runs without it, checked against it, with a card that says what it is"
 import json
+import os
+import re
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,11 +15,20 @@ from torch import nn
 from .data.loaders import picture_files
 from .data.transforms import Squish
 from .embedder import KEY, Embedder, EmbedderSpec, check_ending
+from .files import in_one_move
+from .pt2 import write_pt2
 
-__all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of']
+__all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of', 'without_folders']
 
-LIMITS = """A threshold that holds on one set of pictures need not hold on another: set it on pictures of your own, and
-look at the worst of them apart. Recognising people needs their consent or another lawful ground."""
+LIMITS = """The learner that this was made of names all who were trained on and folders of the machine, and is a pickle,
+which runs what it says: keep it to yourself. This card and the model hold neither.
+
+A threshold that holds on one set of pictures need not hold on another: set it on pictures of your own, and look at the
+worst of them apart. Recognising people needs their consent or another lawful ground."""
+
+# a path from the root of a disk, from home or up; alone, where it may hold blanks, or between other words
+WHOLE = re.compile(r'\s*(file:|[A-Za-z]:[\\/]|~|[\\/]|\.\.[\\/])')
+WITHIN = re.compile(r'(?<![\w.\\/:~-])(file:|[A-Za-z]:(?=[\\/])|~\w*|\.\.)?[\\/][^\s,;:\'")\]]+')
 
 
 class DeployedModel(nn.Module):
@@ -69,15 +80,14 @@ def export_embedder(
     model = DeployedModel(deepcopy(learn.model), how).cpu().eval()
     example = torch.zeros(2, how.height, how.width, 3, dtype=torch.uint8)
     shapes = {'pictures': {0: torch.export.Dim('n', min=1)}}
-    file.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(): program = torch.export.export(model, (example,), dynamic_shapes=shapes)
-    if file.suffix == '.pt2': torch.export.save(program, file, extra_files={KEY: how.to_json()})
-    else: _write_onnx(program, file, how)
-    difference = _difference(learn, file, pictures, how)
-    if not difference <= tolerance:
-        file.unlink()
-        raise RuntimeError(f'{file.name} differs from the learner by {difference:.1e} on real pictures, more than '
-                           f'{tolerance:g}, and was removed. Raise tolerance where that is close enough.')
+    with in_one_move(file) as part:
+        if file.suffix == '.pt2': write_pt2(program, part, KEY, how.to_json())
+        else: _write_onnx(program, part, how)
+        difference = _difference(learn, part, pictures, how)
+        if not difference <= tolerance:
+            raise RuntimeError(f'{file.name} differs from the learner by {difference:.1e} on real pictures, more than '
+                               f'{tolerance:g}, and was not kept. Raise tolerance where that is close enough.')
     print(f'{file}: differs from the learner by {difference:.1e} at most')
     return how
 
@@ -90,9 +100,18 @@ def _write_onnx(program, file, how):
     names = {'input_names': ['pictures'], 'output_names': ['emb']}
     torch.onnx.export(program, f=str(file), **names, external_data=False, dynamo=True, verbose=False)
     found = onnx.load(file)
+    _forget_source(found)
     onnx.helper.set_model_props(found, {KEY: how.to_json()})
     onnx.checker.check_model(found)
     onnx.save(found, file)
+
+
+def _forget_source(message):
+    "Out of a message of ONNX and all within: where in the source it came from, with the folders of this machine"
+    for field,value in message.ListFields():
+        if field.name in ('doc_string', 'metadata_props'): message.ClearField(field.name)
+        elif field.message_type is not None:
+            for o in [value] if hasattr(value, 'ListFields') else value: _forget_source(o)
 
 
 def _difference(learn, file, pictures, how):
@@ -116,7 +135,9 @@ def model_card(
     config=None,  # Options of the run
     figures=None, # DataFrame of results, a row an arm, 0 to 1
 )->str: # Markdown
-    "What the model is, what it was trained on, how it was judged, how to run it, and what not to do with it"
+    """What the model is, what it was trained on, how it was judged, how to run it, and what not to do with it.
+
+    It is made to be shared: of paths the last part is left."""
     name = Path(file).name
     what = f'An embedding model for recognition: body {body}, {how.nf} numbers a picture'
     if how.normalized: what += ', unit length'
@@ -131,7 +152,7 @@ def model_card(
               'from qsd_fastai.embedder import Embedder',
               f"names, emb = Embedder('{name}').embed('pictures/')",
               '```', '']
-    trained_on = record or {'data': 'not recorded'}
+    trained_on,config = without_folders(record or {'data': 'not recorded'}), without_folders(config)
     lines += ['## Trained on', '', *(f'- {k}: {json.dumps(v, ensure_ascii=False)}' for k,v in trained_on.items())]
     if config:
         given = {k: v for k,v in config.items() if v not in ('', None)}
@@ -146,6 +167,22 @@ def model_card(
     lines += ['## Figures', '', *_figure_lines(figures), '']
     lines += ['## Limits', '', LIMITS, '']
     return '\n'.join(lines)
+
+
+def without_folders(
+    o, # Text, or a list or dict of it
+): # The same
+    "Of paths of a machine, which tell who sat at it, the last part; also within a sentence"
+    if isinstance(o, dict): return {k: without_folders(v) for k,v in o.items()}
+    if isinstance(o, (list, tuple)): return [without_folders(v) for v in o]
+    if isinstance(o, os.PathLike): o = os.fspath(o)
+    if not isinstance(o, str): return o
+    parts = o.split(',')  # options with several files
+    if all(WHOLE.match(p) for p in parts): return ','.join(_last(p) for p in parts)
+    return WITHIN.sub(lambda m: _last(m[0]), o)
+
+
+def _last(path): return re.split(r'[\\/]', path.rstrip('\\/ '))[-1] or '.'
 
 
 def _figure_lines(figures):

@@ -2,7 +2,6 @@
 import math
 import warnings
 from contextlib import nullcontext
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -28,6 +27,7 @@ from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
 from .columns import complete_table
 from .data.blocks import TensorQuality, TensorScene
+from .data.folders import list_pictures
 from .data.loaders import TableRow, picture_files
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
@@ -104,7 +104,7 @@ class _AddMirrored(Callback):
 
 @patch
 def embed(self:Learner,
-    data,                 # A table, a list of picture files, one file, or a `DataLoader`
+    data,                 # A table, a `DataLoader`, or what `list_pictures` takes: a folder, a picture, a list of them
     root=None,            # The folder the paths of a table start from; `table.attrs['root']` when not given
     bs:int=None,          # Pictures a batch; that of validation when not given
     normalize:bool=False, # To unit length?
@@ -120,10 +120,8 @@ def embed(self:Learner,
     elif isinstance(data, torch.utils.data.DataLoader):
         raise ValueError("data is a loader of torch. Give fastai's DataLoader, a table or a list of picture files.")
     else:
-        if isinstance(data, pd.DataFrame): data = picture_files(data, root)
-        elif isinstance(data, (str, Path)): data = [data]
-        rows = [TableRow(str(o)) for o in data]
-        dl = self.dls.test_dl(rows, **size) if rows else ()
+        data = picture_files(data, root) if isinstance(data, pd.DataFrame) else list_pictures(data)
+        dl = self.dls.test_dl([TableRow(o) for o in data], **size) if len(data) else ()
     if not len(dl): raise ValueError('data holds no picture to embed. Give a table, list or loader that does.')
     mirrored = [_AddMirrored()] if flip else None
     with as_judged: emb = plain_tensor(self.get_preds(dl=dl, cbs=mirrored)[0]).float()

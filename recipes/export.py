@@ -5,7 +5,8 @@
 
 Both files take pixels as they were decoded (uint8, RGB) and normalise them inside; size, filter and the rest stand in
 their metadata. Each is loaded again and compared with the learner on `--pictures`, or on those of the run's own
-table. Figures for the card come from `results.csv` beside the learner. A learner is a pickle: open your own only.
+table. Figures for the card come from `results.csv` beside the learner. A learner is a pickle, open your own only; it
+holds the names of all who were trained on and the folders of the machine. What is written here holds neither.
 """
 from fastcore.script import call_parse
 
@@ -37,4 +38,5 @@ def main(
     body = (config or {}).get('arch') or body_name(learn.model.body)
     card = model_card(f'{name}.{kinds[0]}', how, body, getattr(data, 'attrs', {}).get('record'), config, figures)
     (folder/f'{name}.md').write_text(card, encoding='utf-8')
-    print(f'Written: {out}, with the card {name}.md')
+    print(f'Written: {out}, with the card {name}.md, to be shared without {file.name}: that one holds the names of all '
+          f'{len(learn.dls.vocab)} identities and folders of this machine')

@@ -1,6 +1,9 @@
 "A learner to ONNX and torch.export and back: the same embeddings, prepared as the file says, without fastai"
+import json
 import subprocess
 import sys
+import zipfile
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,8 @@ from PIL import Image
 
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.drawn.faces import generate_faces
-from qsd_fastai.embedder import Embedder, EmbedderSpec
-from qsd_fastai.export import DeployedModel, export_embedder, model_card, preprocessing_of
+from qsd_fastai.embedder import KEY, Embedder, EmbedderSpec
+from qsd_fastai.export import DeployedModel, export_embedder, model_card, preprocessing_of, without_folders
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.models.heads.margins import ArcFace
 from qsd_fastai.models.preprocess import face_stats
@@ -115,8 +118,113 @@ def test_refusals(exported, tmp_path):
     (tmp_path/'empty').mkdir()
     with pytest.raises(FileNotFoundError, match='no picture'): embedder.embed(tmp_path/'empty')
     with pytest.raises(ValueError, match='how its pictures are prepared'): EmbedderSpec.from_json('', 'x.onnx')
-    later = '{"height": 1, "width": 1, "nf": 1, "later": 1}'
-    with pytest.raises(ValueError, match='newer version'): EmbedderSpec.from_json(later, 'x.onnx')
+    with pytest.raises(ValueError, match='newer version'):
+        EmbedderSpec.from_json(json.dumps({**SPEC, 'later': 1}), 'x.onnx')
+
+
+SPEC = {'height': 8, 'width': 6, 'mean': [.5]*3, 'std': [.5]*3, 'nf': 4}
+
+
+def test_a_specification_comes_back():
+    how = EmbedderSpec(8, 6, (.5, .4, .3), (.5, .2, 1.), 4, False, True)
+    assert EmbedderSpec.from_json(how.to_json(), 'x.onnx') == how
+    assert EmbedderSpec.from_json(json.dumps(SPEC), 'x.onnx').nf == 4
+
+
+WRONG = [None, True, 'x', '8', -1, 0, 1.5, 10**9, float('nan'), float('inf'), [], [1], [.5]*4, ['a']*3, [None]*3,
+         [float('nan')]*3, [[1, 2, 3]], [True]*3, {}, {'a': 1}, [10**400]*3]
+
+
+@pytest.mark.parametrize('k', EmbedderSpec.__dataclass_fields__)
+def test_a_specification_of_other_values_is_refused(k):
+    fit = {'normalized': [True], 'flip': [True], 'resize': ['x', '8']}.get(k, [])
+    for v in WRONG:
+        if any(v is o or v == o for o in fit): continue
+        with pytest.raises(ValueError, match=rf'x\.onnx says that {k} is .* not .*Export it again'):
+            EmbedderSpec.from_json(json.dumps({**SPEC, k: v}), 'x.onnx')
+    for text in (None, '', '[]', '3', '{', '['*100_000, '{"height": 1}', json.dumps(list(SPEC))):
+        with pytest.raises(ValueError, match='how its pictures are prepared'): EmbedderSpec.from_json(text, 'x.onnx')
+
+
+def leaks(folder):
+    "What would tell who made a file, and where"
+    home = Path.home()
+    return {o.encode() for o in (str(home), str(folder), str(ROOT), torch.__path__[0], 'site-packages', '/tmp/', '.py')}
+
+
+def everything(file):
+    "The bytes of a file and of its parts, unpacked"
+    yield file.read_bytes()
+    if not zipfile.is_zipfile(file): return
+    with zipfile.ZipFile(file) as z:
+        for n in z.namelist():
+            yield n.encode()
+            yield z.read(n)
+
+
+@pytest.mark.parametrize('kind', ['onnx', 'pt2'])
+def test_a_file_does_not_say_where_it_was_made(exported, kind):
+    folder,learn,_ = exported
+    names = [f'"{o}"'.encode() for o in learn.dls.vocab]
+    for data in everything(folder/f'model.{kind}'):
+        for o in (*leaks(folder), *names): assert o not in data, o
+
+
+PATHS = {'/home/al ice/faces/images.csv': 'images.csv', '~/faces': 'faces', '../../alice/images.csv': 'images.csv',
+         'C:\\Users\\alice\\x.csv': 'x.csv', '/a/b.csv,/c/d.csv': 'b.csv,d.csv', 'file:///home/alice/x': 'x',
+         'made of /home/alice/x.csv, and (C:\\Users\\one)': 'made of x.csv, and (one)', 'runs/a': 'runs/a',
+         'hf-hub:timm/a': 'hf-hub:timm/a', 'rank1/mAP': 'rank1/mAP', '1/2': '1/2', 'a, b': 'a, b', '': ''}
+
+
+@pytest.mark.parametrize('path', PATHS)
+def test_of_paths_the_last_part_is_shared(path):
+    assert without_folders(path) == PATHS[path]
+    assert without_folders({'a': [path, 3, None], 'b': {'c': path}}) == {'a': [PATHS[path], 3, None],
+                                                                        'b': {'c': PATHS[path]}}
+
+
+def test_a_card_holds_no_folders():
+    how = EmbedderSpec(112, 96, (.5,)*3, (.5,)*3, 128)
+    paths = dict(enumerate(PATHS))
+    card = model_card('/home/alice/faces.onnx', how, 'mobilefacenet', {'folder': [*PATHS], **paths}, paths)
+    for o in ('alice', 'al ice', '/home', '~', 'Users'): assert o not in card
+    assert 'names all who were trained on' in card
+
+
+@pytest.mark.parametrize('kind', ['onnx', 'pt2'])
+def test_changed_bytes_embed_or_are_refused(exported, tmp_path, kind):
+    rng,whole = np.random.default_rng(0), (exported[0]/f'model.{kind}').read_bytes()
+    file = tmp_path/f'x.{kind}'
+    for i in range(25):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 30)): data[rng.integers(len(data) if i % 2 else 4000)] = rng.integers(256)
+        file.write_bytes(data[:rng.integers(len(data))] if rng.random() < .3 else data)
+        try: Embedder(file)
+        except ValueError as e: assert f'x.{kind}' in str(e)
+    for data in (b'', b'text', whole[:1000], whole[1000:]):
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=rf'x\.{kind} (cannot be read|does not say)'): Embedder(file)
+
+
+def test_a_foreign_onnx_is_named(exported, tmp_path):
+    onnx = pytest.importorskip('onnx')
+    made = onnx.load(exported[0]/'model.onnx')
+    for change in ({'height': 49}, {'nf': 7}, {'width': 4096}):
+        said = json.loads(made.metadata_props[0].value) | change
+        other = deepcopy(made)
+        onnx.helper.set_model_props(other, {KEY: json.dumps(said)})
+        onnx.save(other, tmp_path/'x.onnx')
+        with pytest.raises(ValueError, match=r'x\.onnx (does not embed|says that an embedding)'):
+            Embedder(tmp_path/'x.onnx')
+    node = onnx.helper.make_node('Relu', ['a'], ['b'])
+    ends = [onnx.helper.make_tensor_value_info(k, onnx.TensorProto.FLOAT, ['n', 3]) for k in 'ab']
+    graph = onnx.helper.make_graph([node], 'g', ends[:1], ends[1:])
+    theirs = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8)
+    onnx.save(theirs, tmp_path/'x.onnx')
+    with pytest.raises(ValueError, match=r'x\.onnx does not say how'): Embedder(tmp_path/'x.onnx')
+    onnx.helper.set_model_props(theirs, {KEY: json.dumps(SPEC)})
+    onnx.save(theirs, tmp_path/'x.onnx')
+    with pytest.raises(ValueError, match=r'x\.onnx does not embed'): Embedder(tmp_path/'x.onnx')
 
 
 def test_it_runs_without_fastai(exported):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import warnings
 from functools import partial
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,11 +14,13 @@ from fastai.callback.tracker import TerminateOnNaNCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
+from PIL import Image
 from torch import nn
 
 from qsd_fastai.callbacks.loss_terms import loss_terms
 from qsd_fastai.callbacks.partial_update import PartialUpdate
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
+from qsd_fastai.data.pictures import PictureError, open_picture
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval
 from qsd_fastai.learner import recognition_learner
@@ -131,6 +134,22 @@ def test_validate_get_preds_predict(trained, labelled_people):
     assert str(decoded[0]) == '?'
     assert str(decoded[1]) == 'quality ?'
     np.testing.assert_allclose(one, emb[0], atol=1e-5)
+
+
+def test_whatever_is_a_picture_can_be_handed_over(trained, labelled_people):
+    files = picture_files(labelled_people)[:3].tolist()
+    wanted = trained.embed(files)
+    with Image.open(files[0]) as img: pixels = np.asarray(img.convert('RGB'))
+    given = [files[0], Path(files[0]), Path(files[0]).read_bytes(), open_picture(files[0]), pixels,
+             torch.from_numpy(pixels.copy()).permute(2, 0, 1), pixels.astype(np.uint16)*257]
+    np.testing.assert_allclose(trained.embed(given), wanted[:1].expand(len(given), -1), atol=1e-5)
+    for one in given:
+        np.testing.assert_allclose(trained.embed(one), wanted[:1], atol=1e-5)
+        np.testing.assert_allclose(trained.predict(one)[2], wanted[0], atol=1e-5)
+    folder = trained.embed(Path(files[0]).parent)
+    assert len(folder) == len(labelled_people)
+    for wrong in (pixels/255, pixels.transpose(2, 0, 1), torch.from_numpy(pixels/255)):
+        with pytest.raises(PictureError, match='uint8'): trained.embed(wrong)
 
 
 def test_show_results(trained):

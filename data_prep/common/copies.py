@@ -9,8 +9,11 @@ import pandas as pd
 from fastprogress import progress_bar
 
 from qsd_fastai.data.degradations import DEGRADATIONS, degrade
-from qsd_fastai.data.pictures import open_picture, upright
+from qsd_fastai.data.pictures import open_picture
 from qsd_fastai.data.sources import split_address
+from qsd_fastai.files import in_one_move
+
+from .pictures import why_unreadable
 
 
 def new_names(
@@ -66,14 +69,14 @@ def with_copies(
         stem,done = out/names[i], []
         stem.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open_picture(root/row['path']) as im: img = upright(im).convert('RGB')
-        except Exception as e:  # a decoder may raise anything on broken bytes
-            raise ValueError(f"{row['path']} cannot be read ({type(e).__name__}: {e}). "
+            img = open_picture(root/row['path'])
+        except (OSError, ValueError) as e:
+            raise ValueError(f"{row['path']} cannot be read ({why_unreadable(e)}). "
                              '`python data_prep/doctor.py` lists all of them.') from e
         for k in range((n if row['split'] != 'gallery' else 0) + 1):
             kind,severity = (DEGRADATIONS[rng.integers(len(DEGRADATIONS))], 1 - rng.random()) if k else ('none', 0.)
             file = stem.with_name(f'{stem.name}_{k}_{kind}.jpg')
-            (degrade(img, kind, severity, rng) if k else img).save(file, quality=95)
+            with in_one_move(file) as part: (degrade(img, kind, severity, rng) if k else img).save(part, quality=95)
             done.append({**row, 'path': file.relative_to(out).as_posix(), 'original': row['path'], 'degradation': kind,
                          'true_quality': round(100*(1 - severity), 2)})
         return done

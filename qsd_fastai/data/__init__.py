@@ -7,7 +7,8 @@ templates     `templates.csv`: several pictures judged as one
 labels        Quality labels that come in a file of their own
 made          A set that was made in the same way already
 folders       The pictures below a folder, and what is passed over
-pictures      A picture opened, wherever it lies, and turned upright (EXIF)
+pictures      A picture opened, wherever it lies and whatever it is: upright, RGB, 8 bits
+pixels        Any mode, array or tensor as RGB of 8 bits
 sources       Pictures inside record files, by their address
 bins          Verification sets in `.bin` files
 packing       Pictures back into record files and `.bin` files

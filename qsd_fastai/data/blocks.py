@@ -1,6 +1,5 @@
 "Blocks for recognition: who is in a picture, how good it is, and where it was taken"
 import zlib
-from os import PathLike
 
 import torch
 from fastai.data.block import TransformBlock
@@ -13,24 +12,16 @@ from fastcore.foundation import L
 from fasttransform import DisplayedTransform
 
 from ..spelling import spell, spelled
-from .pictures import picture_bytes, upright
-from .sources import split_address
+from .pictures import LARGE, open_picture
 
 __all__ = ['HeldOutCategorize', 'IdentityBlock', 'PictureBlock', 'Quality', 'QualityBlock', 'RecognitionImage',
            'SceneBlock', 'TensorQuality', 'TensorScene']
 
 
 class RecognitionImage(PILImage):
-    "An upright `PILImage`; `create` takes addresses in record files too, and names a picture that cannot be read"
+    "A `PILImage` as `open_picture` gives it, of whatever that takes"
     @classmethod
-    def create(cls, fn, **kwargs):
-        try:
-            inside = isinstance(fn, (str, PathLike)) and split_address(fn)[1] is not None
-            return cls(upright(super().create(picture_bytes(fn) if inside else fn, **kwargs)))
-        except FileNotFoundError as e:
-            raise FileNotFoundError(f'Picture {fn} does not exist. `check_table(table)` lists what is missing.') from e
-        except (OSError, SyntaxError) as e:
-            raise OSError(f'Picture {fn} cannot be read ({e}). Replace it, or remove its row from the table.') from e
+    def create(cls, fn): return cls(open_picture(fn, LARGE))
 
 
 def PictureBlock():

@@ -7,11 +7,12 @@ import pandas as pd
 from fastcore.parallel import parallel
 
 from ..columns import complete_table
+from ..files import in_one_move
 from .degradations import DEGRADATIONS, degrade, shrink
 from .loaders import picture_files
 from .made import existing
 from .pairs import write_pairs
-from .pictures import open_picture, upright
+from .pictures import open_picture
 from .table import read_table, write_table
 
 __all__ = ['FACE_DEGRADATIONS', 'degraded_copies']
@@ -21,11 +22,11 @@ FACE_DEGRADATIONS = (('shrink', 28), ('shrink', 20), ('shrink', 14), ('blur', .7
 
 def _copy(row, folder, kind, amount, seed):
     source,name,key = row
-    with open_picture(source) as img: img = upright(img).convert('RGB')
+    img = open_picture(source)
     # a seed of its own for each picture: the same whatever else is in the table
     rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
     img = shrink(img, amount) if kind == 'shrink' else degrade(img, kind, amount, rng)
-    img.save(Path(folder)/name)
+    with in_one_move(Path(folder)/name) as part: img.save(part)
 
 
 def degraded_copies(

@@ -1,10 +1,15 @@
 "The pictures below a folder, listed in one way for the library and for data_prep, with a count of what is passed over"
 import os
+import warnings
 from collections import Counter
 from operator import attrgetter
 from pathlib import Path
 
-__all__ = ['SUFFIXES', 'pictures_below', 'said_of']
+from PIL import Image
+
+from .pixels import is_array
+
+__all__ = ['SUFFIXES', 'list_pictures', 'pictures_below', 'said_of']
 
 # of pictures that Pillow reads without a program of others
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.webp', '.tif', '.tiff', '.pgm', '.ppm', '.pbm',
@@ -72,3 +77,28 @@ def said_of(
     "What was passed over, as a sentence; '' where nothing was"
     listed = ', '.join(f'{n} {why}' for why,n in sorted(passed_over.items()))
     return f'Pictures that were passed over: {listed}.' if listed else ''
+
+
+def list_pictures(
+    data, # A folder, a file, its bytes, an open file, a PIL picture or an array; a table; or a list of these
+)->list:
+    """Pictures for `Embedder.embed` and `learn.embed`, each something that `open_picture` takes.
+
+    What is passed over in a folder is warned of. FileNotFoundError or ValueError where there is nothing."""
+    if isinstance(data, (str, os.PathLike)):
+        folder = Path(data)
+        if not folder.is_dir(): return [str(data)]
+        found,passed_over = pictures_below(folder)
+        if passed_over: warnings.warn(f'{data}: {said_of(passed_over)}', stacklevel=2)
+        if found: return [str(folder/p) for p in found]
+        raise FileNotFoundError(f'{data} holds no picture. Name a folder with {", ".join(SUFFIXES)} below it.')
+    if hasattr(data, 'columns') and 'path' in data:
+        return [os.path.join(data.attrs.get('root', '.'), p) for p in data['path']]
+    single = isinstance(data, (bytes, bytearray, memoryview, Image.Image)) or hasattr(data, 'read')
+    if single or (is_array(data) and len(data.shape) in (2, 3)): return [data]
+    if isinstance(data, dict) or hasattr(data, 'columns') or not hasattr(data, '__iter__'):
+        raise ValueError(f'data is a {type(data).__name__}. Give a folder, a file, a picture or a list of them, '
+                         'or a table with a column path.')
+    data = list(data)
+    if not data: raise ValueError('data is empty, there is no picture to embed. Give at least one.')
+    return data

@@ -16,6 +16,7 @@ from fastai.data.transforms import Normalize
 from fastai.torch_core import num_distrib
 from fastai.vision.core import imagenet_stats
 from fastcore.basics import merge
+from fasttransform import DisplayedTransform
 
 from ..choices import one_of
 from ..columns import complete_table
@@ -199,7 +200,7 @@ def picture_files(
 @dataclass(slots=True)
 class TableRow:
     "One picture of a table, for the getters of `recognition_block`; rows of a `DataFrame` cost more than the pictures"
-    file: str                 # The picture
+    file: object              # The picture, as `open_picture` takes it
     identity: str = ''        # Who
     quality: float = math.nan # 0 to 100, NaN = unknown
     scene: list = None        # `[row of the table, camera, split]`; transforms would go into the parts of a tuple
@@ -218,6 +219,13 @@ def table_rows(
     scenes = zip(range(len(table)), camera, split)
     parts = zip(picture_files(table, root), identity, quality, scenes)
     return [TableRow(file, who, q, list(scene)) for file,who,q,scene in parts]
+
+
+class PictureOf(DisplayedTransform):
+    "The picture of a `TableRow`; anything else is one itself, so that `learn.predict` takes whatever can be opened"
+    input_types = (object,)  # what fastai's `test_dl` begins with here: no transform is left out
+
+    def encodes(self, o:object): return o.file if isinstance(o, TableRow) else o
 
 
 def _held_out(rows):
@@ -244,7 +252,7 @@ def recognition_block(
     if stats is not None: batch_tfms.append(Normalize.from_stats(*stats))
     if erase: batch_tfms.append(RandomErasing(erase))
     blocks = (PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras))
-    getters = [attrgetter(o) for o in ('file', 'identity', 'quality', 'scene')]
+    getters = [PictureOf(), *(attrgetter(o) for o in ('identity', 'quality', 'scene'))]
     return DataBlock(blocks=blocks, n_inp=1, getters=getters, splitter=_held_out, item_tfms=Squish(size),
                      batch_tfms=batch_tfms)
 

@@ -1,16 +1,15 @@
 """Pictures into the files that other programs read: record files (RecordIO, `.rec`) and verification sets (`.bin`).
 
 Encoded pictures go in byte for byte; `data.sources` and `data.bins` read them back."""
-import io
 import struct
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..choices import one_of
 from ..files import in_one_move
+from .pictures import open_picture
 from .sources import MAGIC
 
 __all__ = ['write_bin', 'write_records']
@@ -70,7 +69,7 @@ def write_records(
             if not (0 <= label < _EXACT and label == int(label)):
                 raise ValueError(f'{label!r} is not the number of an identity, 0 to {_EXACT - 1}.')
             if not picture: raise ValueError(f'Picture {key - first} of those to write is empty.')
-            if size is None: size = Image.open(io.BytesIO(picture)).size[::-1]
+            if size is None: size = open_picture(picture).size[::-1]
             if first and label != last:
                 if label in ids:
                     raise ValueError(f'Identity {label} comes again after others. Sort the pictures by identity.')

@@ -159,7 +159,9 @@ def list_records(
         keys,offsets = keys[keep], offsets[keep]
         # a label is a float32: beyond 2**24 it may be one off
         if abs(len(keys) - int(end) + 1) > (end > 2**24):
-            raise _lacks(index, f'{len(keys)} pictures of {int(end) - 1}')
+            what = f'{len(keys)} pictures of {int(end) - 1}'
+            if index.is_file(): raise _lacks(index, what)
+            raise RecordError(f'{file} lacks records ({what}), and no {index.name} is beside it. Copy both again.')
     if not len(keys): raise RecordError(f'{file} holds no picture. Copy it again, with the index that belongs to it.')
 
     def refuse(bad, what):

@@ -55,11 +55,22 @@ def read_table(
         table = complete_table(table)
     record = path.with_suffix('.json')
     if record.is_file():
-        try: table.attrs['record'] = json.loads(record.read_text(encoding='utf-8'))
-        except ValueError as e:
-            raise ValueError(f'{record}, the record of {path.name}, is not JSON ({e}). Make the table again.') from e
+        table.attrs['record'] = _read_record(record, path)
     if not check: return table
     with naming(path): return check_table(table)
+
+
+def _read_record(file, table):
+    try: record = json.loads(file.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{file}, the record of {table.name}, is not JSON ({e}). Make the table again.') from e
+    published = record.get('published') if isinstance(record, dict) else None
+    pairs = published.values() if isinstance(published, dict) else [] if published is None else [published]
+    if not isinstance(record, dict) or not all(isinstance(o, list) and len(o) == 2 and
+                                               all(type(n) is int for n in o) for o in pairs):
+        raise ValueError(f'{file} is not the record of a table ({repr(record)[:80]}). Make {table.name} again, or '
+                         f'remove {file.name}: the table then has no record.')
+    return record
 
 
 def _refuse_name(path):

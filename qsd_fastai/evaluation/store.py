@@ -3,12 +3,12 @@ import json
 import warnings
 import weakref
 from contextlib import nullcontext
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ..archives import read_arrays
 from ..choices import one_of
 from ..columns import complete_table
 from ..files import in_one_move
@@ -156,10 +156,16 @@ def read_embeddings(
 
     ValueError naming the picture that the file lacks, or has twice."""
     try:
-        with np.load(file, allow_pickle=False) as kept: path,emb = kept['path'].astype(str), kept['emb']
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as e:
-        raise ValueError(f'{file} holds no arrays `path` (text) and `emb` ({e}). '
+        path,emb = read_arrays(file, ('path', 'emb'))
+        path = path.astype(str)
+        if emb.dtype.kind not in 'fiu': raise ValueError(f'emb is {emb.dtype}, which are no numbers')
+    except FileNotFoundError: raise
+    except Exception as e:  # a damaged file can fail in any way
+        said = f'{type(e).__name__}: {" ".join(str(e).split())[:300]}'.rstrip('.')
+        raise ValueError(f'{file} holds no arrays `path` (text) and `emb` ({said}). '
                          '`np.savez(FILE, path=..., emb=...)` writes them.') from e
+    # as torch has them: of this machine's order of bytes, whole numbers as floats
+    emb = emb.astype(f'f{min(emb.itemsize, 8)}' if emb.dtype.kind == 'f' else 'f4', copy=False)
     if emb.ndim != 2 or path.shape != (len(emb),):
         raise ValueError(f'{file} has {path.shape} paths and {emb.shape} embeddings. '
                          'Write (n,) and (n, nf), one of each for a picture.')

@@ -5,21 +5,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from ..data.pictures import open_picture, upright
+from ..data.pictures import open_picture
 from .style import letters, right, wrong
 
 __all__ = ['hardest_figure', 'hardest_pairs_figure', 'ranked_lists_figure', 'sheet_figure']
 
 
 def _picture(o, most=400):
-    "A file, a PIL image or an array as an RGB array; a file no larger than a figure can show"
-    if not isinstance(o, (Image.Image, np.ndarray)):
-        with open_picture(o) as img:
-            img.draft('RGB', (most, most))  # a large JPEG is decoded small
-            o = upright(img).convert('RGB')
-        o.thumbnail((most, most))
-    o = np.asarray(o.convert('RGB') if isinstance(o, Image.Image) else o)
-    return o if o.ndim == 3 else o[..., None].repeat(3, 2)
+    "Anything that `open_picture` takes as an RGB array; a file no larger than a figure can show"
+    img = open_picture(o, 4*most**2)  # a large JPEG is decoded small
+    if not isinstance(o, (Image.Image, np.ndarray)): img.thumbnail((most, most))
+    return np.asarray(img)
 
 
 def _grid(rows, height=1.5, title_room=.42, gap_after=None):

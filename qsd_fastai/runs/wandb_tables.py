@@ -76,11 +76,10 @@ def table_picture(
     most=256,     # Longest side that is kept, pixels
 )->wandb.Image:
     "A picture for a W&B table, a large one as a small copy"
-    with open_picture(file) as img:
-        as_it_is = max(img.size) <= most and split_address(file)[1] is None
-        if as_it_is: return wandb.Image(str(file), caption=caption)
-        img = img.convert('RGB')
-        img.thumbnail((most, most))
+    img = open_picture(file, 4*most**2)
+    shown = split_address(file)[1] is None and str(file).lower().endswith(('.jpg', '.jpeg', '.png', '.webp'))
+    if shown and max(img.size) <= most: return wandb.Image(str(file), caption=caption)
+    img.thumbnail((most, most))
     return wandb.Image(img, caption=caption, file_type='jpg')
 
 

@@ -1,14 +1,11 @@
 "Pictures below a folder: what is found, what is passed over, and that library and scripts see the same"
 import os
-import sys
-from pathlib import Path
 
 import pytest
+from common.pictures import pictures_in
 from PIL import Image
 
 from qsd_fastai.data.folders import DEVICES, SUFFIXES, UNREAD, pictures_below, said_of
-
-sys.path.insert(0, str(Path(__file__).parents[2]/'data_prep'))
 
 
 def touch(root, *names):
@@ -58,7 +55,6 @@ def test_links_are_followed_once(tmp_path):
 
 
 def test_scripts_see_the_same(tmp_path):
-    from common.pictures import pictures_in
     touch(tmp_path, 'a.jfif', 'b/c.PGM', '@eaDir/a.jpg', '.d.jpg')
     assert pictures_in(tmp_path) == pictures_below(tmp_path)[0] == ['a.jfif', 'b/c.PGM']
     touch(tmp_path, 'e/@eaDir/a.jpg')

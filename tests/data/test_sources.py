@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from qsd_fastai.data.blocks import RecognitionImage
+from qsd_fastai.data.packing import write_records
 from qsd_fastai.data.pictures import open_picture, picture_bytes
 from qsd_fastai.data.sources import RecordError, list_records, read_record, split_address
 from qsd_fastai.data.table import check_table, read_table, write_table
@@ -204,3 +205,11 @@ def test_an_index_with_lines_missing_is_not_a_smaller_set(faces, tmp_path, gone)
         with pytest.raises(RecordError, match=r'idx lacks records .* Remove it'): list_records(o)
         o.with_suffix('.idx').unlink()
         assert len(list_records(o)) == 5
+
+
+def test_a_lost_index_is_not_blamed(tmp_path):
+    file = tmp_path/'train.rec'
+    write_records([(0, b'abc'), (1, b'defg'), (1, b'hi')], file, size=(1, 2))
+    file.with_suffix('.idx').unlink()
+    with open(file, 'r+b') as f: f.truncate(list_records(file)['offset'].iloc[2])
+    with pytest.raises(RecordError, match=r'train\.rec.*no train\.idx is beside it'): list_records(file)

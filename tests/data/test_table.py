@@ -3,6 +3,7 @@ import itertools
 import json
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -320,3 +321,27 @@ def test_record_is_readable_by_people(market, tmp_path):
     text = (tmp_path/'images.json').read_text(encoding='utf-8')
     assert 'Größe' in text
     assert json.loads(text) == {'source': 'Größe'}
+
+
+@pytest.fixture
+def written(make_table):
+    "The file of a table"
+    table = make_table([2, 2])
+    write_table(table, Path(table.attrs['root'])/'images.csv')
+    return Path(table.attrs['root'])/'images.csv'
+
+
+@pytest.mark.parametrize('text', ['', '[]', '3', 'null', '"a"', '{', '['*10**5, '\xff', '{"a": 1}}', '{"published": 3}',
+                                  *('{"published": ' + o + '}' for o in ('[1, 2]', '{"train": 3}', '{"query": null}',
+                                                                      '{"train": [1]}', '{"train": ["a", "b"]}'))])
+def test_a_record_of_any_content_is_named(written, text):
+    file = written
+    file.with_suffix('.json').write_bytes(text.encode('latin-1'))
+    with pytest.raises(ValueError, match=r'images\.json.*images\.csv.*again'): read_table(file)
+
+
+@pytest.mark.parametrize('record', [{}, *({'published': o, 'a': [1]} for o in (None, {}, {'train': [4, 2]}))])
+def test_a_record_is_read(written, record):
+    file = written
+    file.with_suffix('.json').write_text(json.dumps(record))
+    assert read_table(file).attrs['record'] == record

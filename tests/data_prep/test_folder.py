@@ -14,6 +14,7 @@ from made_up import ROOT, draw, snapshot
 from market1501 import market1501_table
 from PIL import Image
 
+from qsd_fastai.data.folders import SUFFIXES
 from qsd_fastai.data.pairs import read_pairs
 from qsd_fastai.data.table import describe_table, read_table, unanswerable
 
@@ -181,7 +182,8 @@ def test_as_a_command(tmp_path):
     "What a person sees: one line and an exit status, no traceback"
     command = [sys.executable, str(ROOT/'data_prep'/'market1501.py'), str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    said = f'FileNotFoundError: No picture (jpg, jpeg, png, bmp, webp, tif, tiff) below {tmp_path}. It holds: nothing.'
+    kinds = ', '.join(s[1:] for s in SUFFIXES)
+    said = f'FileNotFoundError: No picture ({kinds}) below {tmp_path}. It holds: nothing.'
     assert (run.returncode, run.stderr.strip()) == (1, said)
 
 

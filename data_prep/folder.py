@@ -5,8 +5,12 @@
     python data_prep/folder.py FOLDER --query neutral --degrade 5 --out DIR # copies, degraded -> DIR/images.csv
 
 The first sub-folder names the identity, whatever lies deeper belongs to it. Identities are split into those trained on
-and those judged on. A regular expression with a `/` in it is searched in the path below FOLDER, any other one in the
-base name of the picture.
+and those judged on. Folders that tell the split (`train`, `query`, `gallery`, `test`, `val`, `bounding_box_train`, on
+any level) are no identities: say where the identity is (--identity), and the split is kept as they tell it,
+whatever --test says; where they tell who is judged and no queries, one an identity and camera is drawn.
+
+A regular expression with a `/` in it is searched in the path below FOLDER, any other one in the base name of the
+picture.
 """
 import re
 
@@ -15,8 +19,7 @@ from common.copies import with_copies
 from common.layout import base_name, hold_out, new_table
 from common.pictures import pictures_in
 from common.sets import a_set, folder_of_pictures
-
-SPLIT_NAMES = {'train', 'val', 'valid', 'test', 'query', 'gallery', 'bounding_box_train', 'bounding_box_test'}
+from common.told import CAMERA, remedy, told_by_folders, with_told_split
 
 
 def _search(paths, regex, what, groups=1):
@@ -34,18 +37,21 @@ def _search(paths, regex, what, groups=1):
     return found
 
 
-def _first_folders(paths, folder):
-    "The identity of each picture, its first folder; ValueError where there is none, or where these are splits"
+def _first_folders(paths, folder, told):
+    "The identity of each picture, its first folder; ValueError where there is none, or where it is split or camera"
+    if told:
+        raise ValueError(f'The folders in {folder} are {told.name}: splits, not identities. Say where the identity is, '
+                         f'and the split is kept as they tell it: {remedy(paths, told.start)}. '
+                         'Market-1501 as published: market1501.py.')
     flat = [p for p in paths if '/' not in p]
     if flat:
         raise ValueError(f'{len(flat)} of {len(paths)} pictures lie in {folder} itself, not in one per identity, '
                          f'first {flat[0]!r}. Say where the file name holds the identity, such as '
                          "--identity '^(\\d+)_', or move them.")
     out = [p.split('/', 1)[0] for p in paths]
-    if not {n.lower() for n in out} <= SPLIT_NAMES: return out
-    raise ValueError(f"The folders in {folder} are {', '.join(sorted(set(out)))}: splits, not identities. Point at one "
-                     "of them, or say where the path holds the identity: --identity '^[^/]+/([^/]+)/'. "
-                     'Market-1501: market1501.py.')
+    if not all(map(CAMERA.fullmatch, out)): return out
+    raise ValueError(f"The folders in {folder} are {', '.join(sorted(set(out)))}: cameras, not identities. "
+                     f'Say where the identity is: {remedy(paths, [0]*len(paths))}.')
 
 
 def _check_degrade(degrade, out):
@@ -79,14 +85,21 @@ def folder_table(
     "Table of images from a folder of identities"
     _check_degrade(degrade, out)
     paths = pictures_in(folder)
-    who = [m[1] for m in _search(paths, identity, 'identity')] if identity else _first_folders(paths, folder)
+    notes,told = [],told_by_folders(paths, folder)
+    if told: paths,told,notes = told.but_aside(paths)
+    who = [m[1] for m in _search(paths, identity, 'identity')] if identity else _first_folders(paths, folder, told)
     cameras = [m[1] for m in _search(paths, camera, 'camera')] if camera else ''
-    table,asked = readable(new_table(folder, paths, who, cameras)), None
-    if query and test:
+    table,asked = new_table(folder, paths, who, cameras), None
+    if told: table['part'] = told.part
+    table.attrs['notes'] = notes
+    table = readable(table)
+    if query and told and {'query', 'gallery'} & set(told.part):
+        raise ValueError(f'--query is {query!r}, and the folders {told.name} tell the queries. Leave it out.')
+    if query and (test or told):
         asked = np.array([m is not None for m in _search(table['path'], query, 'query', groups=0)])
         if not asked.any():
             raise ValueError(f"--query {query!r} finds no picture. A path is {table['path'][0]!r}: change it.")
-    table = hold_out(table, test, seed, asked)
+    table = with_told_split(table, 'folders', seed, asked) if told else hold_out(table, test, seed, asked)
     return with_copies(table, out, degrade, seed, workers) if degrade else table
 
 

@@ -25,70 +25,25 @@ import re
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from common.forms import FORMS, LIKE, READERS, fits
 from common.layout import hold_out
-from common.pictures import SUFFIXES
 from common.sets import a_set
+from common.told import part_of, told_by_folders, with_told_split
 from fastprogress import progress_bar
 
 from qsd_fastai.choices import one_of
-from qsd_fastai.data.labels import text_lines
-from qsd_fastai.data.rows import refuse_rows
+from qsd_fastai.data.labels import out_of_range, text_lines
 from qsd_fastai.data.table import SPLITS
+from qsd_fastai.rows import refuse_rows
+from qsd_fastai.spelling import spell, spelled
 
+TRUE,FALSE = ('true', '1'), ('false', '0', '', 'none', 'nan', '<na>')
 UNKNOWN = ('', 'nan', 'na', 'n/a', 'null', 'none')
 COLUMNS = ('path', 'identity', 'camera', 'split', 'quality')
-LIKE = {'im2rec': '`index<tab>label<tab>path`', 'cvlface': '`idx<tab>path<tab>label`', 'magface': '`path 0 identity 0`',
-        'tface': '`path<tab>label`', 'torchreid': '`path identity camera`'}
-
-
-def _number(text):
-    "A label as written by a program: '3' and '3.000000' are '3'; ValueError where it is no whole number"
-    m = re.fullmatch(r'(-?[0-9]{1,18})(\.0*)?', text.strip())
-    if not m: raise ValueError
-    return str(int(m[1]))
-
-
-def _is_path(text): return bool(text.strip()) and not re.fullmatch(r'[-+]?[0-9.]+', text.strip())
-
-
-def _im2rec(line):
-    index,label,path = line.split('\t')
-    _number(index)
-    return path, _number(label), ''
-
-
-def _cvlface(line):
-    index,path,label = line.split('\t')
-    _number(index)
-    return path, _number(label), ''
-
-
-def _magface(line):
-    path,first,label,last = line.rsplit(None, 3)  # from the right: the path may hold blanks
-    if (first, last) != ('0', '0'): raise ValueError
-    return path, _number(label), ''
-
-
-def _tface(line):
-    path,label = line.split('\t')
-    return path, _number(label), ''
-
-
-def _torchreid(line):
-    path,label,camera = line.rsplit(None, 2)
-    return path, _number(label), _number(camera)
-
-
-READERS = {'im2rec': _im2rec, 'cvlface': _cvlface, 'magface': _magface, 'tface': _tface, 'torchreid': _torchreid}
-FORMS = (*READERS, 'columns')
-
-
-def _fits(form, line, guess=False):
-    "What the reader of a form makes of a line, None where it does not fit; a guess wants the suffix of a picture"
-    try: row = READERS[form](line)
-    except ValueError: return None
-    return row if _is_path(row[0]) and (not guess or row[0].lower().endswith(SUFFIXES)) else None
+OML = ('is_query', 'is_gallery')  # which tell the rows of its split `validation` apart
+OML_NAMES = {'identity': 'label'}
 
 
 def guess_form(
@@ -97,10 +52,11 @@ def guess_form(
     "The one form that every line fits; ValueError saying which ones are possible, or the line that fits none"
     file = Path(file)
     lines = text_lines(file)
-    if {'path', 'identity'} <= set(re.split(r'[,\s"]+', lines[0][1])): return 'columns'
+    head = set(re.split(r'[,\s"]+', lines[0][1]))
+    if {'path', 'identity'} <= head or {'path', 'label', *OML} <= head: return 'columns'
     possible = list(READERS)
     for n,line in progress_bar(lines, leave=False):
-        left = [f for f in possible if _fits(f, line, guess=True)]
+        left = [f for f in possible if fits(f, line, guess=True)]
         if not left:
             unlike = ' as the lines before are' if n > lines[0][0] else ''
             raise ValueError(f'{file}, line {n}: {line[:200]!r} is of no form that is known{unlike}. '
@@ -130,7 +86,10 @@ def _columns(file, lines, columns):
     else:
         head = cells[0][1]
         cells = cells[1:]
-        for k,v in {c: columns.get(c, c) for c in COLUMNS if c in columns or c in head}.items():
+        oml = {c: c for c in OML} if set(OML) <= set(head) else {}
+        named = {**{c: c for c in COLUMNS if c in head}, **oml}
+        if oml and 'identity' not in named: named |= {k: v for k,v in OML_NAMES.items() if v in head}
+        for k,v in {**named, **columns}.items():
             if head.count(v) != 1:
                 raise ValueError(f'{file}, line {lines[0][0]}: {head.count(v)} columns are called {v!r}; '
                                  f"there are {', '.join(head)[:200]}. Name one of these.")
@@ -144,15 +103,31 @@ def _columns(file, lines, columns):
         if last >= len(row):
             raise ValueError(f'{file}, line {n}: {len(row)} columns, and column {last} (counted from 0) is asked for. '
                              'Mend the line.')
-        out.append((n, *[row[at[c]] if c in at else '' for c in COLUMNS]))
+        values = {c: row[k] for c,k in at.items()}
+        if OML[0] in at: values['split'] = _oml_split(values, f'{file}, line {n}')
+        out.append((n, *[values.get(c, '') for c in COLUMNS]))
     return out
+
+
+def _oml_split(values, where):
+    "The split of a row of OML's table, whose validation is told apart by two columns of true and false"
+    said = {}
+    for c in OML:
+        text = spell(values[c]).lower()
+        if text not in TRUE + FALSE: raise ValueError(f'{where}: {c} is {values[c]!r}. Write True or False.')
+        said[c] = text in TRUE
+    if part_of(values.get('split', '')) not in ('val', 'test'): return values.get('split', '')
+    if said['is_query'] == said['is_gallery']:
+        what = 'both query and gallery' if said['is_query'] else 'neither query nor gallery'
+        raise ValueError(f'{where}: the picture is {what}, and is one of them here. Set one of {" and ".join(OML)}.')
+    return 'query' if said['is_query'] else 'gallery'
 
 
 def _lines(file, lines, form):
     "Rows of a list of a known form; ValueError naming the line that is not of it"
     out = []
     for n,line in progress_bar(lines, leave=False):
-        if row := _fits(form, line):
+        if row := fits(form, line):
             out.append((n, *row, '', ''))
             continue
         hint = ' Labels of quality: `join_quality` reads them.' if form == 'tface' else ''
@@ -179,11 +154,14 @@ def read_list(
         def error(said): return ValueError(f"{file}, line {table['line'][bad.argmax()]}: {said}")
         refuse_rows(table, column, bad, what, remedy, error)
     for c in ('path', 'identity'): refuse(c, table[c].str.strip() == '', 'is empty', 'Fill it in or remove the line.')
-    table['split'] = table['split'].where(table['split'] != '', split)
-    refuse('split', ~table['split'].isin(SPLITS), 'is not train, query or gallery', 'Rename it.')
+    said = table['split'].map({o: part_of(o) if part_of(o) in SPLITS else o.strip() for o in table['split'].unique()})
+    table['split'] = said.where(said != '', split)
+    refuse('split', ~table['split'].isin(SPLITS), 'is not train, query or gallery',
+           f'Rename it, or tell queries and gallery apart by columns {" and ".join(OML)}.')
     unknown = table['quality'].str.lower().isin(UNKNOWN)
     quality = pd.to_numeric(table['quality'].where(~unknown), errors='coerce').astype(float)
-    refuse('quality', ~unknown & ~quality.between(0, 100), 'is not a number 0 to 100', 'Leave unknown ones empty.')
+    refuse('quality', ~unknown & ~quality.between(0, 100), 'is not a number 0 to 100',
+           f'{out_of_range(quality[np.isfinite(quality)])}: data_prep/quality.py joins labels of any scale.')
     return table.assign(quality=quality), form
 
 
@@ -263,9 +241,32 @@ def listed_table(
     if len(set(forms.values())) > 1:
         raise ValueError(f"The lists seem to be of different forms ({', '.join(forms.values())}). Say --form.")
     table = pd.concat(parts, ignore_index=True)[list(COLUMNS)]
+    for c in ('identity', 'camera'): table[c] = spelled(table[c], c, c == 'camera', tell=True)
     record = {'form': forms['train'], 'lists': [f.name for f in files.values()]}
     table.attrs = {'root': str(root), 'record': record}
-    if not form: table.attrs['notes'] = [f'The form {forms["train"]} is guessed.']
-    if test and (table['split'] != 'train').any():
+    notes = [] if form else [f'The form {forms["train"]} is guessed.']
+    if not query and (table['split'] == 'train').all():
+        table['part'] = _part_by_folders(table['path'].tolist(), root)
+        notes += _lists_beside(files['train'])
+    table.attrs['notes'] = notes
+    told = 'part' in table and table['part'].isin(['val', 'test', 'query', 'gallery']).any()
+    if test and (told or (table['split'] != 'train').any()):
         raise ValueError('--test is for a list of one split, and this one says who is judged. Leave it out.')
-    return hold_out(readable(table), test, seed)
+    table = readable(table)
+    if told: return with_told_split(table, 'folders', seed)
+    return hold_out(table.drop(columns='part', errors='ignore'), test, seed)
+
+
+def _part_by_folders(paths, root):
+    "The part that folders tell of each picture of a list without a split, '' where they tell none"
+    try: told = told_by_folders(paths, root)
+    except ValueError: return ''
+    return told.part if told else ''
+
+
+def _lists_beside(file):
+    "A note, as a list, where lists of other splits lie beside one that is read alone"
+    beside = [f.name for f in file.parent.iterdir() if f.suffix == file.suffix and f != file]
+    found = [n for n in sorted(beside) if part_of(Path(n).stem) in ('val', 'test', 'query', 'gallery')]
+    if not found or part_of(file.stem) not in ('train', 'all'): return []
+    return [f'{", ".join(found)} beside {file.name} are not read: --query and --gallery name them.']

@@ -23,6 +23,7 @@ import pandas as pd
 from common.layout import MARKET, base_name, hold_out, new_table, parse_names
 from common.pictures import pictures_in
 from common.sets import a_set
+from common.told import remedy, told_by_folders
 
 PUBLISHED = {'train': (12936, 751), 'query': (3368, 750)}
 GALLERY = (15913, 751)  # the background counts as an identity
@@ -98,6 +99,9 @@ def market1501_table(
     paths = pictures_in(root)
     prefix,there = _layout(root)
     if there: paths,split_of = _published(root, prefix, there, paths)
+    elif (told := told_by_folders(paths, root)) and {'query', 'gallery', 'test'} & set(told.part):
+        raise ValueError(f'{root} tells its own split ({told.name}), which is kept by: '
+                         f'python data_prep/folder.py {root} {remedy(paths, told.start)}.')
     if distractors and there != list(MARKET):
         raise ValueError(f'--distractors is for the published layout, and {root} holds a train-only copy. '
                          'Leave it out.')

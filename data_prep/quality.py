@@ -3,6 +3,7 @@
     python data_prep/quality.py images.csv --learner runs/reid-.../baseline.pkl
     python data_prep/quality.py images.csv --weights agw_market1501.pth --arch agw_resnet50 --height 256 --width 128
     python data_prep/quality.py images.csv --labels quality_labels.txt      # of others, joined by path
+    python data_prep/quality.py images.csv --labels magface.txt --scale minmax # of another scale than 0 to 100
 
 Training pictures are compared with each other, held-out ones with each other. The labels go into the column `quality`
 of the table and, as `path<tab>quality`, into `quality.txt` beside it, the form that SDD-FIQA publishes and QSD reads;
@@ -136,6 +137,7 @@ def main(
     out:str='',           # Folder for another copy of the table; the table itself is filled in when not given
     labels:str='',        # Or a file of labels: lines of `path score` as SDD-FIQA has them, or a .csv with path,quality
     labels_root:str='',   # What the paths in --labels start with; found out when not given
+    scale:str='',         # Of --labels that are not of 0 to 100: unit (0 to 1, times 100), minmax, keep (they are)
     min_coverage:float=.9, # With --labels: least part of the training pictures that must get one, 0 to 1
     force:bool=False,     # Write over labels that the table has
 ):
@@ -146,6 +148,7 @@ def main(
     options = {'mode': mode, 'rounds': rounds, 'signed': signed, 'scaling': scaling, 'min_imgs': min_imgs, 'seed': seed}
     source = Path(labels or learner or weights)
     of_labels = {'labels': source.name, 'labels_root': labels_root, 'min_coverage': min_coverage}
+    if scale: of_labels['scale'] = scale
     asked = of_labels if labels else {'model': source.name, 'arch': arch, **options}
     if source.is_file(): asked['content'] = file_hash(source)
     if not force and _is_labelled(target, asked):
@@ -153,10 +156,11 @@ def main(
     if pictures['quality'].notna().any() and not out and not force:
         raise ValueError(f'{path} has labels already. Write over them by --force, or keep them and name --out DIR.')
     record = pictures.attrs.get('record') or {}
+    if scale and not labels: raise ValueError(f'--scale is {scale!r}, and is of --labels. Leave it out.')
     if labels:
         if learner or weights:
             raise ValueError('--labels are there already. Pass them, or a model to make others, not both.')
-        labelled,kept = join_quality(pictures, labels, min_coverage, labels_root or None), None
+        labelled,kept = join_quality(pictures, labels, min_coverage, labels_root or None, scale), None
         asked['coverage'] = labelled.attrs.pop('coverage')
     else:
         size = height,width

@@ -26,6 +26,7 @@ from plum import dispatch
 
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
+from .columns import complete_table
 from .data.blocks import TensorQuality, TensorScene
 from .data.folders import list_pictures
 from .data.loaders import TableRow, picture_files
@@ -169,5 +170,6 @@ def imprint_head(
     "Start a margin head at the mean direction of each identity's pictures; another head stays as it is"
     head = learn.model.head
     if not hasattr(head, 'imprint'): return
+    table = complete_table(table)
     train = table[table['split'] == 'train']
     head.imprint(learn.embed(train), [learn.dls.vocab.o2i[o] for o in train['identity']])

@@ -9,11 +9,12 @@ Pictures are worked through identity by identity in blocks; no picture x picture
 import warnings
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .choices import one_of
-from .tensors import finite_rows, full_precision, plain_labels, plain_tensor
+from .columns import complete_table
+from .spelling import same_codes
+from .tensors import finite_rows, full_precision, plain_tensor
 
 __all__ = ['label_table', 'norm_quality', 'similarity_quality', 'wasserstein']
 
@@ -180,14 +181,14 @@ def similarity_quality(
     if min(n_pos, n_neg, rounds) < 1:
         raise ValueError(f'n_pos, n_neg and rounds are {n_pos}, {n_neg} and {rounds}. Give 1 or more of each.')
     if min_imgs < 2: raise ValueError(f'min_imgs is {min_imgs}. Give 2 or more: a picture alone has nobody to be like.')
-    emb,ids = plain_tensor(emb), plain_labels(ids)
+    emb,ids = plain_tensor(emb), ids if hasattr(ids, '__len__') else list(ids)
     if emb.ndim != 2: raise ValueError(f'emb is {tuple(emb.shape)}. It must be (pictures, features).')
     if len(ids) != len(emb): raise ValueError(f'There are {len(ids)} ids for {len(emb)} embeddings. Give one for each.')
     finite_rows(emb)
-    codes,names = pd.factorize(ids.astype(object))
+    codes, = same_codes(ids, name='ids')
     if (codes < 0).any():
         raise ValueError(f'ids row {int((codes < 0).argmax())} is empty. Every picture needs an identity.')
-    if len(names) < 2:
+    if codes.max() < 1:
         raise ValueError('ids are of one identity only. Quality compares with pictures of others: give two or more.')
 
     # identity by identity: picture `order[i]` comes i-th, and its identity takes the rows start[i]:stop[i]
@@ -242,11 +243,12 @@ def label_table(
 
     Training pictures are compared among themselves, held-out ones too; who has nobody to be compared with stays
     unknown."""
-    labelled,train = table.assign(quality=np.nan),table['split'] == 'train'
+    labelled = complete_table(table).assign(quality=np.nan)
+    quality,train = np.full(len(labelled), np.nan),(labelled['split'] == 'train').to_numpy()
     for rows in (train, ~train):
-        counts = table.loc[rows, 'identity'].value_counts()
+        some = labelled[rows]
+        counts = some['identity'].value_counts()
         comparable = len(counts) > 1 and counts.max() >= kwargs.get('min_imgs', 2)
         if rows is not train and not comparable: continue
-        emb = learn.embed(table[rows])
-        labelled.loc[rows, 'quality'] = similarity_quality(emb, table.loc[rows, 'identity'], seed=seed, **kwargs)
-    return labelled
+        quality[rows] = similarity_quality(learn.embed(some), some['identity'], seed=seed, **kwargs)
+    return labelled.assign(quality=quality)

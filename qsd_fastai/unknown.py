@@ -4,9 +4,9 @@ Tables keep it so (`data.table`), batches too (`data.blocks`). It is dropped whe
 quality teach nothing (`distillation.select_pairs`), and a picture from an unknown camera is never taken out as seen by
 the query's own (`evaluation.same_camera`)."""
 import numpy as np
-import pandas as pd
 
-from .tensors import plain_labels, plain_vector
+from .spelling import spelled
+from .tensors import plain_vector
 
 __all__ = ['EMPTY', 'check_quality', 'unknown_camera']
 
@@ -30,6 +30,5 @@ def check_quality(
 def unknown_camera(
     cameras, # `(n,)` of any type
 )->np.ndarray: # `(n,)` bool
-    "Where the camera is not known: missing, an empty text, or the number -1"
-    cameras = pd.Series(plain_labels(cameras).astype(object))
-    return (cameras.isna() | (cameras == '') | (cameras == -1)).to_numpy()
+    "Where the camera is not known: missing, an empty text, or -1"
+    return spelled(cameras, 'cameras', camera=True) == ''

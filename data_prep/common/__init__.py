@@ -2,6 +2,8 @@
 
 sets      a set is one function: its table, and its command line with the options that every set has
 layout    finding a layout, reading names, drawing, holding out: what most sets need
+told      the split that folders and columns tell, which is kept
+forms     the forms of lists that other projects write
 pictures  which pictures there are, which of them can be read, and which are copies
 report    writing a table and saying what is in it
 lists     pairs and templates that stand beside a table

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from qsd_fastai.data.splits import split_identities
+from qsd_fastai.spelling import spelled
 
 from .pictures import pictures_in, some
 
@@ -41,8 +42,9 @@ def new_table(
     camera='',    # Of each, or of all; '': unknown
     split='train', # Of each, or of all: train, query, gallery
 ):
-    "The table of these pictures, without labels of quality; `attrs['root']` is `root`"
+    "The table of these pictures, names in their one spelling, without labels of quality; `attrs['root']` is `root`"
     table = pd.DataFrame({'path': path, 'identity': identity, 'camera': camera, 'split': split, 'quality': np.nan})
+    for c in ('identity', 'camera'): table[c] = spelled(table[c], c, c == 'camera', tell=True)
     table.attrs['root'] = str(root)
     return table
 

@@ -1,11 +1,10 @@
 "Lists that stand beside a table: pairs of pictures, templates, pairs of templates, and who is looked for among whom"
 import numpy as np
-import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from qsd_fastai.data.pairs import read_pairs, write_pairs
-from qsd_fastai.data.templates import read_template_pairs, read_templates, write_list
+from qsd_fastai.data.templates import read_searches, read_template_pairs, read_templates, write_list
 
 LISTS = ('pairs', 'templates', 'template_pairs', 'gallery', 'probe')
 
@@ -29,7 +28,7 @@ def read_lists(
     if at['template_pairs'].is_file():
         out['template_pairs'] = read_template_pairs(at['template_pairs'], out['templates'])
     for n in ('gallery', 'probe'):
-        if at[n].is_file(): out[n] = pd.read_csv(at[n], dtype={'identity': str}, keep_default_na=False)
+        if at[n].is_file(): out[n] = read_searches(at[n])
     return out
 
 

@@ -2,6 +2,7 @@
 import hashlib
 import os
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def listing(
     "What a table is made from, for its record: the pictures by number and by a digest of their names"
     found = [f'{a}/{p}' if a else p for a in among for p in pictures_in(Path(folder)/a)]
     return {'folder': Path(folder), 'pictures': len(found), 'listing': zlib.crc32('\n'.join(found).encode())}
+
+
+def not_in_table(
+    folder, # That a table was made from
+    table,  # The table, `attrs['root']` its folder
+)->list: # Of sentences
+    "What lies in a folder of pictures and is not in the table made from it, by folder; and what nothing here reads"
+    copied,passed = 'original' in table, pictures_below(folder)
+    used = [*table['original' if copied else 'path'], *(o.split('\t')[0] for o in table.attrs.get('unreadable', []))]
+    def at(root, p): return os.path.normpath(os.path.join(root, p))
+    there = {at(folder if copied else table.attrs['root'], p) for p in used}
+    lacking = [p for p in passed[0] if at(folder, p) not in there]
+    by = Counter(p.rpartition('/')[0] or '.' for p in lacking).most_common()
+    more = f' and {len(by) - 4} more folders' if len(by) > 4 else ''
+    listed = ', '.join(f'{n} in {o}' for o,n in by[:4])
+    said = [f'{len(lacking)} pictures in {folder} are not in the table: {listed}{more}.'] if lacking else []
+    return [*said, *filter(None, [said_of(passed[1])])]
 
 
 def why_unreadable(

@@ -30,11 +30,11 @@ from fastcore.script import anno_parser
 
 from qsd_fastai.data.made import is_made
 from qsd_fastai.data.pairs import read_pairs
-from qsd_fastai.data.table import check_table, read_table
+from qsd_fastai.data.table import read_table
 
 from .command import chosen, common, in_a_line, relative
 from .lists import beside, write_lists
-from .pictures import listing, readable
+from .pictures import listing, not_in_table, readable
 from .report import finish, write_quietly
 
 FILLED_IN = ('readable', 'numbers')
@@ -149,6 +149,7 @@ class Set:
         "The table, or those of several splits, unless they are there already"
         asked = self._asked(given)
         to,facts = _call(self.made_from, given)
+        folder = facts.get('folder', next(iter(given.values()))) if 'listing' in facts else None
         record,wanted = self._record(given, facts, to), {}
         for name,k in asked.items():
             more = {} if k is None else {'split': k}
@@ -161,7 +162,7 @@ class Set:
         if 'numbers' in self.named: own['numbers'] = [k or 0 for k in asked.values()]
         made = self(**own, verify=not given['no_verify'], strict=given['strict'], workers=given['workers'])
         for table,(file, o) in zip(made if isinstance(made, list) else [made], wanted.items()):
-            if file == lacking[0]: self._write(table, file, o)
+            if file == lacking[0]: self._write(table, file, o, folder)
             # the report on the first one says what is to be said of all
             elif file in lacking: write_quietly(table, file, {**table.attrs['record'], **o})
         if len(lacking) < 2: return
@@ -173,15 +174,16 @@ class Set:
         with warnings.catch_warnings():
             if len(files) > 1: warnings.simplefilter('ignore')
             for file in files:
-                table = check_table(read_table(file, check=False))
+                table = read_table(file)
                 if 'pairs' in self.lists: read_pairs(beside(file)['pairs'], table)
         what = f'{files[0]} is' if len(files) == 1 else f'{len(files)} tables, {files[0]} and so on, are'
         if lists: what = f"{files[0]} and {', '.join(p.name for p in lists)} are"
         print(f'{what} there already, made from the same pictures in the same way: nothing to do.')
 
-    def _write(self, made, file, record):
-        "Write the table and its lists, and report"
+    def _write(self, made, file, record, folder):
+        "Write the table and its lists, and report, also what the table lacks of the folder that it was made from"
         table,lists = made if isinstance(made, tuple) else (made, {})
+        if folder: table.attrs['notes'] = [*table.attrs.get('notes', []), *not_in_table(folder, table)]
         if isinstance(lists, pd.DataFrame): lists = {'pairs': lists}
         for k,v in table.attrs['record'].items():
             if k != 'published': print(f'{k}: {v}')

@@ -2,7 +2,6 @@
 
 table         The one table of images: read, checked, described, split, written
 splits        Which pictures are trained on, and which are judged
-rows          Refusing a row of a table, with the remedy
 pairs         `pairs.csv`: who is compared with whom
 templates     `templates.csv`: several pictures judged as one
 labels        Quality labels that come in a file of their own

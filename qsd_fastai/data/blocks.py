@@ -2,14 +2,16 @@
 from hashlib import blake2b
 
 import torch
-from fastai.data.block import CategoryBlock, TransformBlock
+from fastai.data.block import TransformBlock
 from fastai.data.transforms import Categorize, Category, CategoryMap
 from fastai.torch_core import ShowTitle, TensorBase, TensorCategory, show_title
 from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from fastcore.basics import merge
+from fastcore.foundation import L
 from fasttransform import DisplayedTransform
 
+from ..spelling import spell, spelled
 from .pictures import LARGE, open_picture
 
 __all__ = ['HeldOutCategorize', 'IdentityBlock', 'PictureBlock', 'Quality', 'QualityBlock', 'RecognitionImage',
@@ -32,7 +34,23 @@ def _number(name):
     return int.from_bytes(blake2b(name.encode(), digest_size=7).digest(), 'big')
 
 
-class HeldOutCategorize(Categorize):
+class IdentityCategorize(Categorize):
+    "Number identities by their one spelling, in sorted order"
+    def setups(self, dsets):
+        if self.vocab is None and dsets is not None: super().setups(_identities(dsets))
+
+    def encodes(self, o): return super().encodes(spell(o, 'identity'))
+
+
+def _identities(dset):
+    "The names in a set; ValueError where one is empty"
+    names = spelled(list(dset), 'identity', tell=True)
+    if (names == '').any():
+        raise ValueError(f'identity of item {(names == "").argmax()} is empty. Every picture needs an identity.')
+    return L(names.tolist())
+
+
+class HeldOutCategorize(IdentityCategorize):
     """Number identities: those of the training split first, in sorted order, which `c` counts, then the held-out ones.
 
     Those that only a later validation brings get numbers of their own, far above all of these."""
@@ -40,15 +58,16 @@ class HeldOutCategorize(Categorize):
 
     def setups(self, dsets):
         if self.vocab is None:
-            train = list(CategoryMap(dsets.train, sort=True).items)
+            train = list(CategoryMap(_identities(dsets.train), sort=True).items)
             known = set(train)
-            held_out = [o for o in CategoryMap(dsets, sort=True).items if o not in known]
+            held_out = [o for o in CategoryMap(_identities(dsets), sort=True).items if o not in known]
             self.vocab,self.n_train = CategoryMap(train + held_out, sort=False), len(train)
         self.c = self.n_train
 
     def encodes(self, o):
-        known = self.vocab.o2i.get(o)
-        return TensorCategory(len(self.vocab) + _number(str(o)) if known is None else known)  # of another set: nobody's
+        name = spell(o, 'identity')
+        known = self.vocab.o2i.get(name)
+        return TensorCategory(len(self.vocab) + _number(name) if known is None else known)  # of another set: nobody's
 
     def decodes(self, o):
         return Category(self.vocab[o] if 0 <= o < len(self.vocab) else '?')  # an embedding names nobody
@@ -58,7 +77,7 @@ def IdentityBlock(
     held_out:bool=True, # May validation hold identities that training does not have? False: such a one is an error
 ):
     "A block for who is in the picture: an int64 number; `dls.c` counts the identities that can be trained on"
-    return TransformBlock(type_tfms=HeldOutCategorize()) if held_out else CategoryBlock()
+    return TransformBlock(type_tfms=HeldOutCategorize() if held_out else IdentityCategorize())
 
 
 class TensorQuality(TensorBase):
@@ -108,11 +127,12 @@ class EncodeScene(DisplayedTransform):
     def __init__(self, cameras=None): self.cameras = cameras
 
     def setups(self, dsets):
-        if self.cameras is None: self.cameras = sorted({_camera_name(camera) for _,camera,_ in dsets} - {''})
+        if self.cameras is None: self.cameras = [camera for _,camera,_ in dsets]
+        self.cameras = sorted(set(spelled(self.cameras, 'camera', camera=True, tell=True)) - {''})
 
     def encodes(self, o:object):
         row,camera,split = o
-        camera = _camera_name(camera)
+        camera = spell(camera, 'camera', camera=True)
         return TensorScene(torch.tensor([int(row), self._number(camera), split == 'query']))
 
     def _number(self, camera):
@@ -123,9 +143,6 @@ class EncodeScene(DisplayedTransform):
     def decodes(self, o:TensorScene):
         row,camera,query = (int(v) for v in o)
         return Scene((row, self.cameras[camera] if 0 <= camera < len(self.cameras) else '', bool(query)))
-
-
-def _camera_name(camera): return '' if camera is None or camera != camera else str(camera)
 
 
 def SceneBlock(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from fastcore.parallel import parallel
 
+from ..columns import complete_table
 from ..files import in_one_move
 from .degradations import DEGRADATIONS, degrade, shrink
 from .loaders import picture_files
@@ -44,6 +45,7 @@ def degraded_copies(
     bad one, embed both sets and compare rows of one with rows of the other. ValueError names a wrong argument."""
     if kind not in ('shrink', *DEGRADATIONS):
         raise ValueError(f'kind={kind!r} is no degradation. Use one of shrink, {", ".join(DEGRADATIONS)}.')
+    table = complete_table(table)
     held = table[table['split'] != 'train'] if (table['split'] != 'train').any() else table
     paths = held['path'].tolist()
     record = {'source': 'degraded_copies', 'kind': kind, 'amount': amount, 'seed': seed, 'pictures': len(paths),

@@ -1,12 +1,19 @@
 "Quality labels that come in a file of their own, joined to the table of images without losing any in silence"
 import os
-import posixpath
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-__all__ = ['join_quality', 'read_labels']
+from ..choices import one_of
+from ..columns import complete_table
+from ..rows import refuse_separator
+from ..spelling import path_key, written
+
+__all__ = ['SCALES', 'join_quality', 'on_unit_scale', 'out_of_range', 'read_labels', 'text_lines']
+
+SCALES = ('', 'unit', 'minmax', 'keep')
 
 
 def text_lines(
@@ -26,27 +33,74 @@ def text_lines(
 
 
 def read_labels(
-    labels, # File of `path score` lines, or .csv with `path,quality`; or a dict or Series of path to quality
+    labels,       # File of `path score` lines, or .csv with `path,quality`; or a dict or Series of path to quality
+    scale:str='', # Of `SCALES`: what becomes of the numbers; '': they are of 0 to 100 already
 )->dict: # Path, with forward slashes, to quality, 0 to 100
     """Quality by path, without the unknown ones (NaN, an empty cell); ValueError naming the line of a bad label.
 
-    Lines are split at the last space or tab, the form that SDD-FIQA and QSD publish."""
+    Lines are split at the last space or tab, the form that SDD-FIQA and QSD publish. Labels of another scale are
+    refused with their range: `'unit'` takes 0 to 1 times 100, `'minmax'` the least to 0 and the greatest to 100, and
+    `'keep'` says that numbers of 0 to 1 are of 0 to 100."""
+    one_of('scale', scale, *SCALES)
     if isinstance(labels, (str, os.PathLike)): name,rows = Path(labels), _rows(Path(labels))
     else: name,rows = 'labels', ((i, *o) for i,o in enumerate(labels.items(), 1))
-    out = {}
+    lines,values,odd = {},{},{}
     for i,path,score in rows:
+        path = path if isinstance(path, str) else written([path], 'path')[0]
+        key = path_key(path)
+        if not key: raise ValueError(f'{name}, line {i}: names no picture. A line is path, tab, number.')
+        if key != path.strip(): odd[path] = key
         try: value = float(score)
         except (TypeError, ValueError): value = np.inf
-        path = posixpath.normpath(str(path).strip().replace('\\', '/'))
-        if value < 0 or value > 100:
-            raise ValueError(f'{name}, line {i}: {score!r} is not a quality in 0..100 (path {path!r}). '
+        if np.isinf(value):
+            raise ValueError(f'{name}, line {i}: {score!r} is not a quality in 0..100 (path {key!r}). '
                              'A line is path, tab, number.')
-        if value != value: continue
-        if out.get(path, value) != value:
-            raise ValueError(f'{name}, line {i}: {path!r} has {value}, and {out[path]} further up. '
+        if np.isnan(value): continue
+        if values.get(key, value) != value:
+            raise ValueError(f'{name}, line {i}: {key!r} has {value}, and {values[key]} further up. '
                              'Keep one label a picture.')
-        out[path] = value
-    return out
+        lines.setdefault(key, i)
+        values[key] = value
+    if odd:
+        path,key = next(iter(odd.items()))
+        warnings.warn(f'{name}: {len(odd)} paths are not written as a table has them, first {path!r} = {key!r}.',
+                      stacklevel=2)
+    return _rescaled(pd.Series(values, dtype=float), lines, name, scale)
+
+
+def _rescaled(values, lines, name, scale):
+    "Labels of 0 to 100 by path; ValueError where the scale is another one than is said"
+    most = 1 if scale == 'unit' else 100
+    bad = (values < 0) | (values > most)
+    if scale != 'minmax' and bad.any():
+        first = bad.idxmax()
+        raise ValueError(f'{name}, line {lines[first]}: {values[first]:g} is not a quality in 0..{most} '
+                         f'(path {first!r}). {out_of_range(values)}.')
+    if not scale and on_unit_scale(values):
+        raise ValueError(f'{name} has labels from {values.min():g} to {values.max():g}, which seem to be of 0..1, and '
+                         '0..100 is meant. Pass --scale unit (times 100), minmax, or keep where they are right.')
+    if scale == 'unit': values = 100*values
+    if scale == 'minmax':
+        if not values.max() > values.min():
+            raise ValueError(f'{name} has one value only, {values.max():g}: minmax cannot scale it. Leave --scale out.')
+        values = 100*(values - values.min())/(values.max() - values.min())
+    return values.to_dict()
+
+
+def on_unit_scale(
+    quality, # Of pictures, NaN = unknown
+)->bool:
+    "Do numbers of 0 to 100 look as if they were of 0 to 1: none above 1, and several between?"
+    known = quality.dropna()
+    return len(known) > 1 and known.max() <= 1 and known.nunique() > 1 and bool((known % 1 != 0).any())
+
+
+def out_of_range(
+    quality, # Of pictures, NaN = unknown
+)->str:
+    "The range of labels of another scale, and what helps, for a message"
+    return (f'Labels run from {quality.min():g} to {quality.max():g}. Scale them to 0..100, higher is better, '
+            'by --scale minmax, or unit where they are of 0..1; leave unknown ones empty')
 
 
 def _rows(file):
@@ -58,8 +112,10 @@ def _rows(file):
     try: data = pd.read_csv(file, dtype=str, keep_default_na=False)
     except ValueError as e:
         raise ValueError(f'{file} cannot be read as CSV ({e}). Write it again, or as lines of `path score`.') from e
+    refuse_separator(file, data.columns, 'path', 'quality')
     if not {'path', 'quality'} <= set(data.columns):
         raise ValueError(f'{file} needs the columns path and quality, it has {", ".join(map(str, data.columns))}.')
+    if not len(data): raise ValueError(f'{file} holds no label. Write it again.')
     return zip(range(2, len(data) + 2), data['path'], data['quality'].replace('', 'nan'))
 
 
@@ -68,13 +124,15 @@ def join_quality(
     labels,          # Label file (see `read_labels`), or a dict or Series of path to quality
     min_coverage=.9, # Least part of the training pictures (of all, without a train split) that must get a label, 0 to 1
     root=None,       # What the paths of the labels start with; None: the folder of the table
+    scale:str='',    # As in `read_labels`
 ):
     """A copy of `table` with the labels as `quality`, NaN (never 50) where there is none.
 
     Matched by path relative to the root, then by its last parts (a moved root keeps them), then by base name if both
     sides have it once. The coverage is printed, and in `attrs`."""
-    scores,out = read_labels(labels), table.copy()
-    paths = [posixpath.normpath(p) for p in table['path']]
+    table = complete_table(table)
+    scores,out = read_labels(labels, scale), table.copy()
+    paths = [path_key(p) for p in table['path']]
     keys = [_relative(p, root, table.attrs.get('root')) for p in scores]
     got,how = _match(paths, keys)
     values = np.append(np.fromiter(scores.values(), float, len(scores)), np.nan)
@@ -85,7 +143,7 @@ def join_quality(
     part,used = float(known[mask].mean()), set(got.tolist())
     unused = [p for i,p in enumerate(scores) if i not in used]
     counts = {'labelled': int(known.sum()), 'pictures': len(out), 'unused_labels': len(unused), 'matched_by': how}
-    out.attrs['coverage'] = {'part': part, **counts}
+    out.attrs['coverage'] = {'part': part, **counts, **({'scale': scale} if scale else {})}
     by = ', '.join(f'{v} by {k}' for k,v in how.items() if v) or 'none matched'
     text = f'Labels for {part:.1%} of the {which}, {known.sum()} of all {len(out)} ({by}); {len(unused)} labels unused'
     if part < min_coverage:

@@ -19,6 +19,7 @@ from fastcore.basics import merge
 from fasttransform import DisplayedTransform
 
 from ..choices import one_of
+from ..columns import complete_table
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .order import identity_order, partner_order
 from .table import check_table
@@ -145,6 +146,7 @@ def picture_files(
     root=None,          # The folder the paths start from; `table.attrs['root']` when not given
 )->pd.Series:
     "The file of each picture of a table"
+    table = complete_table(table)
     root = root if root is not None else table.attrs.get('root', '.')
     return pd.Series([os.path.join(root, p) for p in table['path']], index=table.index, dtype=object)
 
@@ -167,6 +169,7 @@ def table_rows(
     root=None,          # The folder the paths start from; `table.attrs['root']` when not given
 )->list:
     "A `TableRow` for each row of a table"
+    table = complete_table(table)
     identity,quality,camera,split = (table[c].tolist() for c in ('identity', 'quality', 'camera', 'split'))
     scenes = zip(range(len(table)), camera, split)
     parts = zip(picture_files(table, root), identity, quality, scenes, table['path'])
@@ -230,6 +233,7 @@ def recognition_dataloaders(
     "`DataLoaders` from a table: batches of `n_ids` x `n_imgs` for training, query + gallery in order for validation"
     root = path if path is not None else table.attrs.get('root', '.')
     check_table(table, root=root)
+    table = complete_table(table, root)
     if not (table['split'] == 'train').any():
         raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
     cameras = sorted(set(table['camera']) - {''})

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..columns import complete_table
 from ..files import in_one_move
-from .rows import refuse_rows
+from ..rows import naming, refuse_rows, refuse_separator
+from ..spelling import match_paths
 
 __all__ = ['check_pairs', 'read_pairs', 'write_pairs']
 
@@ -15,7 +17,9 @@ def check_pairs(
     pairs,      # `path1, path2, same, fold`: two paths of the table, 0 or 1, an integer from 0
     table=None, # The table that every path must be in; None: not looked at
 ):
-    "`pairs` itself, or a ValueError naming the column, the first bad row and the remedy"
+    """The pairs, their paths as the table writes them; ValueError naming the column, the first bad row and the remedy.
+
+    They are `pairs` itself where nothing is written otherwise."""
     if lack := [c for c in _COLUMNS if c not in pairs]:
         raise ValueError(f'The pairs have no column {lack[0]!r}, only {", ".join(map(str, pairs.columns))}. '
                          '`data_prep/pairs.py` makes them.')
@@ -25,13 +29,27 @@ def check_pairs(
     fold = pd.to_numeric(pairs['fold'], errors='coerce')
     refuse_rows(pairs, 'fold', fold.isna() | (fold < 0) | (fold % 1 != 0), 'is not an integer from 0',
                 'Number the folds; without folds write 0.')
-    if table is not None:
-        for c in ('path1', 'path2'):
-            refuse_rows(pairs, c, ~pairs[c].isin(table['path']), 'is not in the table',
-                        'Make table and pairs together, or add the picture.')
+    if table is not None: pairs = in_table(pairs, ('path1', 'path2'), table, 'pairs')
     refuse_rows(pairs, 'path2', pairs['path1'] == pairs['path2'], 'is the same picture as path1',
                 'Remove the row: it says nothing.')
     return pairs
+
+
+def in_table(
+    listed,           # Pairs, or templates
+    columns,          # Its columns that hold paths
+    table,            # That every path must be in
+    what:str,         # It is, for the note
+    error=ValueError, # The kind of error
+):
+    "`listed` with the paths as the table writes them; itself where it does. The error on the first row that it lacks"
+    there,new = complete_table(table)['path'].to_numpy(dtype=object),{}
+    remedy = 'Make table and list together, or add the picture.'
+    for c in columns:
+        rows = match_paths(listed[c], there, f'{what}, {c}')
+        refuse_rows(listed, c, rows < 0, 'is not in the table', remedy, error)
+        if (listed[c].to_numpy(dtype=object) != there[rows]).any(): new[c] = there[rows]
+    return listed.assign(**new) if new else listed
 
 
 def read_pairs(
@@ -42,10 +60,11 @@ def read_pairs(
     if not Path(path).is_file():
         raise FileNotFoundError(f'No pairs at {path}. `python data_prep/pairs.py FOLDER PAIRS.TXT` makes them.')
     try: pairs = pd.read_csv(path, dtype={'path1': str, 'path2': str}, keep_default_na=False)
-    except ValueError as e:
+    except (ValueError, OSError) as e:
         raise ValueError(f'{path} cannot be read as CSV ({e}). '
                          'Make the pairs again, data_prep/pairs.py --force.') from e
-    return check_pairs(pairs, table).astype({'same': bool, 'fold': int})
+    refuse_separator(path, pairs.columns, 'path1', 'path2')
+    with naming(path): return check_pairs(pairs, table).astype({'same': bool, 'fold': int})
 
 
 def write_pairs(

@@ -2,6 +2,7 @@
 import numpy as np
 import pandas as pd
 
+from ..columns import complete_table
 from .table import unanswerable
 
 __all__ = ['enough_pictures', 'split_identities']
@@ -17,8 +18,7 @@ def split_identities(
     """A copy of `table` split by identity: nobody who is judged was trained on.
 
     A query that nothing could answer goes to the gallery."""
-    out = table.copy()
-    if 'camera' not in out: out['camera'] = ''
+    out = complete_table(table).copy()
     n_pics = out['identity'].value_counts()
     able = np.array(sorted(n_pics.index[n_pics >= 2]), dtype=object)
     n = int(test) if isinstance(test, (int, np.integer)) else round(test*len(able))
@@ -58,6 +58,7 @@ def enough_pictures(
     "The table without training pictures of identities with too few, and without those beyond enough; it says how many"
     if min_imgs > max_imgs > 0:
         raise ValueError(f'min_imgs is {min_imgs} and max_imgs {max_imgs}. Nobody is left: exchange them.')
+    table = complete_table(table)
     place = table.sample(frac=1, random_state=seed).groupby('identity').cumcount().reindex(table.index)
     few = table.groupby('identity')['path'].transform('size') < min_imgs
     left_out = (table['split'] == 'train') & (few | (place >= (max_imgs or len(table))))

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..columns import SPLITS, TEXT, complete_table, known_quality, notes_on_spelling, table_hash
 from ..files import in_one_move
+from ..rows import naming, refuse_rows, refuse_separator
+from ..spelling import path_key
 from ..unknown import EMPTY
-from .labels import join_quality
-from .rows import refuse_rows
+from .labels import join_quality, on_unit_scale, out_of_range
 from .sources import address_end, split_address
 
-__all__ = ['TableReport', 'check_table', 'describe_table', 'join_quality', 'read_table', 'unanswerable', 'write_table']
-
-TEXT = ('path', 'identity', 'camera', 'split')
-SPLITS = ('train', 'query', 'gallery')
+__all__ = ['TableReport', 'check_table', 'complete_table', 'describe_table', 'join_quality', 'read_table', 'table_hash',
+           'unanswerable', 'write_table']
 
 
 def read_table(
@@ -40,21 +40,24 @@ def read_table(
         if path.suffix == '.parquet': table = pd.read_parquet(path)
         else:
             cols = pd.read_csv(path, nrows=0).columns
+            refuse_separator(path, cols, 'path', 'identity')
             # an identity called 'NA' is a name, a quality 'NA' is unknown: what is missing depends on the column
             unknown = {c: EMPTY for c in cols if c not in TEXT}
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=unknown,
                                 low_memory=False)
     except ImportError as e: raise ImportError(f'Reading {path} needs pyarrow: pip install pyarrow.') from e
     except (ValueError, OSError) as e: raise ValueError(f'{path} is not a table that can be read ({e}).') from e
-    for c in TEXT:
-        if c in table: table[c] = table[c].astype(object).where(table[c].notna(), '').astype(str)
-    if 'camera' not in table: table['camera'] = ''
-    table['quality'] = _quality(table) if 'quality' in table else np.nan
-    table.attrs = {'root': str(path.parent)}
+    if path.suffix == '.csv' and not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f'{path} has rows of more cells than it has columns ({len(cols)}). Name all columns.')
+    with naming(path):
+        met = notes_on_spelling(table)
+        table.attrs = {'root': str(path.parent), **({'spellings': met} if met else {})}
+        table = complete_table(table)
     record = path.with_suffix('.json')
     if record.is_file():
         table.attrs['record'] = _read_record(record, path)
-    return check_table(table) if check else table
+    if not check: return table
+    with naming(path): return check_table(table)
 
 
 def _read_record(file, table):
@@ -86,10 +89,8 @@ def write_table(
     _refuse_name(path)
     record = table.attrs.get('record') if record is None else record
     path.parent.mkdir(parents=True, exist_ok=True)
-    out = table.copy()
+    out = complete_table(table).copy()
     if 'path' in out: out['path'] = _rebase(out['path'].tolist(), out.attrs.get('root', path.parent), path.parent)
-    if 'camera' not in out: out['camera'] = ''
-    out['quality'] = _quality(out) if 'quality' in out else np.nan
     check_table(out, path.parent, files=files)
     out.attrs = {}  # pandas would write them into Parquet, and with them this machine's folders
     note = path.with_suffix('.json')
@@ -113,9 +114,11 @@ def check_table(
     """`table` itself, or a ValueError naming the column, the first bad row and the remedy.
 
     FileNotFoundError for missing pictures. What is odd but usable (`TableReport.warnings`) is warned of."""
+    given,table = table,complete_table(table)
     for c in ('path', 'identity', 'split'):
         if c not in table:
             remedy = '`split_identities(table)` makes it.' if c == 'split' else 'Rename the column that holds it.'
+            if c in given.index.names: remedy = 'It is the index: `table.reset_index()` makes a column of it.'
             raise ValueError(f'The table has no column {c!r}, only {", ".join(map(str, table.columns))}. {remedy}')
     if len(table) == 0: raise ValueError('The table has no rows. There is nothing to train on or to judge.')
     for c in ('path', 'identity'):
@@ -124,22 +127,11 @@ def check_table(
                 'Keep one row a picture.')
     refuse_rows(table, 'split', ~table['split'].isin(SPLITS), 'is not train, query or gallery',
                 'Rename it, or use `split_identities`.')
-    if 'quality' in table:
-        q = _quality(table)
-        refuse_rows(table, 'quality', (q < 0) | (q > 100), 'is outside 0..100',
-                    'Scale the labels to 0..100, higher is better; leave unknown ones empty.')
+    q = known_quality(table)
+    refuse_rows(table, 'quality', (q < 0) | (q > 100), 'is outside 0..100', out_of_range(q))
     if files: _check_files(table, root or table.attrs.get('root'))
-    for text in describe_table(table).warnings: warnings.warn(text, stacklevel=2)
-    return table
-
-
-def _quality(table):
-    "The column `quality` as floats, NaN where unknown; ValueError where it holds something else"
-    q = pd.to_numeric(table['quality'], errors='coerce')
-    known = table['quality'].notna() & ~table['quality'].astype(object).isin(EMPTY)
-    bad = known & (q.isna() | np.isinf(q.astype(float)))
-    refuse_rows(table, 'quality', bad, 'is not a finite number', 'Write a number 0..100, or leave it empty.')
-    return q.astype(float)
+    for text in describe_table(given).warnings: warnings.warn(text, stacklevel=2)
+    return given
 
 
 def _folders(paths):
@@ -178,6 +170,8 @@ def _check_files(table, root):
         remedy = ('Write paths with forward slashes.' if '\\' in first else
                   'Paths are relative to the folder of the table: put the pictures there, or make the table again with '
                   'data_prep.')
+        alike = next((n for n in there[folders[bad[0]]] if path_key(n) == path_key(names[bad[0]])), None)
+        if alike: remedy = f'The disk writes it {alike!r}: write it so.'
         raise FileNotFoundError(f'{len(bad)} of {len(table)} pictures are missing under {root}, '
                                 f'first in row {bad[0]} (counted from 0): {first!r}. {remedy}')
     for file in {f for f,offset in inside if offset is not None}:
@@ -192,6 +186,7 @@ def unanswerable(
     table, # The table; cameras '' are unknown
 )->np.ndarray: # `(n,)` bool, over the rows
     "Queries without a gallery picture of their identity from another camera. An unknown camera excludes nothing"
+    table = complete_table(table)
     ids,cams = _codes(table)
     query,gallery = (table['split'].to_numpy() == s for s in ('query', 'gallery'))
     key = np.unique(ids*(cams.max() + 2) + cams, return_inverse=True)[1]
@@ -202,8 +197,8 @@ def unanswerable(
 
 def _codes(table):
     "Identities and cameras as integers from 0, an unknown camera as -1"
-    cam = table['camera'] if 'camera' in table else pd.Series('', table.index)
-    return pd.factorize(table['identity'])[0], pd.factorize(cam.astype(object).where(cam != '', None))[0]
+    cam = table['camera'].astype(object)
+    return pd.factorize(table['identity'])[0], pd.factorize(cam.where(cam != '', None))[0]
 
 
 @dataclass
@@ -227,10 +222,11 @@ def describe_table(
     published=None, # `{'train': (pictures, identities), ...}` to compare with; None: those of the table's record
 )->TableReport:
     "The doctor: pictures, identities, cameras and labels a split, and what will trouble training or judging"
+    met = [*table.attrs.get('spellings', []), *notes_on_spelling(table)]
+    table = complete_table(table)
     ids,cams = _codes(table)
-    split = table['split'].to_numpy()
-    known = table['quality'].notna().to_numpy() if 'quality' in table else np.zeros(len(table), bool)
-    rows,count,out = {},{},[]
+    split,known = table['split'].to_numpy(),table['quality'].notna().to_numpy()
+    rows,count,out = {},{},list(dict.fromkeys(met))
     for s in SPLITS:
         m = split == s
         n = count[s] = np.bincount(ids[m], minlength=ids.max() + 1 if len(ids) else 0)
@@ -245,6 +241,9 @@ def describe_table(
         out.append(f'{no_answer.sum()} of {rows["query"]["pictures"]} queries have no gallery picture of the same '
                    f'identity from another camera and are not judged, first {first!r}. '
                    'Where cameras are unknown, leave the column empty.')
+    if on_unit_scale(table['quality']):
+        out.append(f'quality runs from {table["quality"].min():g} to {table["quality"].max():g}, and 0..100 is meant. '
+                   'If it is of 0..1, multiply it by 100.')
     if overlap:
         out.append(f'{overlap} identities are in train and in query or gallery: the figures are not those of people '
                    'never seen.')

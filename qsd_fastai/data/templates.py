@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from ..files import in_one_move
-from .rows import refuse_rows
+from ..rows import naming, refuse_rows, refuse_separator
+from ..spelling import spelled
+from .pairs import in_table
 
-__all__ = ['TemplateError', 'check_template_pairs', 'check_templates', 'read_list', 'read_template_pairs',
-           'read_templates', 'write_list']
+__all__ = ['TemplateError', 'check_template_pairs', 'check_templates', 'read_list', 'read_searches',
+           'read_template_pairs', 'read_templates', 'write_list']
 
 
 class TemplateError(ValueError):
@@ -67,16 +69,15 @@ def check_templates(
     templates,  # `path, template, media`: text, integer, integer
     table=None, # The table that every path must be in; None: not looked at
 ):
-    "`templates` itself, or a TemplateError naming the column, the first bad row and the remedy"
+    """The templates, their paths as the table writes them; TemplateError naming column, first bad row and remedy.
+
+    They are `templates` itself where nothing is written otherwise."""
     _need(templates, ('path', 'template', 'media'), 'templates')
     for c in ('template', 'media'):
         number = pd.to_numeric(templates[c], errors='coerce')
         refuse_rows(templates, c, number.mod(1) != 0, 'is no whole number', 'Number templates and media.',
                     TemplateError)
-    if table is not None:
-        refuse_rows(templates, 'path', ~templates['path'].isin(table['path']), 'is not in the table',
-                    'Make table and templates together.', TemplateError)
-    return templates
+    return templates if table is None else in_table(templates, ['path'], table, 'templates', TemplateError)
 
 
 def check_template_pairs(
@@ -105,7 +106,7 @@ def read_templates(
     table=None, # For `check_templates`
 )->pd.DataFrame: # `path` (text), `template`, `media` (int)
     "Which pictures a template is made of, checked"
-    return check_templates(_read(path, {'path': str, 'template': int, 'media': int}), table)
+    with naming(path): return check_templates(_read(path, {'path': str, 'template': int, 'media': int}), table)
 
 
 def read_template_pairs(
@@ -114,14 +115,29 @@ def read_template_pairs(
 )->pd.DataFrame: # `template1, template2` (int), `same` (bool)
     "Which templates are compared, checked"
     pairs = _read(path, {'template1': int, 'template2': int, 'same': int})
-    return check_template_pairs(pairs, templates).astype({'same': bool})
+    with naming(path): return check_template_pairs(pairs, templates).astype({'same': bool})
+
+
+def read_searches(
+    path, # `gallery.csv` or `probe.csv`
+)->pd.DataFrame: # `template` (int), `identity` (text), and more
+    "Who is looked for, or among whom, checked"
+    found = _read(path, {'template': int, 'identity': str})
+    with naming(path):
+        _need(found, ('template', 'identity'), Path(path).stem)
+        found['identity'] = spelled(found['identity'], 'identity', tell=True)
+        refuse_rows(found, 'identity', found['identity'] == '', 'is empty', 'Copy the list again.', TemplateError)
+    return found
 
 
 def _read(path, columns):
     if not Path(path).is_file():
         raise FileNotFoundError(f'No list at {path}. `python data_prep/ijb.py ROOT --set ijbc` makes it.')
-    try: return pd.read_csv(path, dtype=columns, keep_default_na=False)
-    except (ValueError, OverflowError) as e:
+    try:
+        refuse_separator(path, pd.read_csv(path, nrows=0).columns, *columns, error=TemplateError)
+        return pd.read_csv(path, dtype=columns, keep_default_na=False)
+    except TemplateError: raise
+    except (ValueError, OverflowError, OSError) as e:
         raise TemplateError(f'{path} cannot be read ({e}). Make it again with data_prep/ijb.py --force.') from e
 
 

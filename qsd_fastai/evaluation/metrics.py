@@ -7,6 +7,8 @@ import torch
 from fastai.learner import Metric
 from fastcore.foundation import L
 
+from ..columns import complete_table
+from ..spelling import match_paths
 from .retrieval import by_quality, evaluate_retrieval, ranked_gallery
 from .store import EmbeddingStore, Judge
 from .verification import evaluate_verification, pair_folds, verification_by_quality
@@ -59,9 +61,9 @@ class VerificationJudge(Judge):
         if paths is None:
             raise ValueError('Pairs name pictures by path, and there is no `dls.table` to find them in. '
                              'Use `recognition_dataloaders`.')
-        index,rows = pd.Index(paths), []
+        rows = []
         for c in ('path1', 'path2'):
-            places = index.get_indexer(self.pairs[c])
+            places = match_paths(self.pairs[c], paths, f'pairs, {c}')
             rows.append(np.where(places < 0, -1, paths.index.to_numpy()[places]))
             self._refuse(c, rows[-1] < 0, 'is not in the table. Make table and pairs together, or add the picture.')
         return rows
@@ -73,6 +75,7 @@ class VerificationJudge(Judge):
         raise ValueError(f'Picture {self.pairs[c][k]!r} ({of}) {why}')
 
     def prepare(self, table):
+        table = None if table is None else complete_table(table)
         rows = self.rows(None if table is None else table['path'])
         train = table['split'] == 'train'
         for c,o in zip(('path1', 'path2'), rows):

@@ -1,25 +1,17 @@
 "Who matches a query, and which of those its own camera saw, so that they do not count: the junk of a search"
 import numpy as np
-import pandas as pd
 
-from ..tensors import plain_labels
-from ..unknown import unknown_camera
+from ..spelling import same_codes
 from .given import one_each
 
 __all__ = ['Matches', 'no_answer']
 
 
 def _codes(query, gallery, n_query, n_gallery, word):
-    "Query and gallery labels of any type as int64 codes of one numbering; -1 where missing"
-    query,gallery = plain_labels(query), plain_labels(gallery)
-    for side,values,n in (('q', query, n_query), ('g', gallery, n_gallery)):
-        one_each(values, n, f'{side}_{word}')
-    text = [{isinstance(o, str) for o in side.tolist() if o is not None and o == o} for side in (query, gallery)]
-    if text[0] and text[1] and not text[0] & text[1]:
-        raise ValueError(f"q_{word} and g_{word} differ in kind, one text and one numbers, and '7' is not 7. "
-                         'Write both alike.')
-    codes,_ = pd.factorize(np.concatenate([query.astype(object), gallery.astype(object)]))
-    return codes[:n_query].astype(np.int64), codes[n_query:].astype(np.int64)
+    "Query and gallery names of any type as int64 codes of one numbering; -1 where missing"
+    codes = same_codes(query, gallery, name=f'q_{word} and g_{word}', camera=word == 'cameras')
+    for side,values,n in zip('qg', codes, (n_query, n_gallery)): one_each(values, n, f'{side}_{word}')
+    return codes
 
 
 class Matches:
@@ -43,8 +35,7 @@ class Matches:
             raise ValueError('One of q_cameras and g_cameras is None. Give both, or neither.')
         if q_cameras is not None:
             self.q_camera,self.g_camera = _codes(q_cameras, g_cameras, *shape, 'cameras')
-            self.q_camera[unknown_camera(q_cameras)] = -1
-            self.g_camera[unknown_camera(g_cameras)] = -2
+            self.g_camera[self.g_camera < 0] = -2
 
     def block(self, lo, hi):
         """Gallery rows of the queries' identities: `index, same, junk`, each (hi-lo, m).

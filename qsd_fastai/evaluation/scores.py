@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..spelling import same_codes
 from ..tensors import plain_vector
 from .given import unit_rows
 
@@ -73,7 +74,7 @@ def all_pairs(
     """Every pair of n pictures once: `first` < `second` (rows, int32) and `same`.
 
     n (n - 1) / 2 rows of 9 bytes: 0.8 GB for 13,000 pictures. ValueError for an empty identity, naming its row."""
-    codes,_ = pd.factorize(plain_vector(ids).astype(object))
+    codes, = same_codes(ids, name='ids')
     if (codes < 0).any():
         raise ValueError(f'ids row {(codes < 0).argmax()} is empty. Every picture needs an identity.')
     n,start = len(codes), 0

@@ -10,8 +10,10 @@ import torch
 
 from ..archives import read_arrays
 from ..choices import one_of
+from ..columns import complete_table
 from ..files import in_one_move
-from ..unknown import check_quality, unknown_camera
+from ..spelling import match_paths, same_codes
+from ..unknown import check_quality
 from .verification import fuse_flip
 
 __all__ = ['EmbeddingStore', 'Judge', 'read_embeddings', 'write_embeddings']
@@ -49,10 +51,10 @@ class EmbeddingStore:
         quality=None, # Of each row of the table; its column `quality` when not given
     ):
         "A store of embeddings that are there already, to be judged as those of a validation are"
+        table = complete_table(table)
         store = cls(table['quality'] if quality is None else quality)
         of = table.iloc[rows]
-        camera = of['camera'].astype(object).where(~unknown_camera(of['camera']), None)
-        ids,cameras = (pd.factorize(o)[0] for o in (of['identity'], camera))
+        (ids,),(cameras,) = (same_codes(of[c], name=c, camera=c == 'camera') for c in ('identity', 'camera'))
         scene = np.stack([rows, cameras, of['split'] == 'query'], 1).astype(np.int64)
         store.parts = [[emb, torch.from_numpy(ids), torch.from_numpy(store.row_quality[rows]), torch.from_numpy(scene)]]
         store.paths,store.current,store.version = table['path'].reset_index(drop=True),True,1
@@ -158,8 +160,9 @@ def write_embeddings(
     model=None, # What it was, a dict
 ):
     "Embeddings as arrays `path` and `emb` (and `model`, JSON), which any program can read; in one move"
+    paths = complete_table(table)['path'].to_numpy(dtype=str)
     with in_one_move(file) as part, open(part, 'wb') as f:
-        np.savez(f, path=table['path'].to_numpy(dtype=str), emb=emb.cpu().numpy(), model=json.dumps(model))
+        np.savez(f, path=paths, emb=emb.cpu().numpy(), model=json.dumps(model))
 
 
 def read_embeddings(
@@ -183,11 +186,11 @@ def read_embeddings(
     if emb.ndim != 2 or path.shape != (len(emb),):
         raise ValueError(f'{file} has {path.shape} paths and {emb.shape} embeddings. '
                          'Write (n,) and (n, nf), one of each for a picture.')
-    index = pd.Index(path)
+    index,wanted = pd.Index(path), complete_table(table)['path'].to_numpy()
     if index.has_duplicates:
         raise ValueError(f'{file} has {index[index.duplicated()][0]!r} twice. Keep one embedding a picture.')
-    rows = index.get_indexer(table['path'])
-    lack = table['path'][rows < 0]
+    rows = match_paths(wanted, path, f'Table, whose embeddings are in {file}')
+    lack = wanted[rows < 0]
     if len(lack):
-        raise ValueError(f'{file} lacks {len(lack)} of {len(rows)} pictures, first {lack.iloc[0]!r}. Embed them too.')
+        raise ValueError(f'{file} lacks {len(lack)} of {len(rows)} pictures, first {lack[0]!r}. Embed them too.')
     return torch.from_numpy(emb[rows])

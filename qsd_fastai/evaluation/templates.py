@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from ..choices import one_of
+from ..spelling import same_codes
 from ..tensors import plain_vector
 from .given import one_each, plain_rows, refuse_zero, unit_rows
 from .retrieval import evaluate_retrieval
@@ -145,12 +146,12 @@ def evaluate_identification(
     `mean` is the mean over galleries (NaN where one is). ValueError for NaN or zero embeddings, and for a gallery that
     answers no query."""
     q = unit_rows(q_emb, 'q_emb')
-    q_ids,rows,parts = plain_vector(q_ids), {}, []
+    rows,parts = {}, []
     for name,(g_emb, g_ids) in galleries.items():
-        g,g_ids = unit_rows(g_emb, f'emb of gallery {name}').to(q.device, q.dtype), plain_vector(g_ids)
-        result = evaluate_retrieval(q, g, q_ids, g_ids, max_rank=max(ranks))
-        codes = pd.factorize(np.concatenate([q_ids.astype(object), g_ids.astype(object)]))[0]
-        mine,theirs = (torch.from_numpy(o).to(q.device) for o in (codes[:len(q)], codes[len(q):]))
+        g = unit_rows(g_emb, f'emb of gallery {name}').to(q.device, q.dtype)
+        codes = same_codes(q_ids, g_ids, name=f'q_ids and the ids of gallery {name}')
+        result = evaluate_retrieval(q, g, *codes, max_rank=max(ranks))
+        mine,theirs = (torch.from_numpy(o).to(q.device) for o in codes)
         mate,best,step = np.empty(len(q)), np.empty(len(q)), max(1, chunk//len(g))
         for lo in range(0, len(q), step):
             scores = q[lo:lo + step]@g.T

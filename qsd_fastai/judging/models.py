@@ -102,7 +102,7 @@ def learner_around(
 )->Learner: # That embeds, and cannot be trained
     "A model with the loaders that its pictures want"
     one = table.assign(split='train', identity='?') # Transforms are all that is wanted of the loaders
-    dls = recognition_dataloaders(one, table.attrs['root'], preprocess.size, 1, 1, stats=preprocess.stats,
+    dls = recognition_dataloaders(one, None, preprocess.size, 1, 1, stats=preprocess.stats,
                                   num_workers=workers, resize=preprocess.resize)
     return Learner(dls, model.to(dls.device), loss_func=RecognitionLoss())
 

@@ -1,6 +1,7 @@
 "Judging pairs: do two pictures show one person? By quality, and with the worst pictures rejected"
 from functools import partial
 
+from ..columns import complete_table
 from ..data.loaders import picture_files
 from ..evaluation.metrics import VerificationJudge, hardest_pairs
 from ..evaluation.rejection import error_vs_reject
@@ -32,6 +33,7 @@ def judge_pairs(
     hardest:int=8,                # Pairs of each kind to look at; 0 shows none
 )->Judgement:
     "Accuracy over folds, TAR at FAR, area, equal error rate; thirds by the first known quality"
+    table = complete_table(table)
     store = EmbeddingStore.of_table(table, emb, rows, table[known[0]] if known else None)
     cut = contiguous_folds(len(pairs), folds) if folds else pair_folds(pairs)
     result,thirds = VerificationJudge(store, pairs, folds=cut, thresholds=thresholds).found(strict=True)

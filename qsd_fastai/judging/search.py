@@ -3,6 +3,7 @@ from functools import partial
 
 import numpy as np
 
+from ..columns import complete_table
 from ..data.loaders import picture_files
 from ..evaluation.metrics import RetrievalJudge, hardest_queries
 from ..evaluation.rejection import retrieval_vs_reject
@@ -35,7 +36,7 @@ def judge_search(
     hardest:int=8,            # Queries to look at; 0 shows none
 )->Judgement:
     "CMC, mAP and mINP, for each way to search that is asked for; thirds by the first known quality"
-    rows = range(len(table)) if rows is None else rows
+    table,rows = complete_table(table), range(len(table)) if rows is None else rows
     held = (table['split'] != 'train').to_numpy()[rows]
     quality = table[known[0]] if known else None
     store = EmbeddingStore.of_table(table, emb[held], np.asarray(rows)[held], quality)
@@ -100,6 +101,7 @@ def judge_held_out(
     flip:bool=False,   # Judge the sum of the embeddings of picture and mirror image?
 )->Judgement: # Empty where the table has no queries
     "The held-out identities of a table, as a training recipe judges them"
+    table = complete_table(table)
     held = table[table['split'] != 'train']
     asked = held['split'] == 'query'
     if not asked.any(): return Judgement({}, {})

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..columns import complete_table
 from ..data.degraded import FACE_DEGRADATIONS, degraded_copies
 from ..data.loaders import picture_files
 from ..data.pairs import read_pairs
@@ -30,7 +31,7 @@ class PairSets:
         flip:bool=False,         # Judge the sum of the embeddings of picture and mirror image?
     ):
         self.sets,self.far,self.flip,self.copies,self.own = {},far,flip,(),None
-        self.searched = table is not None and bool((table['split'] == 'query').any())
+        self.searched = table is not None and bool((complete_table(table)['split'] == 'query').any())
         if not 0 < far <= 1: raise ValueError(f'--far {far:g} is no rate. Give one above 0, and 1 at most.')
         if table is not None: self._add_own(table)
         for file in filter(None, files.split(',')): self._add(Path(file))
@@ -38,12 +39,13 @@ class PairSets:
     def __bool__(self): return bool(self.sets)
 
     def _add_own(self, table):
-        beside,held = Path(table.attrs['root'])/'pairs.csv',table[table['split'] != 'train']
-        if not beside.is_file(): return
+        table = complete_table(table)
+        held = table[table['split'] != 'train']
+        if not (beside := Path(table.attrs.get('root', '.'))/'pairs.csv').is_file(): return
         try: self.own = read_pairs(beside, held)
         except ValueError as e:
             said = 'data_prep/pairs.py --hold-out 2 keeps those who are judged out of training.'
-            raise ValueError(f'{beside}: {e} {said}') from e
+            raise ValueError(f'{e} {said}') from e
         self.sets['pairs'] = held,self.own
 
     def _add(self, file):

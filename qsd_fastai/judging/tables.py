@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..data.pairs import read_pairs
+from ..columns import complete_table
+from ..data.pairs import check_pairs, read_pairs
 from ..data.table import check_table, read_table
 from ..data.templates import read_templates
 from ..files import file_hash
@@ -27,9 +28,11 @@ class JudgedTable:
     rows:list = field(init=False) # Numbers of the rows that must be embedded
 
     def __post_init__(self):
+        self.table = complete_table(self.table)
+        if self.pairs is not None: self.pairs = check_pairs(self.pairs, self.table)
         wanted = (self.table['split'] != 'train').to_numpy()
         paths = [] if self.pairs is None else [*self.pairs['path1'], *self.pairs['path2']]
-        if self.templates: paths += read_templates(self.templates/'templates.csv')['path'].tolist()
+        if self.templates: paths += read_templates(self.templates/'templates.csv', self.table)['path'].tolist()
         wanted = wanted | self.table['path'].isin(paths).to_numpy()
         if not wanted.any():
             raise ValueError(f'{self.file} has only training pictures and no pairs.csv beside it. Split it.')

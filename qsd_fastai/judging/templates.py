@@ -4,7 +4,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..choices import one_of
-from ..data.templates import read_template_pairs, read_templates
+from ..columns import complete_table
+from ..data.templates import read_searches, read_template_pairs, read_templates
 from ..evaluation.roc import roc_points, tar_at_far
 from ..evaluation.templates import evaluate_identification, pool_templates, template_scores
 from ..plots.curves import det_figure, roc_figure
@@ -35,6 +36,7 @@ def judge_templates(
 )->Judgement:
     "TAR at FAR over pairs of templates; rank and identification rates where `gallery.csv` and `probe.csv` are there"
     folder = Path(folder)
+    table = complete_table(table)
     templates = read_templates(folder/'templates.csv', table)
     place = pd.Index(table['path'].to_numpy()[rows]).get_indexer(templates['path'])
     if weigh: one_of('weigh', weigh, *table)
@@ -48,7 +50,7 @@ def judge_templates(
              'template_det': det_figure(points, title='Templates: DET')}
     lists = [folder/f'{name}.csv' for name in ('gallery', 'probe')]
     if all(file.is_file() for file in lists):
-        gallery,probe = (pd.read_csv(file, dtype={'identity': str}, keep_default_na=False) for file in lists)
+        gallery,probe = map(read_searches, lists)
         galleries = {k: (pooled.emb[pooled.rows(of['template'])], of['identity']) for k,of in gallery.groupby('list')}
         asked = pooled.emb[pooled.rows(probe['template'])]
         found = evaluate_identification(asked, probe['identity'], galleries, ranks).figures.loc['mean']

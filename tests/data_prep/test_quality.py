@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import ROOT
+from made_up import ROOT, draw
 from quality import embed_in_blocks
 
 from qsd_fastai.data.labels import join_quality
 from qsd_fastai.data.loaders import recognition_dataloaders
-from qsd_fastai.data.table import read_table
+from qsd_fastai.data.table import read_table, write_table
 from qsd_fastai.drawn.people import generate_people
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.quality import similarity_quality
@@ -121,3 +121,19 @@ def test_labels_of_others_are_joined_and_their_coverage_recorded(made):
     assert not (folder/'half').exists()
     join('half.txt', 'half', '--min-coverage', .5)
     assert 'not both' in join('half.txt', 'no', '--learner', 'model.pkl', code=1)
+
+
+def test_labels_of_another_scale(tmp_path):
+    draw(tmp_path, *[f'{i}/{k}.png' for i in range(2) for k in range(3)])
+    table = pd.DataFrame({'path': [f'{i}/{k}.png' for i in range(2) for k in range(3)], 'identity': list('000111')})
+    write_table(table.assign(split='train'), tmp_path/'images.csv')
+    labels = [-3., 1.5, 22, 8, 0, 17.25]
+    (tmp_path/'norms.txt').write_text('\n'.join(f'{p} {v}' for p,v in zip(table['path'], labels)))
+    said = run(tmp_path, 'images.csv', '--labels', 'norms.txt', code=1)
+    assert 'Labels run from -3 to 22. Scale them to 0..100, higher is better, by --scale minmax' in said
+    assert '--scale' in run(tmp_path, 'images.csv', '--scale', 'unit', code=1)
+    run(tmp_path, 'images.csv', '--labels', 'norms.txt', '--scale', 'minmax')
+    found = read_table(tmp_path/'images.csv')
+    assert found['quality'].round(2).tolist() == [0, 18, 100, 44, 12, 81]
+    assert found.attrs['record']['quality']['scale'] == 'minmax'
+    assert 'nothing to do' in run(tmp_path, 'images.csv', '--labels', 'norms.txt', '--scale', 'minmax')

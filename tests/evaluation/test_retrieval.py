@@ -179,9 +179,7 @@ def test_bad_input():
              ((q, g, q_ids, g_ids, q_cameras), 'One of q_cameras and g_cameras is None'),
              ((q, g, missing, g_ids), 'q_ids row 0'),
              ((q, g, q_ids + 100, g_ids), 'all query identities do not appear in gallery'),
-             ((q, g[:0], q_ids, g_ids[:0]), r'g_emb is \(0, 8\)'),
-             ((q, g, q_ids.astype(str), g_ids), 'one text and one numbers'),
-             ((q, g, q_ids, g_ids, q_cameras, g_cameras.astype(str)), 'q_cameras and g_cameras differ')]
+             ((q, g[:0], q_ids, g_ids[:0]), r'g_emb is \(0, 8\)')]
     for args,message in cases:
         with pytest.raises(ValueError, match=message): evaluate_retrieval(*args)
 

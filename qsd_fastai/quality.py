@@ -15,7 +15,7 @@ import torch
 from .choices import one_of
 from .tensors import finite_rows, full_precision, plain_labels, plain_tensor
 
-__all__ = ['label_table', 'norm_quality', 'similarity_quality', 'wasserstein']
+__all__ = ['comparable', 'label_table', 'norm_quality', 'similarity_quality', 'wasserstein']
 
 
 def _w1(values, weights):
@@ -232,6 +232,14 @@ def norm_quality(
     return _to_hundred(norm[:, None], 'robust', percentiles).astype(np.float32)
 
 
+def comparable(
+    counts,     # Pictures of each identity
+    min_imgs=2, # Of `similarity_quality`
+)->bool:
+    "Can `similarity_quality` tell anything of them?"
+    return len(counts) > 1 and max(counts) >= min_imgs
+
+
 def label_table(
     table,      # Of pictures
     learn,      # `Learner` that embeds them
@@ -245,8 +253,7 @@ def label_table(
     labelled,train = table.assign(quality=np.nan),table['split'] == 'train'
     for rows in (train, ~train):
         counts = table.loc[rows, 'identity'].value_counts()
-        comparable = len(counts) > 1 and counts.max() >= kwargs.get('min_imgs', 2)
-        if rows is not train and not comparable: continue
+        if rows is not train and not comparable(counts, kwargs.get('min_imgs', 2)): continue
         emb = learn.embed(table[rows])
         labelled.loc[rows, 'quality'] = similarity_quality(emb, table.loc[rows, 'identity'], seed=seed, **kwargs)
     return labelled

@@ -68,10 +68,11 @@ def open_learner(
 def _weights(file, bs, flip, arch='', size=None, last_stride=None, stats='', workers=0):
     if not arch: raise ValueError('--weights needs --arch. Name their body: resnet50, agw_resnet50, iresnet50, ... .')
     if stats: one_of('--stats', stats, *STATS)
-    model = Recognizer(arch, 1, last_stride=last_stride)
+    size = size if size and all(size) else None
+    model = Recognizer(arch, 1, last_stride=last_stride, size=size)
     load_reference(model, file, head=False)
     wanted = getattr(model.body, 'preprocess', None) # Bodies for faces say what pictures they want
-    size = size if size and all(size) else getattr(wanted, 'size', None)
+    size = size or getattr(wanted, 'size', None)
     if not size: raise ValueError(f'--weights needs --height and --width. {arch} does not say what it was made for.')
     mean,std = STATS[stats] if stats else wanted.stats if wanted else imagenet_stats
 

@@ -7,7 +7,7 @@ from .iresnet import ir18, ir34, ir50, ir101, iresnet18, iresnet34, iresnet50, i
 from .mobilefacenet import mobilefacenet, mobilefacenet_prelu
 from .timm import check_name, timm_body
 
-__all__ = ['body_name', 'body_size', 'make_body', 'own_bodies']
+__all__ = ['body_name', 'make_body', 'own_bodies']
 
 own_bodies:dict[str,Callable] = {f.__name__: f for f in (
     agw_resnet50, iresnet18, iresnet34, iresnet50, iresnet100, ir18, ir34, ir50, ir101,
@@ -18,24 +18,20 @@ def make_body(
     name:str,                       # A timm model, or one of our own, the names of `own_bodies`
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file
     last_stride:int|None=None,      # Of a ResNet; 1 is the habit in person Re-ID; None: the body's own
-    **kwargs,                       # For the model itself, `img_size=(256, 128)` of a ViT say
+    size:tuple|None=None,           # `(height, width)` of its pictures, pixels; None: of its own size, or of any
+    **kwargs,                       # For the model itself
 ): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
-    """A body without a classifier.
+    """A body without a classifier, for pictures of `size`
 
-    `ValueError` for an unknown name, `ConnectionError` when weights cannot be fetched."""
-    if name in own_bodies:
-        if last_stride is not None: kwargs['last_stride'] = last_stride
-        return own_bodies[name](pretrained=pretrained, **kwargs)
-    check_name(name, own_bodies)
-    return timm_body(name, pretrained, last_stride, **kwargs)
-
-
-def body_size(
-    name:str,   # As for `make_body`
-    size:tuple, # `(height, width)` of pictures, pixels
-)->dict: # For `make_body`
-    "What a body must be told of the pictures' size: bodies for faces end in a layer for one size"
-    return {'size': tuple(size)} if name in own_bodies and name != 'agw_resnet50' else {}
+    `ValueError` for an unknown name, and where it cannot take such pictures; `ConnectionError` when weights cannot be
+    fetched."""
+    if name not in own_bodies:
+        check_name(name, own_bodies)
+        return timm_body(name, pretrained, last_stride, size, **kwargs)
+    if last_stride is not None: kwargs['last_stride'] = last_stride
+    # bodies for faces end in a layer for one size
+    if size is not None and name != 'agw_resnet50': kwargs['size'] = tuple(size)
+    return own_bodies[name](pretrained=pretrained, **kwargs)
 
 
 def body_name(

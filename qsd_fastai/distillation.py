@@ -257,8 +257,8 @@ class QualityDistillation(Callback):
         if self.n_candidates == 0:
             return ('QualityDistillation met no two pictures of one identity in a batch in a whole epoch, so it taught '
                     "nothing. Use n_imgs=2 or more, or pairs='partner', or set weight=0.")
-        return (f'QualityDistillation kept none of {self.n_candidates} pairs in a whole epoch, so it taught nothing: the '
-                'labels of their pictures are equal or unknown, or differ by too much for tau. Look at the column '
+        return (f'QualityDistillation kept none of {self.n_candidates} pairs in a whole epoch, so it taught nothing: '
+                'the labels of their pictures are equal or unknown, or differ by too much for tau. Look at the column '
                 '`quality` of the table, or set weight=0.')
 
     def after_train(self):

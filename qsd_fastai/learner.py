@@ -59,7 +59,8 @@ def recognition_learner(
     if not getattr(dls, 'c', 0):
         raise ValueError('dls.c is 0: no training identity. Give a table with training rows and an `IdentityBlock`.')
     if isinstance(arch, str):
-        options = {'pretrained': pretrained, 'last_stride': last_stride, 'size': picture_size(dls), **(body_kwargs or {})}
+        known = {'pretrained': pretrained, 'last_stride': last_stride, 'size': picture_size(dls)}
+        options = {**known, **(body_kwargs or {})}
     elif pretrained or last_stride or body_kwargs:
         raise ValueError('pretrained, last_stride and body_kwargs are of a body given by name. Set them on the module.')
     else: options = {}

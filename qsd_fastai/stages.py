@@ -55,8 +55,8 @@ class Run:
         counts = table.loc[train, 'identity'].value_counts()
         if not comparable(counts):
             raise ValueError(f'The table has {train.sum()} training pictures of {len(counts)} identities, '
-                             f'{counts.max() if len(counts) else 0} of one at most. Give two pictures of an identity or '
-                             'more, and two identities: training and labels compare them.')
+                             f'{counts.max() if len(counts) else 0} of one at most. Give two pictures of an identity '
+                             'or more, and two identities: training and labels compare them.')
         self.folder.of_table(table_content(table))
         return table
 

@@ -46,7 +46,8 @@ def offline(monkeypatch, people):
     ({'arms': 'without,wiht'}, 'Did you mean with'), ({'arms': 'with,with'}, 'an arm twice'), ({'pairs': 'partners'},
                                                                                              'partners'),
     ({'arch': 'test_resnte'}, 'Did you mean test_resnet'), ({'n_ids': 40}, '40'), ({'weight': -1.}, '-1'),
-    ({'data': 'people/image.csv'}, 'No table at'), ({'arch': 'mvitv2_tiny'}, 'mvitv2_tiny does not take pictures of 32x16'),
+    ({'data': 'people/image.csv'}, 'No table at'),
+    ({'arch': 'mvitv2_tiny'}, 'mvitv2_tiny does not take pictures of 32x16'),
     ({'arch': 'iresnet18', 'width': 8}, '16 pixels'), ({'n_imgs': 1}, 'n_imgs=2 or more'),
     ({'data': 'alone/images.csv'}, 'query can be answered')], ids=str)
 def test_a_typo_is_found_before_anything_is_trained(people, typo, said, capsys):
@@ -249,7 +250,8 @@ def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
     rehearse(Spy, judge, table, [None, QualityDistillation(), method])
     assert [(n, QualityDistillation in kinds, same) for n,kinds,same in seen] == [(1, True, False), (1, True, False)]
     assert table['quality'].isna().all()
-    with pytest.raises(ValueError, match='it has no queries'): rehearse(Spy, lambda _: SimpleNamespace(figures={}), table)
+    def blind(learn): return SimpleNamespace(figures={})
+    with pytest.raises(ValueError, match='it has no queries'): rehearse(Spy, blind, table)
 
 
 def test_a_learner_that_was_kept_loads(people, tmp_path):

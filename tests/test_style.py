@@ -21,9 +21,8 @@ TIGHT = {'*', '/', '//', '**', '@'}
 # who may import whom: a room imports from those further up in this list only
 FLOORS = [{'choices', 'tensors', 'files', 'distributed', 'spelling'}, {'unknown', 'schedules'},
           {'data', 'models', 'losses', 'quality', 'evaluation'},
-          {'drawn', 'distillation', 'plots'}, {'runs'}, {'callbacks', 'commands'}, {'learner', 'embedder'}, {'export', 'arms',
-                                                                                                 'judging'},
-          {'stages'}, {'all'}]
+          {'drawn', 'distillation', 'plots'}, {'runs'}, {'callbacks', 'commands'}, {'learner', 'embedder'},
+          {'export', 'arms', 'judging'}, {'stages'}, {'all'}]
 
 
 def each(files):

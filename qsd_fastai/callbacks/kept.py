@@ -1,6 +1,4 @@
 "The state of a fit on disk: read whole or refused by name, whatever the file holds, and of which table it is"
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -60,13 +58,13 @@ def same_table(
     if not was or not now: return
     remedy = 'Resume with the same table, or start anew without resume'
     if was['pictures'] != now['pictures']:
-        raise ValueError(f'{file} is of another table: it had {was["rows"]} rows, this one has {now["rows"]}, and paths, '
-                         f'identities, cameras or splits differ. {remedy}.')
+        raise ValueError(f'{file} is of another table: it had {was["rows"]} rows, this one has {now["rows"]}, and '
+                         f'paths, identities, cameras or splits differ. {remedy}.')
     a,b = was['quality'],now['quality']
     differs = (a.isnan() != b.isnan()) | ((a - b).abs() > NOISE)
     if differs.any():
-        raise ValueError(f'{file} is of other labels: the quality of {int(differs.sum())} of {len(a)} training pictures '
-                         f'differs. {remedy}.')
+        raise ValueError(f'{file} is of other labels: the quality of {int(differs.sum())} of {len(a)} training '
+                         f'pictures differs. {remedy}.')
 
 
 def own_loader(

@@ -4,7 +4,8 @@ import errno
 import os
 from pathlib import Path
 
-try: import fcntl
+try:
+    import fcntl
 except ImportError: fcntl = None # Windows
 
 __all__ = ['hold', 'release']

@@ -18,7 +18,9 @@ def table_content(
     return {'content': table_hash(table), 'rows': len(table), 'identities': int(table['identity'].nunique()), **columns}
 
 
-def _hash(column): return hashlib.sha256('\n'.join(map(str, column)).encode('utf-8', 'surrogateescape')).hexdigest()[:12]
+def _hash(column):
+    text = '\n'.join(map(str, column)).encode('utf-8', 'surrogateescape')
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def versions()->dict:

@@ -28,9 +28,9 @@ def start_run(
     If Python ends before `finish_run`, by Ctrl-C say, the run is marked as failed, and the line that says where it is
     appears all the same.
 
-    W&B itself adds the name of the machine and of its user, the command line and the paths of program and folder. Where
-    others may look at the run, set WANDB_X_DISABLE_META=true and WANDB_X_DISABLE_MACHINE_INFO=true, and for the state of
-    the repository WANDB_DISABLE_GIT=true."""
+    W&B itself adds the name of the machine and of its user, the command line and the paths of program and folder.
+    Where others may look at the run, set WANDB_X_DISABLE_META=true and WANDB_X_DISABLE_MACHINE_INFO=true, and for the
+    state of the repository WANDB_DISABLE_GIT=true."""
     Path(dir).mkdir(parents=True, exist_ok=True)
     # W&B itself looks at the environment but once
     mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')

@@ -72,7 +72,7 @@ def _try_size(name, body, size):
     was,device = body.training,next(body.parameters()).device
     try:
         final,_ = body.eval().forward_intermediates(torch.zeros(1, 3, *size, device=device))
-        if not isinstance(final, torch.Tensor): raise TypeError(f'it ends in a {type(final).__name__} of features')
+        if not isinstance(final, torch.Tensor): raise TypeError('Its maps come as a list.')
     except Exception as e: raise _refusal(name, size, e) from e
     finally: body.train(was)
 

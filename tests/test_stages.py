@@ -33,6 +33,11 @@ def people(tmp_path_factory):
     table = read_table(folder/'people'/'images.csv')
     table.loc[table['split'] == 'query', 'identity'] = 'nobody'
     write_table(table, folder/'alone'/'images.csv')
+    table = read_table(folder/'people'/'images.csv')
+    for name,other in (('one_camera', table.assign(camera='1')), ('asked', table[table['split'] != 'gallery']),
+                       ('shown', table[table['split'] != 'query'])):
+        other.attrs = table.attrs
+        write_table(other, folder/name/'images.csv')
     return folder
 
 
@@ -49,7 +54,9 @@ def offline(monkeypatch, people):
     ({'data': 'people/image.csv'}, 'No table at'),
     ({'arch': 'mvitv2_tiny'}, 'mvitv2_tiny does not take pictures of 32x16'),
     ({'arch': 'iresnet18', 'width': 8}, '16 pixels'), ({'n_imgs': 1}, 'n_imgs=2 or more'),
-    ({'data': 'alone/images.csv'}, 'query can be answered')], ids=str)
+    ({'data': 'alone/images.csv'}, 'query can be answered'), ({'data': 'one_camera/images.csv'}, 'answered'),
+    ({'data': 'asked/images.csv'}, 'gallery'), ({'data': 'shown/images.csv'}, 'no queries'),
+    ({'n_ids': 16}, 'n_ids=8 or less')], ids=str)
 def test_a_typo_is_found_before_anything_is_trained(people, typo, said, capsys):
     with pytest.raises(SystemExit) as e: reid.main(**{'data': 'people/images.csv', 'out': 'typo', **tiny, **typo})
     assert said in str(e.value)
@@ -252,6 +259,12 @@ def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
     assert table['quality'].isna().all()
     def blind(learn): return SimpleNamespace(figures={})
     with pytest.raises(ValueError, match='it has no queries'): rehearse(Spy, blind, table)
+
+
+def test_a_transformer_at_the_size_of_the_pictures(people, tmp_path):
+    results = reid.main(data='people/images.csv', out=tmp_path/'run', **{**tiny, 'arch': 'test_vit', 'epochs': 1,
+                                                                         'arms': 'with', 'lr': 1e-3})
+    assert results.notna().all(axis=None)
 
 
 def test_a_learner_that_was_kept_loads(people, tmp_path):

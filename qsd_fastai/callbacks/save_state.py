@@ -1,5 +1,6 @@
 "Going on with a fit that was stopped, as if it had not been"
 import random
+from contextlib import contextmanager
 from copy import deepcopy
 from math import isfinite
 from pathlib import Path
@@ -105,7 +106,7 @@ class SaveState(Callback):
             raise ValueError(f'{self.file} is of a run of {state["n_iter"]} batches an epoch, this one has {batches}. '
                              'Resume with the same table and batch size, or start anew without resume.')
         now = random_state()
-        try:
+        with self._refusing():
             same_table(state['table'], self.table, self.file)
             set_random_state(state['random'])
             if state['loader']: deepcopy(own_loader(self.dls).rng).setstate(_tuples(state['loader']))
@@ -114,12 +115,17 @@ class SaveState(Callback):
             self._load_opt(state['opt'])
             scaler = getattr(self.learn, 'scaler', None)
             if state['scaler'] and scaler: scaler.load_state_dict(state['scaler'])
+        set_random_state(now)
+        self.state = state
+
+    @contextmanager
+    def _refusing(self):
+        "What comes from the file may be of another model, or damaged: that is said of the file"
+        try: yield
         except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
             if str(e).startswith(str(self.file)): raise
             raise ValueError(f'{self.file} is of another model. Resume with the same arguments, or start anew without '
                              'resume.') from e
-        finally: set_random_state(now)
-        self.state = state
 
     def _load_opt(self, opt):
         device = next(self.learn.model.parameters()).device
@@ -137,7 +143,7 @@ class SaveState(Callback):
         self._save_again()
         # that fit ended before its last epoch, by early stopping say
         if self.kept is not None and self.kept['fit'] > self.fits: raise CancelFitException()
-        self._restore()
+        with self._refusing(): self._restore()
 
     def _restore(self):
         "Put back what repeated rows have not: rates, and what the recorder, the terms and the generators held"
@@ -203,7 +209,7 @@ class SaveState(Callback):
     def after_fit(self):
         if not self.active: return
         self._save_again()
-        self._restore()  # nothing was left to do: the next fit goes on from there
+        with self._refusing(): self._restore()  # nothing was left to do: the next fit goes on from there
         self.earlier = [*self.earlier, _plain((self.n_epoch, self.recorder.values))]
 
 

@@ -2,7 +2,7 @@
 import inspect
 import sys
 from contextlib import nullcontext
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,7 +75,8 @@ def weights(learn):
 def seen(monkeypatch, labelled_people, tmp_path):
     "A recipe's page with nothing in it that takes time: what was called, in order"
     Learner.made,calls = [],SimpleNamespace(labels=[], judged=[], rehearsed=[], pairs=[], bodies=[], imprinted=[])
-    calls.table,calls.data,calls.out = labelled_people,str(Path(labelled_people.attrs['root'])/'labelled.csv'),tmp_path/'r'
+    calls.table,calls.out = labelled_people,tmp_path/'r'
+    calls.data = str(Path(labelled_people.attrs['root'])/'labelled.csv')
 
     def label_table(table, learn, seed):
         calls.labels.append((table, learn, weights(learn), seed))

@@ -361,7 +361,8 @@ def test_a_transformer_is_made_for_the_pictures_it_gets(labelled_people):
     learn = make(labelled_people, 'test_vit')
     learn.fit(1, 1e-3)
     assert learn.embed(labelled_people[:3]).shape == (3, 64)
-    with pytest.raises(ValueError, match='mvitv2_tiny does not take pictures of 32x16'): make(labelled_people, 'mvitv2_tiny')
+    with pytest.raises(ValueError, match='mvitv2_tiny does not take pictures of 32x16'):
+        make(labelled_people, 'mvitv2_tiny')
 
 
 def test_defect_21_two_groups_of_parameters_with_decay_on_all_where_asked(labelled_people):

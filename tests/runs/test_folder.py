@@ -77,7 +77,8 @@ def test_what_may_change_at_a_resume_may(tmp_path):
 
 @pytest.mark.parametrize('given, shown', [
     ('/home/somebody/data/images.csv', 'images.csv'), ('C:\\Users\\somebody\\images.csv', 'images.csv'),
-    ('~/images.csv', 'images.csv'), ('\\\\server\\share\\images.csv', 'images.csv'), ('data/images.csv', 'data/images.csv'),
+    ('~/images.csv', 'images.csv'), ('\\\\server\\share\\images.csv', 'images.csv'),
+    ('data/images.csv', 'data/images.csv'),
     ('a/pairs.csv,/b/c/pairs.csv', 'a/pairs.csv,pairs.csv'), (.5, .5), (None, None), ('without,with', 'without,with')])
 def test_options_are_shown_without_the_machines_paths(given, shown):
     assert shown_options({'data': given}) == {'data': shown}
@@ -93,5 +94,6 @@ def test_what_a_run_leaves_is_written_in_one_move():
         for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
             writes = isinstance(node, ast.Call) and getattr(node.func, 'attr', '') in (
                 'to_csv', 'to_parquet', 'to_json', 'write_text', 'write_bytes', 'savefig', 'export')
-            if writes and getattr((node.args or [None])[0], 'id', '') != 'part': found.append(f'{file.name}:{node.lineno}')
+            to = (getattr(node, 'args', None) or [None])[0]
+            if writes and getattr(to, 'id', '') != 'part': found.append(f'{file.name}:{node.lineno}')
     assert not found

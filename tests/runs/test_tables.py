@@ -39,7 +39,8 @@ def test_a_table_without_a_record_is_read_or_refused_by_name(file):
     "Of earlier versions, or copied alone"
     file.with_name('run.json').unlink()
     rng,whole,read = random.Random(0),file.read_bytes(),0
-    texts = [b'', b'\n', b',mAP\n', b'{}', b'\xff\xfe', b'a,b\n1', b',mAP\nbaseline,inf\n', b',mAP\nbaseline,x\n', b'"', b'\0']
+    texts = [b'', b'\n', b',mAP\n', b'{}', b'\xff\xfe', b'a,b\n1', b'"', b'\0',
+             b',mAP\nbaseline,inf\n', b',mAP\nbaseline,x\n']
     for _ in range(300):
         data = bytearray(whole)
         for _ in range(rng.randint(1, 4)): data[rng.randrange(len(data))] = rng.randrange(256)

@@ -140,7 +140,8 @@ def test_agw_from_imagenet_weights_in_a_file(tmp_path):
 TAKES = ['test_vit', 'deit_tiny_patch16_224', 'swin_tiny_patch4_window7_224', 'cait_xxs24_224', 'mixer_s16_224',
          'levit_128s', 'hiera_tiny_224', 'xcit_nano_12_p16_224', 'pvt_v2_b0', 'efficientvit_m0',
          'eva02_tiny_patch14_224', 'visformer_tiny', 'swinv2_cr_tiny_ns_224', 'maxvit_rmlp_pico_rw_256', 'test_resnet',
-         'test_efficientnet', 'convnext_atto', 'regnetx_002', 'mobilevit_xxs', 'ghostnet_050', 'agw_resnet50', 'mobilefacenet', 'iresnet18']
+         'test_efficientnet',
+         'convnext_atto', 'regnetx_002', 'mobilevit_xxs', 'ghostnet_050', 'agw_resnet50', 'mobilefacenet', 'iresnet18']
 REFUSES = ['mvitv2_tiny', 'convit_tiny', 'coat_tiny', 'crossvit_tiny_240', 'nest_tiny', 'efficientformer_l1']
 
 

@@ -11,6 +11,7 @@ from .callbacks.partial_update import PartialUpdate
 from .callbacks.save_state import SaveState
 from .callbacks.track_run import TrackRun
 from .choices import one_of
+from .commands import in_one_line
 from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .data.degradations import DEGRADATIONS, degrade
 from .data.degraded import FACE_DEGRADATIONS, degraded_copies
@@ -33,6 +34,7 @@ from .evaluation.roc import roc_points, tar_at_far
 from .evaluation.store import read_embeddings, write_embeddings
 from .evaluation.verification import evaluate_verification, fuse_flip
 from .export import export_embedder, model_card
+from .files import save_figure, save_frame, save_text
 from .judging.judgement import check_choices, merged, ranks_of, rates_of, track_judgement
 from .judging.models import open_learner, open_model
 from .judging.pairs import judge_pairs
@@ -43,7 +45,7 @@ from .judging.templates import judge_templates
 from .learner import imprint_head, recognition_learner
 from .losses import CenterLoss, IdentityLoss, MarginLoss, RecognitionLoss, TripletLoss, WeightedRegularizedTriplet
 from .models.bodies.agw import agw_resnet50
-from .models.bodies.by_name import body_name, body_size, make_body
+from .models.bodies.by_name import body_name, make_body
 from .models.bodies.iresnet import iresnet18, iresnet34, iresnet50, iresnet100
 from .models.bodies.mobilefacenet import mobilefacenet
 from .models.heads.by_name import make_head
@@ -58,8 +60,10 @@ from .plots.curves import cmc_figure, det_figure, error_vs_reject_figure, gains_
 from .plots.pictures import hardest_figure, hardest_pairs_figure, ranked_lists_figure, sheet_figure
 from .plots.quality import map_by_quality_figure, quality_agreement_figure, quality_histogram_figure
 from .quality import label_table, norm_quality, similarity_quality
-from .runs.folder import run_folder, run_or_nothing
+from .runs.folder import read_run, run_folder, run_or_nothing, shown_options
+from .runs.made import table_content
+from .runs.tables import read_results
 from .runs.wandb_run import finish_run, start_run
 from .runs.wandb_tables import figure_image
 from .schedules import warmup_multistep
-from .stages import Run, in_one_line, rehearse
+from .stages import Run, rehearse

@@ -20,11 +20,16 @@ class Arm:
         labelled,   # Table with labels in `quality`
         seed:int=0, # Of the dealing
     ):
-        "The table that this arm is trained on; quality of held-out pictures stays, for they are only judged"
-        if self.labels == 'true': return labelled.assign(quality=labelled['true_quality'])
-        if self.labels == 'computed': return labelled.copy()
+        """The table that this arm is trained on; quality of held-out pictures stays, for they are only judged
+
+        `ValueError` where its method would learn nothing, since no two pictures of an identity differ in quality."""
         taught,train = labelled.copy(),labelled['split'] == 'train'
-        taught.loc[train, 'quality'] = labelled.loc[train, 'quality'].sample(frac=1, random_state=seed).to_numpy()
+        if self.labels == 'true': taught['quality'] = labelled['true_quality']
+        elif self.labels == 'shuffled':
+            taught.loc[train, 'quality'] = labelled.loc[train, 'quality'].sample(frac=1, random_state=seed).to_numpy()
+        if self.pairs != 'none' and (taught[train].groupby('identity')['quality'].nunique() < 2).all():
+            raise ValueError(f'"{self.title}" has nothing to learn: in no identity have two training pictures a known '
+                             f'and different quality. Look at the labels, {self.labels} ones, or leave the arm out.')
         return taught
 
     def method(self,
@@ -34,7 +39,7 @@ class Arm:
     ):
         "Its callback, or `None`"
         if self.pairs == 'none': return None
-        return QualityDistillation(weight, pairs=self.pairs or pairs, forward=self.forward, **kwargs)
+        return QualityDistillation(weight, pairs=self.pairs or pairs, forward=self.forward, strict=True, **kwargs)
 
 
 ARMS = {o.key: o for o in (
@@ -58,6 +63,7 @@ def chosen_arms(
     if len(set(found)) < len(found): raise ValueError(f'--arms {keys} has an arm twice. Name each once.')
     if table is not None and 'true' in found and 'true_quality' not in table:
         raise ValueError('--arms: true needs a table with the column true_quality. Leave it out, or add the column.')
+    if table is not None and 'true' in found: ARMS['true'].table(table)
     return [ARMS[key] for key in found]
 
 

@@ -164,6 +164,7 @@ class QualityDistillation(Callback):
         level_weights:tuple=None, # A number or function a level; not given: 1 each, and .1 for the logits
         pairs:str='batch',        # 'batch' or 'partner'
         forward:str='separate',   # 'separate' or 'joint', for `pairs='partner'`
+        strict:bool=False,        # Is a fit that begins with an epoch that teaches nothing an error? Else a warning
         **kwargs,                 # For `QSDLoss`: `tau`, `amplify`, `map_norm`, `distance`
     ):
         if not callable(weight) and not weight >= 0:
@@ -171,12 +172,15 @@ class QualityDistillation(Callback):
         self.weight,self.level_weights = weight, None if level_weights is None else tuple(level_weights)
         self.pairs = one_of('pairs', pairs, 'batch', 'partner')
         self.forward = one_of('forward', forward, 'separate', 'joint')
-        self.qsd,self.terms = QSDLoss(**kwargs), {}
+        self.strict,self.qsd,self.terms = strict, QSDLoss(**kwargs), {}
         self.whole = self.others = None
+        self.n_known = self.n_candidates = self.n_kept = self.n_batches = self.taught = 0
 
     def _now(self, value): return float(value(self.pct_train) if callable(value) else value)
 
-    def before_train(self): self.n_known = 0
+    def before_fit(self): self.taught = 0 # Epochs with a pair that was kept
+
+    def before_train(self): self.n_known = self.n_candidates = self.n_kept = self.n_batches = 0
 
     def before_batch(self):
         yb = [y.as_subclass(torch.Tensor) for y in self.yb[:2]]
@@ -216,6 +220,8 @@ class QualityDistillation(Callback):
         with torch.set_grad_enabled(weight != 0): value = self._distill(trace=weight != 0)
         self.terms = {'qsd': value.detach(), **{f'qsd_{k}': v for k,v in self.qsd.terms.items()}}
         self.terms['qsd_pairs'] = torch.tensor(self.qsd.n_pairs/max(self.qsd.n_candidates, 1))
+        self.n_candidates,self.n_kept = self.n_candidates + self.qsd.n_candidates, self.n_kept + self.qsd.n_pairs
+        self.n_batches += 1
         if weight == 0: return
         self.learn.loss_grad = self.learn.loss_grad + weight*value
         self.learn.loss = self.learn.loss_grad.clone()
@@ -242,8 +248,22 @@ class QualityDistillation(Callback):
 
     def after_batch(self): self.whole = self.others = None # free the feature maps
 
+    @property
+    def teaches_nothing(self):
+        "Why no pair was kept since the epoch began, and what helps; empty where one was, or none could matter"
+        if self.n_kept or not self.n_batches or not self._now(self.weight): return ''
+        if self.n_known == 0:
+            return ('QualityDistillation met no picture of known quality in a whole epoch, so it taught nothing. Fill '
+                    'the column `quality` of the table, with `similarity_quality` say, or set weight=0.')
+        if self.n_candidates == 0:
+            return ('QualityDistillation met no two pictures of one identity in a batch in a whole epoch, so it taught '
+                    "nothing. Use n_imgs=2 or more, or pairs='partner', or set weight=0.")
+        return (f'QualityDistillation kept none of {self.n_candidates} pairs in a whole epoch, so it taught nothing: '
+                'the labels of their pictures are equal or unknown, or differ by too much for tau. Look at the column '
+                '`quality` of the table, or set weight=0.')
+
     def after_train(self):
-        if self.n_known == 0 and self.train_iter and self._now(self.weight):
-            warnings.warn('QualityDistillation met no picture of known quality in a whole epoch, so it taught nothing. '
-                          'Fill the column `quality` of the table, with `similarity_quality` say, or set weight=0.',
-                          stacklevel=2)
+        self.taught += self.n_kept > 0
+        if not (said := self.teaches_nothing): return
+        if self.strict and not self.taught: raise ValueError(said)
+        warnings.warn(said, stacklevel=2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ['file_hash', 'in_one_move', 'save_whole']
+__all__ = ['file_hash', 'in_one_move', 'save_figure', 'save_frame', 'save_text', 'save_whole']
 
 
 @contextmanager
@@ -43,3 +43,28 @@ def file_hash(
     with open(file, 'rb') as f:
         while part := f.read(2**20): digest.update(part)
     return digest.hexdigest()
+
+
+def save_text(
+    text:str, # Of any length
+    file,     # Its folder is made
+):
+    "Text in UTF-8, in one move"
+    with in_one_move(file) as part: part.write_text(text, encoding='utf-8')
+
+
+def save_frame(
+    frame,    # Pandas
+    file,     # A CSV; its folder is made
+    **kwargs, # For `to_csv`
+):
+    "A frame as CSV, in one move"
+    with in_one_move(file) as part: frame.to_csv(part, **kwargs)
+
+
+def save_figure(
+    figure, # Matplotlib
+    file,   # Its folder is made; the ending says the format
+):
+    "A figure as a picture file, in one move"
+    with in_one_move(file) as part: figure.savefig(part, dpi=150)

@@ -29,7 +29,7 @@ from .callbacks.partial_update import PartialUpdate
 from .columns import complete_table
 from .data.blocks import TensorQuality, TensorScene
 from .data.folders import list_pictures
-from .data.loaders import TableRow, picture_files
+from .data.loaders import TableRow, picture_files, picture_size
 from .data.transforms import Squish
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
@@ -53,7 +53,7 @@ def recognition_learner(
     levels=None,           # Which stages QSD sees; the last three when not given
     pool=None,             # Of the body's maps; `GeM` when not given
     neck=None,             # Between pooling and head; `BNNeck` when not given
-    body_kwargs:dict=None, # For the body, `img_size=(256, 128)` of a ViT, say
+    body_kwargs:dict=None, # For the body, `drop_path_rate=.1`, say; it knows the size of the pictures of `dls`
     cbs=None,              # Callbacks beside fastai's own
     splitter=recognizer_splitter, # Parameter groups: body; pool, neck and head
     **kwargs,              # For `Learner`: `opt_func`, `lr`, `wd`, `path`, `moms`, ...
@@ -61,7 +61,9 @@ def recognition_learner(
     "A fastai `Learner` that trains an embedding of identities; in evaluation its model gives the embedding `(bs, nf)`"
     if not getattr(dls, 'c', 0):
         raise ValueError('dls.c is 0: no training identity. Give a table with training rows and an `IdentityBlock`.')
-    if isinstance(arch, str): options = {'pretrained': pretrained, 'last_stride': last_stride, **(body_kwargs or {})}
+    if isinstance(arch, str):
+        known = {'pretrained': pretrained, 'last_stride': last_stride, 'size': picture_size(dls)}
+        options = {**known, **(body_kwargs or {})}
     elif pretrained or last_stride or body_kwargs:
         raise ValueError('pretrained, last_stride and body_kwargs are of a body given by name. Set them on the module.')
     else: options = {}

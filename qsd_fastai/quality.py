@@ -16,7 +16,7 @@ from .columns import complete_table
 from .spelling import same_codes
 from .tensors import finite_rows, full_precision, plain_tensor
 
-__all__ = ['label_table', 'norm_quality', 'similarity_quality', 'wasserstein']
+__all__ = ['comparable', 'label_table', 'norm_quality', 'similarity_quality', 'wasserstein']
 
 
 def _w1(values, weights):
@@ -233,6 +233,14 @@ def norm_quality(
     return _to_hundred(norm[:, None], 'robust', percentiles).astype(np.float32)
 
 
+def comparable(
+    counts,     # Pictures of each identity
+    min_imgs=2, # Of `similarity_quality`
+)->bool:
+    "Can `similarity_quality` tell anything of them?"
+    return len(counts) > 1 and max(counts) >= min_imgs
+
+
 def label_table(
     table,      # Of pictures
     learn,      # `Learner` that embeds them
@@ -248,7 +256,6 @@ def label_table(
     for rows in (train, ~train):
         some = labelled[rows]
         counts = some['identity'].value_counts()
-        comparable = len(counts) > 1 and counts.max() >= kwargs.get('min_imgs', 2)
-        if rows is not train and not comparable: continue
+        if rows is not train and not comparable(counts, kwargs.get('min_imgs', 2)): continue
         quality[rows] = similarity_quality(learn.embed(some), some['identity'], seed=seed, **kwargs)
     return labelled.assign(quality=quality)

@@ -1,10 +1,8 @@
 "A recipe's run: one stage after another, each tracked, resumable and exported, and the table of what came out"
-import inspect
 import io
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
-from functools import wraps
 
 import numpy as np
 import pandas as pd
@@ -14,19 +12,20 @@ from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import set_seed
 
 from .arms import needs_partners
-from .callbacks.save_state import SaveState
+from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
 from .data.table import write_table
 from .distillation import QualityDistillation
+from .files import file_hash, in_one_move, save_figure, save_frame
 from .plots.quality import quality_agreement_figure, quality_histogram_figure
-from .runs.folder import RunFolder
+from .quality import comparable
+from .runs.folder import FREE, RunFolder, shown_options, stage_file
+from .runs.made import table_content
 from .runs.wandb_run import finish_run, start_run
 from .runs.wandb_tables import figure_image
 
-__all__ = ['Run', 'Stage', 'in_one_line', 'rehearse']
+__all__ = ['Run', 'Stage', 'rehearse']
 
-# What a finished stage does not depend on: how a run is kept, loaded and judged. Judging is done again at a resume
-FREE = ('arms', 'degraded', 'far', 'flip', 'group', 'sets', 'shuffle_quality', 'workers')
 TUNING = ('tune_epochs', 'tune_lr')           # What the baseline does not depend on
 METHOD = ('map_norm', 'pairs', 'weight')      # What nothing but a stage with QSD depends on
 
@@ -46,29 +45,37 @@ class Run:
         self.folder = RunFolder(recipe, args.get('out'), self.args, self.resume, stagewise=True)
         self.out,self.results,self.current = self.folder.out,{},None
 
+    def of_table(self,
+        table:pd.DataFrame, # To be trained and judged on
+    )->pd.DataFrame: # The same
+        """The table of the run; `ValueError` where nothing could be learned from it
+
+        At a resume it must be the one that the run was begun with, wherever it lies now."""
+        train = table['split'] == 'train'
+        counts = table.loc[train, 'identity'].value_counts()
+        if not comparable(counts):
+            raise ValueError(f'The table has {train.sum()} training pictures of {len(counts)} identities, '
+                             f'{counts.max() if len(counts) else 0} of one at most. Give two pictures of an identity '
+                             'or more, and two identities: training and labels compare them.')
+        self.folder.of_table(table_content(table))
+        return table
+
     @contextmanager
     def stage(self,
         title:str,   # In tables and of the W&B run
         epochs:int,  # For the line that is printed
     ):
-        "One fit from a fresh seed. Ctrl-C ends the program with a word on how to go on"
+        "One fit from a fresh seed. A run that ends before its first epoch leaves nothing"
         if not self.results: self.folder.open()
         print(f'\n== {title}: {epochs} epochs')
         set_seed(self.args['seed'], reproducible=True)
         self.current = Stage(self, title)
         try: yield self.current
-        except KeyboardInterrupt:
-            raise SystemExit('\n' + self._stopped()) from None
         except BaseException as e:
-            e.in_stage = True
+            if isinstance(e, Diverged): self.folder.note(diverged=title)
+            self.current.failed()
             self.folder.free()
             raise
-
-    def _stopped(self):
-        self.folder.free()
-        if not self.folder.file.exists():
-            return f'Stopped before an epoch was finished: there is nothing to go on with in {self.out}.'
-        return f'Stopped. All finished epochs are kept in {self.out}: give the same command with --resume to go on.'
 
     def show_quality(self,
         labelled:pd.DataFrame, # With computed labels in `quality`
@@ -77,21 +84,23 @@ class Run:
         write_table(labelled, self.out/'labelled'/'images.csv')
         train = labelled['split'] == 'train'
         computed = labelled.loc[train, 'quality']
-        quality_histogram_figure(computed).savefig(self.out/'quality.png', dpi=150)
+        save_figure(quality_histogram_figure(computed), self.out/'quality.png')
         if 'true_quality' not in labelled: return
         known = labelled.loc[train, 'true_quality']
         correlation = known.rank().corr(computed.rank())
         what = f'the computed quality with true_quality over {len(known):,} training pictures'
         print(f'\nRank correlation of {what}: {correlation:.2f}')
         self.current.wandb_run.summary['quality_rank_correlation'] = correlation
-        quality_agreement_figure(computed, known, correlation).savefig(self.out/'quality_agreement.png', dpi=150)
+        save_figure(quality_agreement_figure(computed, known, correlation), self.out/'quality_agreement.png')
 
     def finish(self,
         said:str, # What the figures are of, above the table
     )->pd.DataFrame: # A row a stage
         "Write `results.csv`, and print it in %: stages below each other, or side by side where there are many figures"
         results = pd.DataFrame(self.results).T.dropna(axis=1, how='all') # Too few pairs for a rate
-        results.to_csv(self.out/'results.csv')
+        save_frame(results, self.out/'results.csv')
+        self.folder.note(results=file_hash(self.out/'results.csv'))
+        self.folder.close()
         shown = (100*results).round(1)
         print(f'\n{said}\n\n{(shown if shown.shape[1] < 9 else shown.T).to_string()}')
         print(f'\nEverything of this run is in {self.out}')
@@ -105,7 +114,7 @@ class Stage:
         title:str, # As `Run.stage` has it
     ):
         self.run,self.title,self.first,self.distils = run,title,not run.results,False
-        self.name = title.replace(',', '').replace(' ', '_')
+        self.name = stage_file(title)
         self._wandb_run = None
 
     def cbs(self,
@@ -126,20 +135,24 @@ class Stage:
             run.folder.begin(self.title, [k for k in args if k not in apart])
             self._wandb_run = start_run(name=f'{run.out.name} {self.title}', group=args.get('group') or run.out.name,
                                         dir=run.out, id=f'{run.folder.id}-{self.name}',
-                                        config={**args, 'stage': self.title})
+                                        config={**shown_options(args), 'stage': self.title})
         return self._wandb_run
+
+    def failed(self):
+        "End its W&B run as failed; it is not said where that is if it will not stay"
+        if self._wandb_run is not None: finish_run(self._wandb_run, failed=True, said=self.run.folder.begun)
 
     def done(self,
         learn,       # The learner as it came out
         *judgements, # Of it: what has `figures`, name -> share, and `plots`, name -> matplotlib figure
     ):
         "Keep the learner, its figures and its plots, and end the W&B run"
-        learn.export(f'{self.name}.pkl')
+        with in_one_move((self.run.out/f'{self.name}.pkl').absolute()) as part: learn.export(part)
         figures = {k: v for o in judgements for k,v in o.figures.items()}
         self.run.results[self.title] = figures
         self.wandb_run.summary.update({f'final/{k}': v for k,v in figures.items()})
         for k,figure in [pair for o in judgements for pair in o.plots.items()]:
-            figure.savefig(self.run.out/f'{self.name}_{k}.png', dpi=150)
+            save_figure(figure, self.run.out/f'{self.name}_{k}.png')
             self.wandb_run.log({f'final/{k}': figure_image(figure)})
         finish_run(self.wandb_run)
 
@@ -167,26 +180,18 @@ def rehearse(
     table = table.assign(quality=np.linspace(0, 100, len(table)))
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
-        judge(_Blind())
+        found = judge(_Blind())
+        if not any(o.figures for o in (found if isinstance(found, tuple) else (found,))):
+            raise ValueError('Nothing of the table can be judged: it has no queries. Hold people out, as '
+                             '`split_identities` does, or give pairs of them.')
         for method in {needs_partners(o): o for o in (None, *methods)}.values():
-            learn = learner(table, method)
-            cbs = [_OneBatch(), *([deepcopy(method)] if method else [])]
+            learn,method = learner(table, method),deepcopy(method)
+            cbs = [_OneBatch(), *([method] if method else [])]
             try:
                 with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=cbs)
                 learn.embed(table.iloc[:2])
             except (AssertionError, RuntimeError) as e:
                 raise ValueError(f'A first batch does not pass. {e} Look at the size and at the body.') from e
-
-
-def in_one_line(
-    main, # Of a recipe
-):
-    "Decorate `main` of a recipe: what is wrong before the first stage ends it in one line, later with a traceback"
-    @wraps(main)
-    def run(*args, **kwargs):
-        try: return main(*args, **kwargs)
-        except (ValueError, RuntimeError, OSError, ImportError) as e:
-            if getattr(e, 'in_stage', False): raise
-            raise SystemExit(' '.join(str(e).split())) from e
-    run.__signature__ = inspect.signature(main)
-    return run
+            # where every picture comes once, whomever it shows, one batch tells little
+            if method and method.teaches_nothing and learn.dls.train.by == 'identity':
+                raise ValueError(method.teaches_nothing)

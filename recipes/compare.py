@@ -38,10 +38,13 @@ def main(
     given = {k: v for k,v in vars(parser.parse_args(behind)).items() if v != parser.get_default(k)}
     if own := {'out', 'seed', 'arms', 'group', 'resume'} & set(given):
         raise ValueError(f'--{", --".join(sorted(own))} stands behind the --. Put it before.')
-    table = read_table(given['data'], check=False) if 'data' in given else {'true_quality': True}
-    arms = arms or 'without,shuffled,with' + (',true' if 'true_quality' in table else '')
+    table = read_table(given['data'], check=False) if 'data' in given else None
+    arms = arms or 'without,shuffled,with' + (',true' if table is None or 'true_quality' in table else '')
     chosen = chosen_arms(arms)
-    out,run_id = run_folder('compare', out, {'recipe': recipe, 'seeds': seeds, 'arms': arms, **given}, resume)
+    stages = ['baseline', *(o.title for o in chosen)]
+    content = None if table is None else table_content(table)
+    options = {'recipe': recipe, 'seeds': seeds, 'compared': arms, **given}
+    out,run_id = run_folder('compare', out, options, resume, content)
 
     parts = []
     for seed in range(seeds):
@@ -49,21 +52,20 @@ def main(
         if not (folder/'results.csv').is_file():
             print(f'\n==== seed {seed}')
             page.main(**given, arms=arms, seed=seed, out=folder, group=out.name, resume=(folder/'run.json').is_file())
-        parts.append(pd.read_csv(folder/'results.csv', index_col=0).rename_axis('arm').reset_index().assign(seed=seed))
+        parts.append(read_results(folder/'results.csv', stages).rename_axis('arm').reset_index().assign(seed=seed))
     results = pd.concat(parts)
-    results.to_csv(out/'results.csv', index=False)
+    save_frame(results, out/'results.csv', index=False)
 
     reference = chosen[0].title
     gains = arm_gains(results, reference)
-    gains.to_csv(out/'gains.csv', index=False)
+    save_frame(gains, out/'gains.csv', index=False)
     print(f'\n{seeds} seeds, in %: mean ± standard deviation\n\n{arm_means(results).to_string()}')
     print(f'\nGain over "{reference}" of the same seed, in points: mean ± standard error (positive seeds)')
     print(f'\n{gains_table(gains).to_string()}')
     shown = gains['figure'].isin(gains['figure'].unique()[:8]) # As many as can be read
     figure = gains_figure(gains[shown], reference)
-    figure.savefig(out/'gains.png', dpi=150)
-    config = {'seeds': seeds, 'arms': arms, **given}
-    run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', config=config)
+    save_figure(figure, out/'gains.png')
+    run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', config=shown_options(options))
     tables = {name: wandb.Table(dataframe=frame) for name,frame in (('results', results), ('gains', gains))}
     run.log({**tables, 'gains_plot': figure_image(figure)})
     finish_run(run)

@@ -109,12 +109,12 @@ def main(
             name = f'{out.name} {one.file.stem}'
             if wandb: track_judgement(found, of.plots, of.tables, one.table, name=name, group=group, dir=out)
         results = pd.DataFrame(results).T.rename_axis('table')
-        results.assign(model=model['file'], sha256=model['sha256'][:12]).to_csv(out/'results.csv')
+        save_frame(results.assign(model=model['file'], sha256=model['sha256'][:12]), out/'results.csv')
         shown = results.T
         if len(judged) > 1:
             shown = pd.DataFrame({'mean': results.mean(), 'std': results.std()})
-            shown.to_csv(out/'mean.csv')
+            save_frame(shown, out/'mean.csv')
             found |= {'figures': shown.to_dict('index'), 'data': [str(one.file) for one in judged]}
-            (out/'results.json').write_text(json.dumps(found, indent=1, default=str), encoding='utf-8')
+            save_text(json.dumps(found, indent=1, default=str), out/'results.json')
     print(f'\n{model["file"]} on {data}, in %\n\n{(100*shown).round(2).to_string()}')
     print(f'\nEverything is in {out}; how it was judged in results.json')

@@ -33,10 +33,10 @@ def main(
     for kind in kinds: how = export_embedder(learn, folder/f'{name}.{kind}', data, flip=flip)
 
     results,run = file.with_name('results.csv'),file.with_name('run.json')
-    figures = pd.read_csv(results, index_col=0).select_dtypes('number') if results.is_file() else None
-    config = pd.read_json(run, typ='series').get('args') if run.is_file() else None
+    figures = read_results(results) if results.is_file() else None
+    config = shown_options(read_run(run)['args']) if run.is_file() else None
     body = (config or {}).get('arch') or body_name(learn.model.body)
     card = model_card(f'{name}.{kinds[0]}', how, body, getattr(data, 'attrs', {}).get('record'), config, figures)
-    (folder/f'{name}.md').write_text(card, encoding='utf-8')
+    save_text(card, folder/f'{name}.md')
     print(f'Written: {out}, with the card {name}.md, to be shared without {file.name}: that one holds the names of all '
           f'{len(learn.dls.vocab)} identities and folders of this machine')

@@ -65,13 +65,14 @@ def main(
     run = Run('face', locals())
     changes = {'flip': [CropFlip(0)], 'face': [CropFlip(0), FaceAugment(jpeg=.2)], 'shift': True}
     changed = changes[one_of('--augment', augment, *changes)]
-    table = enough_pictures(read_table(data) if data else generate_faces('runs/faces'), min_imgs, max_imgs, seed)
+    table = run.of_table(enough_pictures(read_table(data) if data else generate_faces('runs/faces'),
+                                         min_imgs, max_imgs, seed))
     chosen = {arm: arm.method(weight, pairs, map_norm=map_norm) for arm in chosen_arms(arms, table, shuffle_quality)}
     judged = PairSets(table, sets, far, flip).check(degraded)
     labelled = table.assign(quality=float('nan'))
 
     def learner(table, method=None):
-        body = make_body(arch, weights or False, **body_size(arch, (size, size)))
+        body = make_body(arch, weights or False, size=(size, size))
         dls = recognition_dataloaders(table, size=(size, size), n_ids=n_ids, n_imgs=n_imgs, by=by, seed=seed,
                                       augment=changed, erase=0, stats=stats_of(body), num_workers=workers,
                                       partners=needs_partners(method))

@@ -42,7 +42,7 @@ def main(
 ):
     "Train AGW, label quality with it, fine-tune without and with QSD as published, judge all of them"
     run = Run('reid_agw', locals())
-    table = read_table(data) if data else generate_people('runs/people')
+    table = run.of_table(read_table(data) if data else generate_people('runs/people'))
     chosen = {arm: arm.method(weight, pairs) for arm in chosen_arms(arms, table, shuffle_quality)}
     by = 'true_quality' if 'true_quality' in table else 'quality'
     labelled = table.assign(quality=float('nan'))

@@ -10,6 +10,7 @@ from qsd_fastai.arms import ARMS, chosen_arms, needs_partners
 def labelled():
     rng = np.random.default_rng(0)
     return pd.DataFrame({'path': [f'{i}.jpg' for i in range(20)], 'split': ['train']*16 + ['query', 'gallery']*2,
+                         'identity': [f'{i % 4}' for i in range(20)],
                          'quality': rng.permutation(20)*1., 'true_quality': rng.permutation(20)*1.})
 
 
@@ -48,3 +49,16 @@ def test_arms_of_a_command_line(labelled):
     with pytest.raises(ValueError, match='an arm twice'): chosen_arms('with,with')
     with pytest.raises(ValueError, match='an arm twice'): chosen_arms('with,shuffled', shuffle_quality=True)
     with pytest.raises(ValueError, match='true_quality'): chosen_arms('true', labelled.drop(columns='true_quality'))
+
+
+@pytest.mark.parametrize('key', [key for key in ARMS if key != 'without'])
+def test_an_arm_that_would_teach_nothing_is_refused(labelled, key):
+    column = 'true_quality' if key == 'true' else 'quality'
+    alone = labelled.assign(identity=labelled['path'])
+    unknown = labelled.assign(**{column: labelled[column].where(labelled.index % 4 == labelled.index)})
+    same = labelled.assign(**{column: 50.}),labelled.assign(**{column: np.nan}),alone
+    for table in same if key == 'shuffled' else (*same, unknown):
+        with pytest.raises(ValueError, match=f'"{ARMS[key].title}" has nothing to learn'): ARMS[key].table(table)
+        ARMS['without'].table(table)
+        if key == 'true':
+            with pytest.raises(ValueError, match='nothing to learn'): chosen_arms('with,true', table)

@@ -624,3 +624,36 @@ def test_order_among_fastais_callbacks():
 def test_an_epoch_without_known_quality_warns():
     with pytest.warns(UserWarning, match='similarity_quality'):
         fit(learner(batches(labelled=False), [QualityDistillation()]))
+
+
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('case', ['equal', 'unknown', 'alone', 'alone with partners', 'far apart'])
+def test_an_epoch_that_teaches_nothing_is_told_with_its_reason(case, strict):
+    partners = 'partners' in case
+    said = 'equal or unknown' if case in ('equal', 'far apart', 'alone with partners') else (
+        'similarity_quality' if case == 'unknown' else 'n_imgs=2')
+    def changed(x, ids, quality, *more):
+        if case == 'equal': quality = torch.full_like(quality, 50.)
+        if case == 'unknown': quality = torch.full_like(quality, nan)
+        if case == 'far apart': quality = torch.arange(len(quality)).float()**2/2 # Of tau 1 the mean alone is kept
+        if case == 'alone with partners': quality = quality[:len(quality)//2].repeat(2) # Each is its own partner
+        return x,ids,quality,*more
+    train = [changed(*b) for b in batches(bs=4 if case == 'alone' else 8, partners=partners)]
+    cb = QualityDistillation(pairs='partner' if partners else 'batch', strict=strict, tau=1. if 'far' in case else .3)
+    def run(): fit(learner(train, [cb]))
+    if strict:
+        with pytest.raises(ValueError, match=said): run()
+    else:
+        with pytest.warns(UserWarning, match=said): run()
+
+
+def test_an_epoch_without_a_pair_is_no_error_after_one_with_some(recwarn):
+    class Unlabel(Callback):
+        order = QualityDistillation.order - 1
+        def before_batch(self):
+            if self.epoch: self.learn.yb = self.yb[0],torch.full_like(self.yb[1], nan),*self.yb[2:]
+    fit(learner(batches(), [QualityDistillation(strict=True), Unlabel()]), 2)
+    assert sum('taught nothing' in str(o.message) for o in recwarn) == 1
+    recwarn.clear()
+    fit(learner(batches(labelled=False), [QualityDistillation(0, strict=True)]))
+    assert not [o for o in recwarn if 'taught nothing' in str(o.message)]

@@ -13,6 +13,7 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import TerminateOnNaNCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, load_learner
+from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
 from PIL import Image
 from torch import nn
@@ -373,3 +374,30 @@ def test_sampled_identities_with_distillation(labelled_people, tmp_path):
 
 def test_partial_update_needs_its_head(labelled_people):
     with pytest.raises(ValueError, match='PartialFC'): make(labelled_people, cbs=[PartialUpdate()])
+
+
+def test_a_transformer_is_made_for_the_pictures_it_gets(labelled_people):
+    learn = make(labelled_people, 'test_vit')
+    learn.fit(1, 1e-3)
+    assert learn.embed(labelled_people[:3]).shape == (3, 64)
+    with pytest.raises(ValueError, match='mvitv2_tiny does not take pictures of 32x16'):
+        make(labelled_people, 'mvitv2_tiny')
+
+
+def test_defect_21_two_groups_of_parameters_with_decay_on_all_where_asked(labelled_people):
+    "Published: a group a parameter, slow and large in every state; L2 decay on batch norm and bias too"
+    for all_decay in (True, False):
+        learn = make(labelled_people, opt_func=partial(Adam, decouple_wd=False), wd_bn_bias=all_decay)
+        learn.create_opt()
+        assert [len(o) > 1 for o in learn.opt.param_lists] == [True, True]
+        moving = [p for p in learn.model.parameters() if p.requires_grad]
+        assert sorted(map(id, moving)) == sorted(id(p) for o in learn.opt.param_lists for p in o)
+        free = [p for p in moving if not learn.opt.state[p].get('do_wd', True)]
+        assert bool(free) == (not all_decay)
+        # a step without a gradient moves what decays, and nothing else
+        before = [p.detach().clone() for p in moving]
+        for p in moving: p.grad = torch.zeros_like(p)
+        learn.opt.set_hypers(lr=.1, wd=.5)
+        learn.opt.step()
+        stood = {id(p) for p,was in zip(moving, before) if torch.equal(p, was) and was.any()}
+        assert stood == {id(p) for p in free if p.any()}

@@ -10,12 +10,13 @@ import pytest
 from fastai.learner import load_learner
 from matplotlib.figure import Figure
 
-from qsd_fastai.callbacks.save_state import SaveState
+from qsd_fastai.callbacks.save_state import Diverged, SaveState
 from qsd_fastai.callbacks.track_run import TrackRun
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.table import read_table, write_table
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.drawn.people import generate_people
-from qsd_fastai.stages import Run, in_one_line, rehearse
+from qsd_fastai.stages import Run, rehearse
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT/'recipes'))
@@ -32,6 +33,11 @@ def people(tmp_path_factory):
     table = read_table(folder/'people'/'images.csv')
     table.loc[table['split'] == 'query', 'identity'] = 'nobody'
     write_table(table, folder/'alone'/'images.csv')
+    table = read_table(folder/'people'/'images.csv')
+    for name,other in (('one_camera', table.assign(camera='1')), ('asked', table[table['split'] != 'gallery']),
+                       ('shown', table[table['split'] != 'query'])):
+        other.attrs = table.attrs
+        write_table(other, folder/name/'images.csv')
     return folder
 
 
@@ -45,8 +51,12 @@ def offline(monkeypatch, people):
     ({'arms': 'without,wiht'}, 'Did you mean with'), ({'arms': 'with,with'}, 'an arm twice'), ({'pairs': 'partners'},
                                                                                              'partners'),
     ({'arch': 'test_resnte'}, 'Did you mean test_resnet'), ({'n_ids': 40}, '40'), ({'weight': -1.}, '-1'),
-    ({'data': 'people/image.csv'}, 'No table at'), ({'arch': 'vit_tiny_patch16_224'}, 'does not pass'),
-    ({'arch': 'mobilefacenet'}, '112'), ({'data': 'alone/images.csv'}, 'query can be answered')], ids=str)
+    ({'data': 'people/image.csv'}, 'No table at'),
+    ({'arch': 'mvitv2_tiny'}, 'mvitv2_tiny does not take pictures of 32x16'),
+    ({'arch': 'iresnet18', 'width': 8}, '16 pixels'), ({'n_imgs': 1}, 'n_imgs=2 or more'),
+    ({'data': 'alone/images.csv'}, 'query can be answered'), ({'data': 'one_camera/images.csv'}, 'answered'),
+    ({'data': 'asked/images.csv'}, 'gallery'), ({'data': 'shown/images.csv'}, 'no queries'),
+    ({'n_ids': 16}, 'n_ids=8 or less')], ids=str)
 def test_a_typo_is_found_before_anything_is_trained(people, typo, said, capsys):
     with pytest.raises(SystemExit) as e: reid.main(**{'data': 'people/images.csv', 'out': 'typo', **tiny, **typo})
     assert said in str(e.value)
@@ -61,7 +71,7 @@ def options(tmp_path):
             'workers': 0}
 
 
-def stub(): return SimpleNamespace(export=lambda name: None)
+def stub(): return SimpleNamespace(export=lambda file: file.write_bytes(b'learner'))
 
 
 def ended(run, title, *cbs):
@@ -122,35 +132,110 @@ def test_what_has_not_begun_may_change_and_is_recorded(options):
                                                                              {**options, 'resume': True, 'weight': 3.})
 
 
-@pytest.mark.parametrize('error', [ValueError('odd'), KeyboardInterrupt()], ids=repr)
-def test_a_run_that_ends_before_its_first_epoch_leaves_its_folder_free(options, error):
+ERRORS = pytest.mark.parametrize('error', [ValueError('odd'), KeyboardInterrupt(), KeyError('bug')], ids=repr)
+
+
+@ERRORS
+@pytest.mark.parametrize('there', [False, True], ids=['new folder', 'folder of others'])
+def test_a_run_that_ends_before_its_first_epoch_leaves_nothing(options, error, there):
+    mine = options['out']/'mine'/'note.txt'
+    if there:
+        mine.parent.mkdir(parents=True)
+        mine.write_text('keep')
     run = Run('page', options)
-    with pytest.raises((ValueError, SystemExit)), run.stage('baseline', 1) as stage:
+    with pytest.raises(type(error)), run.stage('baseline', 1) as stage:
         stage.cbs()
+        assert (run.out/'wandb').is_dir()
         raise error
-    assert not (run.out/'run.json').exists()
+    assert run.out.exists() == there
+    if there: assert sorted(o.name for o in run.out.iterdir()) == ['mine']
+    if there: assert mine.read_text() == 'keep'
     Run('page', options)
 
 
-@pytest.mark.parametrize('error', [ValueError('odd'), KeyboardInterrupt()], ids=repr)
+@ERRORS
 def test_a_run_that_ends_later_can_be_resumed(options, error):
-    run = Run('page', options)
-    ended(run, 'baseline')
-    with pytest.raises((ValueError, SystemExit)) as e, run.stage('without', 1): raise error
-    assert (run.out/'run.json').exists()
+    @in_one_line
+    def page():
+        run = Run('page', options)
+        ended(run, 'baseline')
+        with run.stage('without', 1): raise error
+    with pytest.raises((ValueError, SystemExit, KeyError)) as e: page()
+    assert (options['out']/'run.json').exists()
     if isinstance(error, KeyboardInterrupt): assert '--resume' in str(e.value)
     Run('page', {**options, 'resume': True})
 
 
-def test_errors_of_a_page_are_one_line_and_those_of_a_stage_are_whole(options):
-    @in_one_line
-    def early(): raise ValueError('first\nsecond.')
+def test_a_run_says_of_what_table_and_with_which_versions(options, labelled_people, capsys, monkeypatch):
+    def begin(table, **more):
+        run = Run('page', {**options, **more})
+        run.of_table(table)
+        ended(run, 'baseline')
+        run.folder.close()
+        return json.loads((run.out/'run.json').read_text())
+    kept = begin(labelled_people)
+    assert {'python', 'torch', 'fastai', 'timm', 'qsd_fastai'} <= set(kept['versions'])
+    assert kept['table']['rows'] == len(labelled_people)
+    begin(labelled_people, resume=True, data='elsewhere/images.csv')
+    others = {'quality': labelled_people.assign(quality=labelled_people['quality'] + .5),
+              'identity': labelled_people.assign(identity=labelled_people['identity'][::-1].to_numpy()),
+              'rows 72 -> 71': labelled_people.iloc[1:],
+              'true_quality': labelled_people.assign(true_quality=1.),
+              'path': labelled_people.iloc[::-1]}
+    for said,other in others.items():
+        with pytest.raises(ValueError, match=f'The table of .* is another one .*{said}'): begin(other, resume=True)
+    assert 'other versions' not in capsys.readouterr().out
+    monkeypatch.setattr('qsd_fastai.runs.folder.versions', lambda: {**kept['versions'], 'torch': '9.0'})
+    assert begin(labelled_people, resume=True)['changed'][-1]['versions'][1]['torch'] == '9.0'
+    assert f'torch {kept["versions"]["torch"]} -> 9.0' in capsys.readouterr().out
 
-    @in_one_line
-    def late():
-        with Run('page', options).stage('baseline', 1): raise ValueError('within')
-    with pytest.raises(SystemExit, match='first second'): early()
-    with pytest.raises(ValueError, match='within'): late()
+
+def test_a_table_that_teaches_nothing_is_refused(options, labelled_people):
+    train,run = labelled_people['split'] == 'train',Run('page', options)
+    for table in (labelled_people[~train], labelled_people[train].drop_duplicates('identity'),
+                  labelled_people[train & (labelled_people['identity'] == labelled_people['identity'].iloc[0])]):
+        with pytest.raises(ValueError, match='two pictures of an identity'): run.of_table(table)
+
+
+def diverged(run, title):
+    with pytest.raises(Diverged), run.stage(title, 1) as stage:
+        stage.cbs()
+        (run.out/f'{stage.name}.state').touch()
+        raise Diverged('diverged')
+    run.folder.close()
+
+
+def test_a_diverged_baseline_goes_on_at_another_rate(options):
+    diverged(Run('page', options), 'baseline')
+    again = {**options, 'resume': True}
+    with pytest.raises(ValueError, match='seed was 0'): Run('page', {**again, 'lr': .01, 'seed': 1})
+    run = Run('page', {**again, 'lr': .01})
+    with run.stage('baseline', 1) as stage:
+        stage.cbs()
+        assert (run.out/'baseline.state').exists()
+    run.folder.close()
+    with pytest.raises(ValueError, match='lr was'): Run('page', again)  # it has not diverged since
+
+
+def test_fine_tunings_are_made_anew_at_one_rate_where_one_has_diverged(options, capsys):
+    run = Run('page', options)
+    for title in ('baseline', 'without'): ended(run, title)
+    diverged(run, 'with')
+    again = {**options, 'resume': True}
+    with pytest.raises(ValueError, match='lr was'): Run('page', {**again, 'lr': .01})
+    run = Run('page', {**again, 'tune_lr': .001})
+    assert (run.out/'without.state').exists()
+    ended(run, 'baseline')
+    assert sorted(o.name for o in run.out.glob('*.state')) == ['baseline.state']
+    assert '"without" is made anew' in capsys.readouterr().out
+    assert list(json.loads(run.folder.file.read_text())['stages']) == ['baseline']
+
+
+def test_one_of_two_runs_in_a_folder_loses(options):
+    one,two = Run('page', options),Run('page', options)
+    ended(one, 'baseline')
+    with pytest.raises(FileExistsError, match='already holds a run'), two.stage('baseline', 1): pass
+    assert (one.out/'baseline.pkl').exists()
 
 
 def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
@@ -167,10 +252,19 @@ def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
         first,second = (learn.embed(table) for _ in range(2))
         assert first.shape == (5, 8)
         np.testing.assert_array_equal(first, second)
+        return SimpleNamespace(figures={'mAP': 0.})
     table = pd.DataFrame({'quality': [np.nan]*5})
     rehearse(Spy, judge, table, [None, QualityDistillation(), method])
     assert [(n, QualityDistillation in kinds, same) for n,kinds,same in seen] == [(1, True, False), (1, True, False)]
     assert table['quality'].isna().all()
+    def blind(learn): return SimpleNamespace(figures={})
+    with pytest.raises(ValueError, match='it has no queries'): rehearse(Spy, blind, table)
+
+
+def test_a_transformer_at_the_size_of_the_pictures(people, tmp_path):
+    results = reid.main(data='people/images.csv', out=tmp_path/'run', **{**tiny, 'arch': 'test_vit', 'epochs': 1,
+                                                                         'arms': 'with', 'lr': 1e-3})
+    assert results.notna().all(axis=None)
 
 
 def test_a_learner_that_was_kept_loads(people, tmp_path):

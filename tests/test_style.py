@@ -22,9 +22,8 @@ TIGHT = {'*', '/', '//', '**', '@'}
 FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling', 'rows'}, {'unknown', 'schedules'},
           {'columns'},
           {'data', 'models', 'losses', 'quality', 'evaluation'},
-          {'drawn', 'distillation', 'plots', 'pt2'}, {'runs'}, {'callbacks'}, {'learner', 'embedder'},
-          {'export', 'arms', 'judging'},
-          {'stages'}, {'all'}]
+          {'drawn', 'distillation', 'plots', 'pt2'}, {'runs'}, {'callbacks', 'commands'}, {'learner', 'embedder'},
+          {'export', 'arms', 'judging'}, {'stages'}, {'all'}]
 
 
 def each(files):

@@ -1,9 +1,12 @@
 "A function as a command: an error is one line, and what was chosen goes into the record"
 import inspect
 import os
-import sys
-from functools import wraps
+from functools import partial
 from pathlib import Path
+
+from qsd_fastai.commands import in_one_line
+
+in_a_line = partial(in_one_line, kind=True)
 
 
 def common(
@@ -14,17 +17,6 @@ def common(
     force:bool=False,     # Make the table anew where there is one
 ):
     "Options of every set: they say where and how, not what"
-
-
-def in_a_line(
-    f, # A function that a person runs
-):
-    "`f`, but an error that a person can do something about ends the program in one line"
-    @wraps(f)
-    def run(*args, **kwargs):
-        try: return f(*args, **kwargs)
-        except (ValueError, OSError, ImportError) as e: sys.exit(f'{type(e).__name__}: {e}')
-    return run
 
 
 def chosen(

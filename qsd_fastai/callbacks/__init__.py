@@ -6,4 +6,5 @@ centers         Moves the centers of a `CenterLoss`
 partial_update  Moves the centers of a `PartialFC`
 track_run       Logs to Weights & Biases
 save_state      Resume: keeps all that a fit needs to go on
+kept            What it has kept, read back
 """

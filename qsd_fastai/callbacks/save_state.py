@@ -1,6 +1,8 @@
 "Going on with a fit that was stopped, as if it had not been"
-import pickle
 import random
+from contextlib import contextmanager
+from copy import deepcopy
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,14 @@ from ..files import save_whole
 from ..models.heads.partial_fc import whole_state_dict
 from ..tensors import plain_tensor
 from .fits import is_fit
-from .track_run import TrackRun
+from .kept import own_loader, read_state, same_table, table_state
+from .track_run import TrackRun, highest_rates
 
-__all__ = ['SaveState', 'random_state', 'set_random_state']
+__all__ = ['Diverged', 'SaveState', 'random_state', 'set_random_state']
+
+
+class Diverged(ValueError):
+    "A training whose weights or loss are not finite any more"
 
 
 def random_state()->dict:
@@ -51,7 +58,10 @@ class SaveState(Callback):
     again as they were) and go on exactly as the uninterrupted run would have. A second fit with the same object, as in
     `fine_tune`, is the second part of the same run. What other callbacks count for themselves starts anew, unless they
     count rows of the table: `SaveModelCallback` and its kin do. A state is of one process, but holds the centers of a
-    `PartialFC` of all: give it to every process. Others of a launch go on with the generators of the first."""
+    `PartialFC` of all: give it to every process. Others of a launch go on with the generators of the first.
+
+    A table with other pictures or labels is refused. A training that diverges ends in `Diverged` before its epoch is
+    judged and kept: what is kept is finite, and a resume may have another learning rate."""
     order = TrackRun.order + 5 # After everything else that happens at the end of an epoch
 
     def __init__(self,
@@ -67,11 +77,12 @@ class SaveState(Callback):
         self.active = is_fit(self.learn)
         if not self.active: return
         if self.fits == 0:
-            if self.resume and self.file.is_file(): self.kept = self._read()
+            if self.resume and self.file.is_file(): self.kept = read_state(self.file)
             # else a run that is stopped early would leave another one's state
             elif not rank_distrib(): self.file.unlink(missing_ok=True)
         self.fits += 1
-        self.state,self.rows = None,[]
+        self.state,self.rows,self.table = None,[],table_state(self.dls)
+        self.given = [h['lr'] for h in self.opt.hypers]
         if self.kept is None or self.kept['fit'] < self.fits: return
         over = self.kept['fit'] > self.fits
         if over: n_epoch,self.rows = self.kept['earlier'][self.fits - 1]
@@ -89,29 +100,32 @@ class SaveState(Callback):
 
     def _save_again(self): vars(self.learn).pop('save', None)
 
-    def _read(self):
-        try: state = torch.load(self.file, weights_only=True, map_location='cpu')
-        except (EOFError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as e:
-            raise ValueError(f'{self.file} cannot be read ({e}). Remove it, or start anew without resume.') from e
-        if not isinstance(state, dict) or 'earlier' not in state:
-            raise ValueError(f'{self.file} is not the state of a run. Remove it, or start anew without resume.')
-        return state
-
     def _load(self):
         state,batches = self.kept,len(self.dls.train)
         if state['n_iter'] != batches:
             raise ValueError(f'{self.file} is of a run of {state["n_iter"]} batches an epoch, this one has {batches}. '
                              'Resume with the same table and batch size, or start anew without resume.')
-        try:
+        now = random_state()
+        with self._refusing():
+            same_table(state['table'], self.table, self.file)
+            set_random_state(state['random'])
+            if state['loader']: deepcopy(own_loader(self.dls).rng).setstate(_tuples(state['loader']))
             get_model(self.learn.model).load_state_dict(state['model'])
             if isinstance(self.loss_func, torch.nn.Module): self.loss_func.load_state_dict(state['loss'])
             self._load_opt(state['opt'])
-        except (AssertionError, KeyError, RuntimeError, ValueError) as e:
+            scaler = getattr(self.learn, 'scaler', None)
+            if state['scaler'] and scaler: scaler.load_state_dict(state['scaler'])
+        set_random_state(now)
+        self.state = state
+
+    @contextmanager
+    def _refusing(self):
+        "What comes from the file may be of another model, or damaged: that is said of the file"
+        try: yield
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            if str(e).startswith(str(self.file)): raise
             raise ValueError(f'{self.file} is of another model. Resume with the same arguments, or start anew without '
                              'resume.') from e
-        scaler = getattr(self.learn, 'scaler', None)
-        if state['scaler'] and scaler: scaler.load_state_dict(state['scaler'])
-        self.state = state
 
     def _load_opt(self, opt):
         device = next(self.learn.model.parameters()).device
@@ -122,12 +136,14 @@ class SaveState(Callback):
     def before_epoch(self):
         if not self.active: return
         if self.epoch < len(self.rows):
+            terms = getattr(self.learn, 'loss_terms', None)
+            if terms and self.state: terms.epochs = list(self.state['terms'][:self.epoch + 1])
             self.recorder.log += self.rows[self.epoch]
             raise CancelEpochException()
         self._save_again()
         # that fit ended before its last epoch, by early stopping say
         if self.kept is not None and self.kept['fit'] > self.fits: raise CancelFitException()
-        self._restore()
+        with self._refusing(): self._restore()
 
     def _restore(self):
         "Put back what repeated rows have not: rates, and what the recorder, the terms and the generators held"
@@ -136,6 +152,7 @@ class SaveState(Callback):
         # the weights are where they belong
         self.kept = {k: self.kept[k] for k in ('fit', 'earlier', 'n_epoch', 'values')}
         self._load_opt(state['opt'])  # callbacks may have changed the rates again
+        if state['given'] and state['given'] != self.given: self.opt.set_hyper('lr', self.given)
         recorder = self.recorder
         for name in ('lrs', 'losses', 'iters'): setattr(recorder, name, list(state[name]))
         recorder.smooth_loss.count,recorder.smooth_loss.val = state['smooth_loss']
@@ -145,7 +162,19 @@ class SaveState(Callback):
         if graph: graph.nb_batches = list(state['iters'])
         if scheduler: scheduler.hps = recorder.hps = {k: list(v) for k,v in state['hps'].items()}
         set_random_state(state['random'])
-        if state['loader']: self.dls.train.rng.setstate(_tuples(state['loader']))
+        if state['loader']: own_loader(self.dls).rng.setstate(_tuples(state['loader']))
+
+    def after_train(self):
+        if not self.active or not self.recorder.smooth_loss.count: return
+        model,loss = get_model(self.learn.model),float(self.recorder.smooth_loss.value)
+        weights = all(bool(o.isfinite().all()) for o in model.parameters())
+        weights = weights and not any(bool(o.isnan().any()) for o in model.buffers())
+        # a scaler leaves out what overflows
+        if weights and (isfinite(loss) or getattr(self.learn, 'scaler', None)): return
+        done = f'The state of epoch {self.epoch} is kept in {self.file}' if self.epoch else 'No epoch was finished'
+        raise Diverged(f'The {"loss is" if weights else "weights are"} not finite in epoch {self.epoch + 1} of '
+                       f'{self.n_epoch}, at learning rates up to {max(highest_rates(self.learn)):g}: the training has '
+                       f'diverged. {done}. Go on with a lower rate, a tenth of it say.')
 
     def after_epoch(self):
         if not self.active or self.epoch < len(self.rows): return
@@ -159,11 +188,11 @@ class SaveState(Callback):
         "The state but for weights"
         learn,recorder,smooth = self.learn,self.recorder,self.recorder.smooth_loss
         scaler,terms,scheduler = (getattr(learn, o, None) for o in ('scaler', 'loss_terms', 'param_scheduler'))
-        rng = getattr(self.dls.train, 'rng', None)
+        rng = getattr(own_loader(self.dls), 'rng', None)
         return {
             'fit': self.fits, 'earlier': self.earlier,
             'n_epoch': self.n_epoch, 'n_iter': len(self.dls.train), 'train_iter': learn.train_iter,
-            'opt': learn.opt.state_dict(),
+            'opt': learn.opt.state_dict(), 'given': self.given, 'table': self.table,
             'scaler': scaler.state_dict() if scaler else {},
             'hps': scheduler.hps if scheduler else {},
             'values': recorder.values,
@@ -180,7 +209,7 @@ class SaveState(Callback):
     def after_fit(self):
         if not self.active: return
         self._save_again()
-        self._restore()  # nothing was left to do: the next fit goes on from there
+        with self._refusing(): self._restore()  # nothing was left to do: the next fit goes on from there
         self.earlier = [*self.earlier, _plain((self.n_epoch, self.recorder.values))]
 
 

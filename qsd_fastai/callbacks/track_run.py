@@ -12,12 +12,12 @@ from fastai.torch_core import get_model, rank_distrib
 from fastcore.basics import defaults, store_attr
 from torch import nn
 
-from ..data.loaders import picture_files
+from ..data.loaders import picture_files, picture_size
 from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_queries
 from ..models.heads.partial_fc import whole_state_dict
 from ..plots.pictures import hardest_figure
 from ..plots.quality import quality_histogram_figure
-from ..runs.wandb_run import finish_run, kept_beside, start_run
+from ..runs.wandb_run import epochs_known, finish_run, kept_beside, start_run
 from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
 from .fits import is_fit
 from .loss_terms import loss_terms
@@ -74,6 +74,7 @@ class TrackRun(Callback):
         self.wandb_run.config.update({**found_config(self.learn), **(self.config or {})}, allow_val_change=True)
         for part,step in (('train', 'batch'), ('lr', 'batch'), ('valid', 'epoch'), ('mean', 'epoch')):
             self.wandb_run.define_metric(f'{part}/*', step_metric=step)
+        self.known = epochs_known(self.wandb_run)
         run,*done = self.logged
         self.first_batch,self.first_epoch = done if run == self.wandb_run.id else (0, 0)  # `fine_tune` is two fits
         self.trained,self.rows = False,0
@@ -87,7 +88,8 @@ class TrackRun(Callback):
 
     def after_epoch(self):
         if not self.tracks: return
-        if self.trained: self._log_epoch()  # else it was done before a resume
+        # else it was done before a resume; what W&B has not got, for the process was killed, is logged again
+        if self.trained or self.first_epoch + self.epoch >= self.known: self._log_epoch()
         self.rows = len(self.recorder.values)
 
     def _log_epoch(self):
@@ -153,14 +155,13 @@ def found_config(
     "What is known about a learner without being told"
     dls,model = learn.dls,get_model(learn.model)
     body = getattr(model, 'body', model)
-    sizes = (getattr(t, 'size', None) for t in getattr(dls.train, 'after_item', ()))
-    opt_func = getattr(learn.opt_func, 'func', learn.opt_func)
+    opt_func,size = getattr(learn.opt_func, 'func', learn.opt_func),picture_size(dls)
     own = [cb for cb in learn.cbs if type(cb) not in defaults.callbacks and not isinstance(cb, TrackRun)]
     found = {
         'body': (getattr(body, 'pretrained_cfg', None) or {}).get('architecture') or type(body).__name__,
         'parameters': sum(p.numel() for p in model.parameters()),
         'n_identities': getattr(dls, 'c', None),
-        'size': next((list(size) for size in sizes if isinstance(size, tuple)), None),
+        'size': size and list(size),
         'loss': described(learn.loss_func),
         'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__),
         'lr': highest_rates(learn), 'wd': learn.wd,
@@ -196,7 +197,7 @@ def described(
     for k,v in {**vars(o), **vars(o).get('_modules', {})}.items():
         if k.startswith('_') or k in ('learn', 'run', 'training', 'terms'): continue
         if isinstance(v, (bool, int, float, str)): found[k] = v
-        elif isinstance(v, Path): found[k] = str(v)
+        elif isinstance(v, Path): found[k] = v.name
         elif isinstance(v, (tuple, list)) and _few_and_plain(v): found[k] = list(v)
         elif isinstance(v, dict) and _few_and_plain(v.values()): found[k] = v
         elif depth and (isinstance(v, nn.Module) or callable(v)): found[k] = described(v, depth - 1)

@@ -25,7 +25,8 @@ from .order import identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
 
-__all__ = ['IdentityDL', 'TableRow', 'picture_files', 'recognition_block', 'recognition_dataloaders', 'table_rows']
+__all__ = ['IdentityDL', 'TableRow', 'picture_files', 'picture_size', 'recognition_block', 'recognition_dataloaders',
+           'table_rows']
 
 
 class IdentityDL(TfmdDL):
@@ -149,6 +150,14 @@ def picture_files(
     table = complete_table(table)
     root = root if root is not None else table.attrs.get('root', '.')
     return pd.Series([os.path.join(root, p) for p in table['path']], index=table.index, dtype=object)
+
+
+def picture_size(
+    dls, # `DataLoaders`
+): # `(height, width)`, pixels, or `None`
+    "The size that pictures are brought to, where a transform of items says it"
+    sizes = (getattr(t, 'size', None) for t in getattr(dls.train, 'after_item', ()))
+    return next((tuple(o) for o in sizes if isinstance(o, tuple)), None)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..choices import one_of
 from ..data.loaders import picture_files
+from ..runs.folder import shown_options
 from ..runs.wandb_run import finish_run, kept_beside, start_run
 from ..runs.wandb_tables import figure_image
 
@@ -43,7 +44,7 @@ def track_judgement(
     **kwargs, # For `start_run`: `name`
 ):
     "A W&B run of a model that was judged: figures as its summary, pictures, tables"
-    config = {k: found[k] for k in ('protocol', 'data', 'model')}
+    config = {'protocol': found['protocol'], 'data': shown_options(found['data']), 'model': found['model']}
     run = start_run(config=config, dir=dir, group=group or Path(dir).name, **kwargs)
     run.summary.update(found['figures'])
     shown = picture_files(table).to_numpy(),table['path'].to_numpy()

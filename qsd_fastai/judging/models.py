@@ -17,7 +17,6 @@ from ..evaluation.store import read_embeddings
 from ..files import file_hash
 from ..learner import pictures_of_loader
 from ..losses import RecognitionLoss
-from ..models.bodies.by_name import body_size
 from ..models.preprocess import Preprocess, face_stats
 from ..models.recognizer import Recognizer
 from ..models.switches import switches_of
@@ -85,7 +84,7 @@ def open_weights(
     if stats: one_of('--stats', stats, *STATS)
     if channels: one_of('--channels', channels, 'rgb', 'bgr')
     given = size if size and all(size) else None
-    model = Recognizer(arch, 1, last_stride=last_stride, **(body_size(arch, given) if given else {}))
+    model = Recognizer(arch, 1, last_stride=last_stride, size=given)
     load_reference(model, file, head=False, channels=channels or None)
     wanted = model.preprocess or Preprocess(*imagenet_stats)
     size = given or wanted.size

@@ -12,7 +12,7 @@ from ..columns import complete_table
 from ..data.pairs import check_pairs, read_pairs
 from ..data.table import check_table, read_table
 from ..data.templates import read_templates
-from ..files import file_hash
+from ..files import file_hash, save_figure, save_frame, save_text
 from ..quality import norm_quality
 from .templates import has_templates
 
@@ -70,9 +70,9 @@ class JudgedTable:
         data = {'file': str(self.file), 'sha256': file_hash(self.file), 'pictures_embedded': len(self.rows),
                 'record': self.table.attrs.get('record')}
         found = {'figures': judged.figures, 'protocol': {**how, **judged.protocol}, 'data': data, 'model': model}
-        (to/'results.json').write_text(json.dumps(found, indent=1, default=str), encoding='utf-8')
-        for k,frame in judged.frames.items(): frame.to_csv(to/f'{k}.csv', index=False)
-        for k,figure in judged.plots.items(): figure.savefig(to/f'{k}.png', dpi=150)
+        save_text(json.dumps(found, indent=1, default=str), to/'results.json')
+        for k,frame in judged.frames.items(): save_frame(frame, to/f'{k}.csv', index=False)
+        for k,figure in judged.plots.items(): save_figure(figure, to/f'{k}.png')
         return found
 
 

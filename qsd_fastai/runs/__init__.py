@@ -1,6 +1,9 @@
 """What a run leaves behind
 
 folder        Its folder, never written over; `--resume`
+lock          One process at a time in a folder
+made          What it was made of and with: the content of its table, versions
+tables        Its table of results, read back
 wandb_run     Its W&B run, from start to end
 wandb_tables  Figures, the hardest queries and pairs, as W&B shows them
 """

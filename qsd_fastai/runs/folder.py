@@ -1,18 +1,29 @@
-"The folder of a run: never written over, resumed with what its stages were made with, left free where nothing came"
+"The folder of a run: of one process at a time, never written over, resumed with what its stages were made with"
 import json
+import re
 import secrets
+import shutil
 import time
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ..files import in_one_move
+from ..files import save_text
+from .lock import hold, release
+from .made import changes, versions
 
-__all__ = ['RunFolder', 'run_folder', 'run_or_nothing']
+__all__ = ['FREE', 'RunFolder', 'opened', 'read_run', 'run_folder', 'run_or_nothing', 'shown_options', 'stage_file']
+
+# Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged. Judging
+# is done again at a resume, and the content of the data is looked at
+FREE = ('arms', 'data', 'degraded', 'far', 'flip', 'group', 'sets', 'shuffle_quality', 'workers')
+PARTS = {'id': str, 'args': dict, 'stages': dict, 'changed': list, 'versions': dict, 'table': dict, 'diverged': str,
+         'results': str}
+opened = [] # Folders of runs that this process is at, the outermost first
 
 
 class RunFolder:
-    """A folder and its `run.json`: the id of the run, its options, which of them each stage was made with, and what
-    changed at a resume.
+    """A folder and its `run.json`: the id of the run, its options, which of them each stage was made with, of what
+    table and with which versions, and what changed at a resume.
 
     Making one looks and refuses, and writes nothing; `open` does. A folder that holds a run is resumed or left
     alone."""
@@ -21,7 +32,7 @@ class RunFolder:
         out=None,            # The folder to use instead
         args:dict=None,      # What the run is made with
         resume:bool=False,   # Go on with the run in `out`, or with the newest of this name
-        stagewise:bool=False,# May options differ at a resume that no stage so far was made with? Else none may
+        stagewise:bool=False,# May options differ at a resume that no stage so far was made with? Else those of `FREE`
     ):
         if resume and out is None:
             found = sorted(Path('runs').glob(f'{name}-*/run.json'))
@@ -29,42 +40,85 @@ class RunFolder:
             if not found: raise FileNotFoundError(f'There is no run to resume in {at}. Start one without --resume.')
             out = found[-1].parent
         self.out = Path(out if out is not None else time.strftime(f'runs/{name}-%Y%m%d-%H%M%S'))
-        self.file,self.resumes = self.out/'run.json',resume
+        self.file,self.resumes,self.stagewise = self.out/'run.json',resume,stagewise
         self.args = json.loads(json.dumps(args or {}, default=str)) # As they are written
-        if resume: self.kept = self._read()
+        self.anew,self.before = [],set()
+        self._look()
+
+    def _look(self):
+        "What is kept, or will be; refuses what cannot be"
+        if self.resumes: self.kept = read_run(self.file)
         elif self.file.exists():
             raise FileExistsError(f'{self.out} already holds a run. Go on with it by --resume, or name another --out.')
-        else: self.kept = {'id': secrets.token_hex(4), 'args': self.args, 'stages': {}, 'changed': []}
-        made = self.kept['stages'] if stagewise else {'': {**dict.fromkeys(self.args), **self.kept['args']}}
-        for title,uses in made.items(): self._refuse_other(title, uses)
+        else:
+            self.kept = {**{k: kind() for k,kind in PARTS.items()}, 'id': secrets.token_hex(4), 'args': self.args}
+        whole = {k: v for k,v in {**dict.fromkeys(self.args), **self.kept['args']}.items() if k not in FREE}
+        made = self.kept['stages'] if self.stagewise else {'': whole}
+        other = {title: o for title,uses in made.items() if (o := self._other(uses))}
+        for title,differs in other.items():
+            if set(differs) != self._rate(): self._refuse(title, differs)
+        # a baseline goes on from before it diverged; fine-tunings are compared, and are made anew, all at one rate
+        self.anew = list(other) if self._rate() == {'tune_lr'} else []
 
     @property
     def id(self):
         "A short name of the run that no other has"
         return self.kept['id']
 
-    def _read(self):
-        if not self.file.is_file():
-            raise FileNotFoundError(f'{self.out} holds no run (no run.json) to resume. Start it without --resume.')
-        try: return {'stages': {}, 'changed': [], **json.loads(self.file.read_text(encoding='utf-8'))}
-        except (TypeError, ValueError) as e:
-            raise ValueError(f'{self.file} is not JSON ({e}). Start another run without --resume.') from e
+    @property
+    def begun(self):
+        "Is there something to go on with?"
+        return any(self.out.rglob('*.state')) or any(self.out.rglob('results.csv'))
 
-    def _refuse_other(self, title, uses):
-        other = {k: (was, self.args.get(k)) for k,was in uses.items() if was != self.args.get(k)}
-        if not other: return
-        listed = ', '.join(f'{k} was {a!r} and is {b!r}' for k,(a,b) in other.items())
+    def _other(self, uses): return {k: (was, self.args.get(k)) for k,was in uses.items() if was != self.args.get(k)}
+
+    def _rate(self):
+        "The option that may differ where a stage has diverged"
+        uses = self.kept['stages'].get(self.kept['diverged'], ())
+        return {next(o for o in ('tune_lr', 'lr', None) if o in uses or o is None)}
+
+    def _refuse(self, title, differs):
+        listed = ', '.join(f'{k} was {a!r} and is {b!r}' for k,(a,b) in differs.items())
         what = f'The stage "{title}" of {self.out}' if title else self.out
         raise ValueError(f'{what} was started with other options: {listed}. Resume with the same ones.')
 
+    def of_table(self,
+        content:dict, # Of `table_content`
+    ):
+        "Note what the run is trained on; `ValueError` where a run that is resumed was begun with another table"
+        if self.kept['table'] and (differs := changes(self.kept['table'], content)):
+            raise ValueError(f'The table of {self.out} is another one than when the run was started: {differs}. '
+                             'Put it back, or start another run without --resume.')
+        self.kept['table'] = content
+
     def open(self):
-        "Make the folder and write `run.json`; options that changed since the last time are recorded"
-        was = self.kept['args']
-        changed = {k: [was.get(k), self.args.get(k)] for k in was | self.args if was.get(k) != self.args.get(k)}
-        if changed: self.kept['changed'].append({'at': time.strftime('%Y-%m-%d %H:%M:%S'), **changed})
-        self.kept['args'] = self.args
-        self._write()
+        "Take the folder, make it, and write `run.json`; what changed since the last time is said and recorded"
+        self.before = {o.name for o in self.out.iterdir()} if self.out.is_dir() else None
+        self.out.mkdir(parents=True, exist_ok=True)
+        hold(self.out)
+        opened.append(self)
+        try: self._begin()
+        except BaseException:
+            self.close()
+            raise
         return self
+
+    def _begin(self):
+        table = self.kept['table']
+        self._look()  # again: another process may have been here
+        if table: self.of_table(table)
+        was,now = self.kept['args'],versions()
+        changed = {k: [was.get(k), self.args.get(k)] for k in was | self.args if was.get(k) != self.args.get(k)}
+        if self.kept['versions'] not in ({}, now):
+            changed['versions'] = [self.kept['versions'], now]
+            print(f'Note: this run was begun with other versions: {changes(self.kept["versions"], now)}.')
+        if changed: self.kept['changed'].append({'at': time.strftime('%Y-%m-%d %H:%M:%S'), **changed})
+        for title in self.anew:
+            print(f'"{title}" is made anew, for "{self.kept["diverged"]}" diverged at its rate.')
+            (self.out/stage_file(title, '.state')).unlink(missing_ok=True)
+            del self.kept['stages'][title]
+        self.kept |= {'args': self.args, 'versions': now, 'diverged': ''}
+        self._write()
 
     def begin(self,
         title:str, # Of the stage
@@ -74,13 +128,74 @@ class RunFolder:
         self.kept['stages'][title] = {k: self.args.get(k) for k in names}
         self._write()
 
-    def _write(self):
-        with in_one_move(self.file) as part: part.write_text(json.dumps(self.kept, indent=1) + '\n', encoding='utf-8')
+    def note(self,
+        **parts, # Of `run.json`: `diverged`, `results`
+    ):
+        "Record what became of the run"
+        self.kept |= parts
+        self._write()
+
+    def _write(self): save_text(json.dumps(self.kept, indent=1) + '\n', self.file)
+
+    def stopped(self):
+        "What to say when it is stopped; `free` and `close` it"
+        self.free()
+        self.close()
+        if not self.file.exists():
+            return f'Stopped before an epoch was finished: there is nothing to go on with in {self.out}.'
+        return f'Stopped. All finished epochs are kept in {self.out}: give the same command with --resume to go on.'
 
     def free(self):
-        "Where no epoch was finished there is nothing to resume: the folder holds no run any more"
-        if any(self.out.glob('*.state')) or (self.out/'results.csv').exists(): return
-        self.file.unlink(missing_ok=True)
+        "Where no epoch was finished there is nothing to resume: what this run has put there goes"
+        if self.begun or not self.file.exists(): return
+        self.file.unlink()
+        for o in self.out.iterdir():
+            if o.name in (self.before or ()): continue
+            if o.is_dir() and not o.is_symlink(): shutil.rmtree(o, ignore_errors=True)
+            else: o.unlink(missing_ok=True)
+        release(self.out)
+        if self.before is None: self.out.rmdir()
+
+    def close(self):
+        "Leave the folder to others"
+        release(self.out)
+        if self in opened: opened.remove(self)
+
+
+def read_run(
+    file, # `run.json`
+)->dict:
+    "What is kept of a run; `FileNotFoundError` or `ValueError` naming the file where it is not"
+    file,remedy = Path(file),'Start another run, in another folder'
+    if not file.is_file():
+        raise FileNotFoundError(f'{file.parent} holds no run (no run.json) to resume. Start it without --resume.')
+    try: found = json.loads(file.read_text(encoding='utf-8'))
+    except (RecursionError, ValueError) as e: raise ValueError(f'{file} is not JSON ({e}). {remedy}.') from e
+    if not isinstance(found, dict): raise ValueError(f'{file} is not the record of a run. {remedy}.')
+    kept = {**{k: kind() for k,kind in PARTS.items() if k not in ('id', 'args')}, **found}
+    wrong = [k for k,kind in PARTS.items() if not isinstance(kept.get(k), kind)]
+    if not wrong and not re.fullmatch(r'\w+', kept['id']): wrong = ['id']
+    if not wrong and not all(isinstance(o, dict) for o in kept['stages'].values()): wrong = ['stages']
+    if wrong: raise ValueError(f'{file} is not the record of a run: {wrong[0]} is {kept.get(wrong[0])!r}. {remedy}.')
+    return kept
+
+
+def stage_file(
+    title:str, # Of a stage, as in tables
+    ending='', # Of the file
+)->str:
+    "What a file of a stage is called"
+    return title.replace(',', '').replace(' ', '_') + ending
+
+
+def shown_options(
+    args:dict, # Options of a run
+)->dict:
+    "Options as others may see them: of a path on this machine the name alone, one that was given relative as it is"
+    def shown(part):
+        rooted = PurePosixPath(part).is_absolute() or PureWindowsPath(part).is_absolute() or part.startswith('~')
+        return PureWindowsPath(part).name if rooted else part
+    return {k: ','.join(map(shown, v.split(','))) if isinstance(v, str) else v for k,v in args.items()}
 
 
 def run_folder(
@@ -88,9 +203,12 @@ def run_folder(
     out=None,          # The folder to use instead
     args:dict=None,    # What the run is made with; kept in `run.json`, and compared when it is resumed
     resume:bool=False, # Go on with the run in `out`, or with the newest of this name
+    content:dict=None, # Of the table, of `table_content`; not looked at when not given
 )->tuple: # The folder, and a short name of the run that no other has
     "The folder of a run that is made in one go: it is resumed with the same options or left alone"
-    folder = RunFolder(name, out, args, resume).open()
+    folder = RunFolder(name, out, args, resume)
+    if content: folder.of_table(content)
+    folder.open()
     return folder.out,folder.id
 
 
@@ -101,5 +219,7 @@ def run_or_nothing(
     "Where this block is left by an error, or by Ctrl-C, the folder holds no run any more: another one can have it"
     try: yield
     except BaseException:
-        (Path(out)/'run.json').unlink(missing_ok=True)
+        for folder in [o for o in opened if o.out == Path(out)]:
+            folder.free()
+            folder.close()
         raise

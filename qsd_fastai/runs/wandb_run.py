@@ -2,6 +2,7 @@
 import atexit
 import netrc
 import os
+import re
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import wandb
 
-__all__ = ['finish_run', 'has_key', 'kept_beside', 'start_run']
+__all__ = ['epochs_known', 'finish_run', 'has_key', 'kept_beside', 'start_run']
 
 at_exit = {} # By id, what Python is to do about a run that was started and not finished
 
@@ -25,7 +26,11 @@ def start_run(
     """`wandb.init` that goes offline where there is no API key and `WANDB_MODE` does not decide
 
     If Python ends before `finish_run`, by Ctrl-C say, the run is marked as failed, and the line that says where it is
-    appears all the same."""
+    appears all the same.
+
+    W&B itself adds the name of the machine and of its user, the command line and the paths of program and folder.
+    Where others may look at the run, set WANDB_X_DISABLE_META=true and WANDB_X_DISABLE_MACHINE_INFO=true, and for the
+    state of the repository WANDB_DISABLE_GIT=true."""
     Path(dir).mkdir(parents=True, exist_ok=True)
     # W&B itself looks at the environment but once
     mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')
@@ -53,14 +58,29 @@ def has_key()->bool:
 def finish_run(
     run,               # Of `start_run`
     failed:bool=False, # Mark it as stopped before its end?
+    said:bool=True,    # Say where it is?
 ):
     "End a run, and say where it is"
     atexit.unregister(at_exit.pop(run.id, None))
     folder,offline = Path(run.dir).parent,run.offline
     url = None if offline or run.disabled else run.url
     run.finish(exit_code=int(failed))
+    if not said: return
     if offline: print(f'W&B run kept offline. To upload it: wandb login, then wandb sync {folder}')
     elif url: print(f'W&B run: {url}')
+
+
+def epochs_known(
+    run, # Of W&B, that may be one to go on with
+)->int:
+    """How many epochs of a run W&B has: a process that is killed loses what was not sent or written yet
+
+    Of a run that is online W&B says it. Of one that is offline, files of the same id beside it have the rows."""
+    if not run.offline: return int(run.summary.get('epoch') or 0)
+    files = Path(run.dir).parents[1].glob(f'offline-run-*-{run.id}/run-{run.id}.wandb')
+    # a key and its value, as text, in an item of a row
+    found = [int(o) for file in files for o in re.findall(rb'\x05epoch\x82\x01.(\d+)', file.read_bytes())]
+    return max(found, default=0)
 
 
 @contextmanager

@@ -109,3 +109,13 @@ def test_without_centers():
     dl = DataLoader([(torch.rand(2), torch.tensor(0))])
     with pytest.raises(ValueError, match='CenterLoss'):
         Learner(DataLoaders(dl, dl), Scale(), loss_func=RecognitionLoss(), cbs=CenterUpdate())
+
+
+@pytest.mark.parametrize('cbs', [(), (MixedPrecisionOnCpu(),), (GradientAccumulation(16),)], ids=len)
+def test_defect_17_centers_of_weight_zero_stay_where_they_are(tmp_path, cbs):
+    "The published step divides their gradient by the weight: 0/0"
+    learn,d = learner(tmp_path, cbs=cbs, center_weight=0.)
+    learn.loss_func.weights['triplet'] = 1.
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, lr=1.)
+    np.testing.assert_array_equal(learn.loss_func.center.centers.detach(), d['centers0'])
+    assert learn.model.body.isfinite().all()

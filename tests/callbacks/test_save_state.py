@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import sys
-import time
 from copy import deepcopy
 from datetime import timedelta
 from functools import partial
@@ -22,12 +21,14 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Sa
 from fastai.learner import load_learner
 from fastai.torch_core import set_seed
 
+from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.callbacks.save_state import SaveState, random_state, set_random_state
 from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval
 from qsd_fastai.learner import recognition_learner
+from qsd_fastai.losses import CenterLoss, RecognitionLoss
 from qsd_fastai.models.heads.margins import AdaFace
 from qsd_fastai.models.heads.partial_fc import PartialFC, whole_state_dict
 
@@ -118,20 +119,24 @@ def test_with_worker_processes(labelled_people, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='the child is a fork')
 def test_after_a_kill_it_goes_on_bit_for_bit(labelled_people, whole, tmp_path):
-    class Slow(Callback):
-        def before_validate(self): time.sleep(.3)
+    class Wait(Callback):
+        "In the third epoch, until the kill"
+        def before_validate(self):
+            if self.epoch < 2: return
+            theirs.send('there')
+            theirs.recv()
     file = tmp_path/'run.state'
+    ours,theirs = multiprocessing.Pipe()
     # the learner is made in the child: Python seeds `random` anew when it forks
-    def child(): fit(make(labelled_people), SaveState(file), Slow())
+    def child(): fit(make(labelled_people), SaveState(file), Wait())
     going = multiprocessing.get_context('fork').Process(target=child)
     going.start()
-    for _ in range(1200):
-        if file.is_file() or not going.is_alive(): break
-        time.sleep(.05)
+    theirs.close()
+    assert ours.recv() == 'there'
     going.kill()
     going.join(60)
     assert going.exitcode == -signal.SIGKILL
-    assert 0 < len(torch.load(file, weights_only=True)['values']) < 4
+    assert len(torch.load(file, weights_only=True)['values']) == 2
     learn = make(labelled_people, seed=9)
     fit(learn, SaveState(file, resume=True))
     same(whole, learn)
@@ -382,3 +387,25 @@ def test_centers_of_two_processes_are_resumed_by_two_and_by_one(labelled_people,
     alone = KeepLoaded()
     partial_fc(labelled_people, seed=9).fit(2, 1e-2, cbs=[SaveState(tmp_path/'stopped.state', resume=True), alone])
     for found in (first['loaded'], alone.state): equal_states(stopped, found)
+
+
+@pytest.mark.parametrize('center', [False, True])
+def test_defect_18_every_epoch_is_judged_and_kept_with_and_without_centers(labelled_people, tmp_path, center):
+    "The published checkpoint needs centers, keeps ten files, and judges every fifth epoch whatever is asked for"
+    cbs,loss = (CenterUpdate(),) if center else (),RecognitionLoss(center=CenterLoss(8, 96)) if center else None
+    def learner(seed=3): return make(labelled_people, seed=seed, cbs=list(cbs), loss=deepcopy(loss))
+    seen,file = [],tmp_path/'kept'/'a.state'
+    class Look(Callback):
+        order = SaveState.order + 1
+        def after_epoch(self):
+            kept = torch.load(file, weights_only=True)
+            files = [o.name for o in file.parent.iterdir()]
+            seen.append((len(kept['values']), 'center.centers' in kept['model'], files))
+            assert all(v == v for v in kept['values'][-1])
+    left_alone = learner()
+    left_alone.fit(3, 1e-3, cbs=[SaveState(file), Look()])
+    assert seen == [(k, center, ['a.state']) for k in (1, 2, 3)]
+    with pytest.raises(KeyboardInterrupt): learner().fit(3, 1e-3, cbs=[SaveState(file), StopAt(2)])
+    learn = learner(seed=9)
+    learn.fit(3, 1e-3, cbs=SaveState(file, resume=True))
+    same(left_alone, learn)

@@ -1,8 +1,10 @@
 "Runs are written offline, and their files are read back"
 import csv
 import json
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -27,10 +29,10 @@ from qsd_fastai.evaluation.store import EmbeddingStore
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
-from qsd_fastai.runs.wandb_run import finish_run, start_run
+from qsd_fastai.runs.wandb_run import epochs_known, finish_run, start_run
 
 sys.path.insert(0, str(Path(__file__).parents[1]/'runs'))
-from wandb_files import runs
+from wandb_files import Run, runs
 
 pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning'),
               pytest.mark.usefixtures('one_thread')]
@@ -317,6 +319,41 @@ def test_resume_with_the_same_id(labelled_people, offline, tmp_path):
     assert {a.type for a in three.artifacts.values()} == {'model', 'dataset'}
 
 
+def test_epochs_that_were_not_written_are_logged_again(labelled_people, offline, tmp_path):
+    "A process that is killed loses what W&B had not written or sent yet; the state has it"
+    class Kill(Callback):
+        order = SaveState.order + 1
+        def before_epoch(self):
+            if self.epoch == 3: raise KeyboardInterrupt
+    def fit(resume, *cbs):
+        state,track = SaveState(tmp_path/'s', resume),TrackRun(dir=tmp_path, id='again', log_table=False)
+        learn = make(labelled_people)
+        learn.fit(4, 1e-3, cbs=[state, track, *cbs])
+        return learn
+    with pytest.raises(KeyboardInterrupt): fit(False, Kill())
+    finish_run(wandb.run, failed=True)
+    whole, = runs(tmp_path)
+    file, = whole.folder.glob('*.wandb')
+    data = file.read_bytes()
+    second = re.search(rb'\x05epoch\x82\x01.2', data).start()
+    file.write_bytes(data[:second])  # epoch 1 is there, 2 and 3 are not
+    learn = fit(True)
+    two = max(tmp_path.glob('wandb/offline-run-*'), key=lambda o: o.stat().st_mtime_ns)
+    rows = Run(two).rows('valid/mAP')
+    assert [r['epoch'] for r in rows] == [2, 3, 4]
+    before = {r['epoch']: r for r in whole.rows('valid/mAP')}
+    for row in rows[:2]:
+        for k in ('valid/mAP', 'valid/loss', 'mean/identity'): assert row[k] == before[row['epoch']][k]
+    assert rows[-1]['valid/mAP'] == learn.recorder.values[-1][-1]
+
+
+def test_what_is_known_of_a_run_that_is_online():
+    run = SimpleNamespace(offline=False, summary={'epoch': 7})
+    assert epochs_known(run) == 7
+    run.summary = {}
+    assert epochs_known(run) == 0
+
+
 def test_a_fit_that_is_refused_starts_no_run(labelled_people, offline, tmp_path):
     (tmp_path/'s').write_bytes(b'no state')
     with pytest.raises(ValueError, match='cannot be read'):
@@ -364,6 +401,7 @@ def test_large_tables_are_kept_as_parquet(tracked, monkeypatch):
 def test_described():
     def schedule(pct): return pct
     assert described(schedule) == {'name': 'schedule'}
-    file = str(Path('runs/a.state'))
-    assert described(SaveState(file), 0) == {'name': 'SaveState', 'file': file, 'resume': False, 'fits': 0}
+    # where it lies is a matter of the machine
+    found = described(SaveState(Path('runs/a.state').absolute()), 0)
+    assert found == {'name': 'SaveState', 'file': 'a.state', 'resume': False, 'fits': 0}
     assert described(QualityDistillation(schedule))['weight'] == {'name': 'schedule'}

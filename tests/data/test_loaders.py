@@ -301,3 +301,26 @@ def test_by_picture_every_picture_is_dealt_once(table):
     with pytest.raises(ValueError, match='larger than the training set, 34 pictures'):
         make_dls(table, n_ids=5, n_imgs=7, by='picture')
     with pytest.raises(ValueError, match="by is 'people'"): make_dls(table, by='people')
+
+
+@pytest.mark.parametrize('by', ['identity', 'picture'])
+def test_an_epoch_is_as_many_passes_as_it_needs(table, by):
+    "A pass too many would show in the next epoch: the draws of one that is thrown away are gone"
+    dl = make_dls(table, by=by).train
+    ids,passes = np.asarray(dl.ids).tolist(),[]
+    real = dl._order
+    dl._order = lambda ids: passes.append(real(ids)) or passes[-1]
+    for _ in range(4):
+        rng,before,passes[:] = random.Random(),dl.rng.getstate(),[]
+        rng.setstate(before)
+        found,wanted = dl.get_idxs(),[]
+        while len(wanted) < len(dl)*dl.n_ids*dl.n_imgs:
+            if by == 'identity': wanted += identity_order(ids, dl.n_ids, dl.n_imgs, rng)
+            else:
+                order = list(range(len(ids)))
+                rng.shuffle(order)
+                wanted += order[:len(order)//6*6]
+        assert found == wanted[:len(found)]
+        assert len(found) == len(dl)*6
+        assert dl.rng.getstate() == rng.getstate()
+        assert sum(map(len, passes[:-1])) < len(found) <= sum(map(len, passes))

@@ -93,3 +93,23 @@ def test_pairs_odd_input():
     assert alike.fpr.tolist() == [0, 1]
     with pytest.raises(ValueError, match='All pairs show one identity'): pair_rates(q, g, [0]*60, [0]*150)
     with pytest.raises(ValueError, match="rule is 'above'"): pair_rates(q, g, q_ids, g_ids, rule='above')
+
+
+def test_pairs_at_an_edge_of_a_bin():
+    "A pair is accepted below a threshold, not at it: distances that are whole steps lie above their own edge"
+    line = np.array([[0.], [1.], [2.], [3.]])  # Squared distances from 0: 0, 1, 4, 9, whole steps all of them
+    r = pair_rates(line[:1], line, [0], [0, 1, 1, 0], fpr=(0, .5, 1), normalize=False)
+    step = 2.**-np.floor(np.log2(2**20/9))
+    assert r.threshold.tolist()[:2] == [1., 4.]
+    assert r.fpr.tolist() == [0, .5, 1]
+    assert r.tpr.tolist() == [.5, .5, 1]
+    assert r.threshold.iloc[2] == 2**20*step
+    r = pair_rates(line[:1], line, [0], [1, 0, 0, 1], fpr=(0, .5, 1), normalize=False)
+    assert r.threshold.tolist()[:2] == [0., 9.]
+    assert r.tpr.tolist() == [0, 1, 1]
+    # the largest distance that cosines have falls into the last of the bins, the smallest into the first
+    r = pair_rates(np.array([[1., 0.]]), np.array([[1., 0.], [0., 1.], [-1., 0.], [0., 1.]]), [0], [0, 1, 1, 0],
+                   fpr=(0, .5, 1))
+    assert r.threshold.tolist() == [1., 2 - 2**-19, 2.]
+    assert r.fpr.tolist() == [0, .5, 1]
+    assert r.tpr.tolist() == [.5, 1, 1]

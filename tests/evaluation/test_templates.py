@@ -154,3 +154,27 @@ def test_ranks_with_distractors():
     without = evaluate_retrieval(q, mates, ids, ids)
     assert 0 < r.cmc[0] < without.cmc[0]
     assert r.n_unanswerable == 0
+
+
+@pytest.mark.parametrize('bad', [-1e-9, -1., -np.inf, np.inf])
+def test_weights_that_are_none_are_refused_by_row(bad):
+    emb,quality = np.eye(4),np.array([1., 0., 2., np.nan])
+    pool_templates(emb, ['a', 'a', 'b', 'b'], quality=quality)
+    for row in range(4):
+        wrong = quality.copy()
+        wrong[row] = bad
+        with pytest.raises(ValueError, match=f'quality row {row} is {bad:g}'):
+            pool_templates(emb, ['a', 'a', 'b', 'b'], quality=wrong)
+
+
+def test_weights_count_as_they_are():
+    "Half a weight is half of a picture, of whatever size; without any, all are even"
+    emb = np.eye(2)
+    for scale in (1e-3, 1., 100.):
+        got = pool_templates(emb, ['a', 'a'], quality=[scale, 2*scale]).emb.numpy()
+        np.testing.assert_allclose(got, np.array([[1, 2]])/5**.5)
+    for none in ([0, 0], [np.nan, np.nan], [0, np.nan]):
+        np.testing.assert_allclose(pool_templates(emb, ['a', 'a'], quality=none).emb.numpy(), np.ones((1, 2))/2**.5)
+    # an unknown one counts as the mean of those known, 0 among them
+    got = pool_templates(np.eye(3), ['a']*3, quality=[0, 2, np.nan]).emb.numpy()
+    np.testing.assert_allclose(got, np.array([[0, 2, 1]])/5**.5)

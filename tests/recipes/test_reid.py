@@ -67,25 +67,35 @@ def test_weight_zero_is_the_fine_tuning_without(people):
     assert without.tolist() == qsd.tolist()
 
 
-def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_end(people):
+def foreground():
+    "Jobs in the background, of `nohup` or of some shells, begin with Ctrl-C ignored, and so would their children"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def stop_when(file, going, number):
+    "Send a signal when a file is there; what the process said"
+    while not file.is_file() and going.poll() is None: time.sleep(.02)
+    going.send_signal(number)
+    return going.communicate()[0]
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals of POSIX')
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(people, number):
+    out = f'stopped{number}'
     args = ['--data', 'people/images.csv', *tiny, '--epochs', 6]
-    run(people, 'recipes/reid.py', *args, '--out', 'whole')
-    going = subprocess.Popen(command('recipes/reid.py', *args, '--out', 'stopped'), cwd=people,
+    if not (people/'whole').exists(): run(people, 'recipes/reid.py', *args, '--out', 'whole')
+    going = subprocess.Popen(command('recipes/reid.py', *args, '--out', out), cwd=people, preexec_fn=foreground,
                              env={**os.environ, 'WANDB_MODE': 'offline'},
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    state = people/'stopped'/'baseline.state'
-    for _ in range(2400):
-        if state.is_file() or going.poll() is not None: break
-        time.sleep(.05)
-    going.send_signal(signal.SIGINT)
-    said = going.communicate(timeout=60)[0]
+    said = stop_when(people/out/'baseline.state', going, number)
     assert going.returncode and '--resume' in said, said[-3000:]
-    assert not (people/'stopped'/'results.csv').exists()
-    said = run(people, 'recipes/reid.py', *args, '--out', 'stopped', '--resume')
+    assert not (people/out/'results.csv').exists()
+    said = run(people, 'recipes/reid.py', *args, '--out', out, '--resume')
     assert 'Resuming after epoch' in said
-    whole,resumed = (pd.read_csv(people/o/'results.csv', index_col=0) for o in ('whole', 'stopped'))
+    whole,resumed = (pd.read_csv(people/o/'results.csv', index_col=0) for o in ('whole', out))
     pd.testing.assert_frame_equal(whole, resumed)
-    assert 'epochs was 6 and is 5' in run(people, 'recipes/reid.py', *args[:-1], 5, '--out', 'stopped', '--resume',
+    assert 'epochs was 6 and is 5' in run(people, 'recipes/reid.py', *args[:-1], 5, '--out', out, '--resume',
                                           code=1)
 
 

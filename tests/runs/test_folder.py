@@ -1,9 +1,12 @@
 "The folder of a run is never written over, and is resumed with the same arguments"
+import ast
 import json
+import random
+from pathlib import Path
 
 import pytest
 
-from qsd_fastai.runs.folder import run_folder, run_or_nothing
+from qsd_fastai.runs.folder import FREE, RunFolder, opened, run_folder, run_or_nothing, shown_options
 
 
 def test_run_folder(tmp_path, monkeypatch):
@@ -35,3 +38,62 @@ def test_a_folder_where_nothing_came_of_a_run_is_free(tmp_path):
     run_folder('evaluate', out)  # another run can have it
     with run_or_nothing(out): pass
     with pytest.raises(FileExistsError, match='already holds a run'): run_folder('evaluate', out)
+
+
+def odd(rng): return rng.choice([None, 7, -1.5, 'x', [], [1], {}, {'a': 1}, True, '../up', {'baseline': 3}])
+
+
+def test_records_of_any_content_are_refused_by_name_or_read(tmp_path):
+    rng,file,read = random.Random(0),tmp_path/'run'/'run.json',0
+    folder = RunFolder('page', tmp_path/'run', {'lr': .1}).open()
+    folder.begin('baseline', ['lr'])
+    folder.close()
+    whole = file.read_text()
+    texts = ['', '{', '[]', '3', 'null', '"x"', '{}', whole[:-20], whole[:10], '['*100_000, '\ud800', '{"id": 1e999}']
+    for _ in range(300):
+        found = json.loads(whole)
+        for _ in range(rng.randint(1, 2)): found[rng.choice([*found, 'more'])] = odd(rng)
+        texts.append(json.dumps(found))
+    for text in texts:
+        file.write_bytes(text.encode('utf-8', 'surrogatepass'))
+        try:
+            RunFolder('page', tmp_path/'run', {'lr': .1}, resume=True, stagewise=True).open().close()
+            read += 1
+        except ValueError as e: assert str(tmp_path/'run') in str(e)
+    assert 20 < read < 250
+
+
+def test_what_may_change_at_a_resume_may(tmp_path):
+    args = {**dict.fromkeys(FREE, 'this'), 'lr': .1}
+    run_folder('compare', tmp_path/'out', args)
+    opened[-1].close()
+    for k in FREE:
+        run_folder('compare', tmp_path/'out', {**args, k: 'other'}, resume=True)
+        opened[-1].close()
+    assert {k for o in json.loads((tmp_path/'out'/'run.json').read_text())['changed'] for k in o} == {'at', *FREE}
+    with pytest.raises(ValueError, match=r'lr was 0\.1 and is 0\.2'):
+        run_folder('compare', tmp_path/'out', {**args, 'lr': .2}, resume=True)
+
+
+@pytest.mark.parametrize('given, shown', [
+    ('/home/somebody/data/images.csv', 'images.csv'), ('C:\\Users\\somebody\\images.csv', 'images.csv'),
+    ('~/images.csv', 'images.csv'), ('\\\\server\\share\\images.csv', 'images.csv'),
+    ('data/images.csv', 'data/images.csv'),
+    ('a/pairs.csv,/b/c/pairs.csv', 'a/pairs.csv,pairs.csv'), (.5, .5), (None, None), ('without,with', 'without,with')])
+def test_options_are_shown_without_the_machines_paths(given, shown):
+    assert shown_options({'data': given}) == {'data': shown}
+
+
+def test_what_a_run_leaves_is_written_in_one_move():
+    "By the helpers of `files`, wherever a run writes: else a stopped one leaves half a file that looks whole"
+    root,found = Path(__file__).parents[2],[]
+    files = [root/'qsd_fastai'/'stages.py']
+    for folder in ('recipes', 'qsd_fastai/runs', 'qsd_fastai/judging', 'qsd_fastai/callbacks'):
+        files += (root/folder).glob('*.py')
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+            writes = isinstance(node, ast.Call) and getattr(node.func, 'attr', '') in (
+                'to_csv', 'to_parquet', 'to_json', 'write_text', 'write_bytes', 'savefig', 'export')
+            to = (getattr(node, 'args', None) or [None])[0]
+            if writes and getattr(to, 'id', '') != 'part': found.append(f'{file.name}:{node.lineno}')
+    assert not found

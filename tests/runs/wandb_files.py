@@ -30,7 +30,7 @@ class Run:
     "What is in the file of a run"
     def __init__(self, folder):
         self.folder = Path(folder)
-        for _ in range(100):  # another process writes it, and on a busy machine it comes late
+        for _ in range(600):  # another process writes it, and on a busy machine it comes late
             self.records = records(next(self.folder.glob('*.wandb')))
             if {'run', 'exit'} <= {r.WhichOneof('record_type') for r in self.records}: break
             time.sleep(.1)

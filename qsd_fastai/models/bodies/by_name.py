@@ -7,7 +7,7 @@ from . import clip, iresnet, mobilefacenet, osnet, solider
 from .agw import agw_resnet50
 from .timm import check_name, timm_body
 
-__all__ = ['body_name', 'body_size', 'face_bodies', 'make_body', 'own_bodies', 'person_bodies', 'sized_bodies']
+__all__ = ['body_name', 'face_bodies', 'make_body', 'own_bodies', 'person_bodies', 'sized_bodies']
 
 
 def _makers(module): return {name: getattr(module, name) for name in module.__all__ if name.islower()}
@@ -25,28 +25,23 @@ def make_body(
     pretrained:bool|str|Path=False, # False: from scratch; True: the published weights, through timm; or a file
     last_stride:int|None=None,      # Of a ResNet; 1 is the habit in person Re-ID; None: the body's own
     channels:str|None=None,         # Of the pictures that a file's weights were trained on: 'rgb', 'bgr'
-    **kwargs,                       # For the model itself, `img_size=(256, 128)` of a ViT say
+    size:tuple|None=None,           # `(height, width)` of its pictures, pixels; None: of its own size, or of any
+    **kwargs,                       # For the model itself
 ): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
-    """A body without a classifier.
+    """A body without a classifier, for pictures of `size`
 
-    `ValueError` for an unknown name, `ConnectionError` when weights cannot be fetched."""
-    if name in own_bodies:
-        if last_stride is not None:
-            if name != 'agw_resnet50':
-                raise ValueError(f'last_stride is {last_stride}. Leave it None for {name}: only ResNets have it.')
-            kwargs['last_stride'] = last_stride
-        file = False if isinstance(pretrained, bool) else pretrained
-        return load_body(own_bodies[name](pretrained=pretrained is True, **kwargs), file, channels)
-    check_name(name, own_bodies)
-    return timm_body(name, pretrained, last_stride, channels, **kwargs)
-
-
-def body_size(
-    name:str,   # As for `make_body`
-    size:tuple, # `(height, width)` of pictures, pixels
-)->dict: # For `make_body`
-    "What a body must be told of the pictures' size, where it is made for one"
-    return {'size': tuple(size)} if name in sized_bodies else {}
+    `ValueError` for an unknown name, and where it cannot take such pictures; `ConnectionError` when weights cannot be
+    fetched."""
+    if name not in own_bodies:
+        check_name(name, own_bodies)
+        return timm_body(name, pretrained, last_stride, channels, size, **kwargs)
+    if last_stride is not None:
+        if name != 'agw_resnet50':
+            raise ValueError(f'last_stride is {last_stride}. Leave it None for {name}: only ResNets have it.')
+        kwargs['last_stride'] = last_stride
+    if size is not None and name in sized_bodies: kwargs['size'] = tuple(size)
+    file = False if isinstance(pretrained, bool) else pretrained
+    return load_body(own_bodies[name](pretrained=pretrained is True, **kwargs), file, channels)
 
 
 def body_name(

@@ -134,3 +134,40 @@ def test_agw_from_imagenet_weights_in_a_file(tmp_path):
     own = body.state_dict()
     assert all(torch.equal(v, own[k]) for k,v in weights.items() if not k.startswith('fc.'))
     assert body.feature_info[-1]['reduction'] == 32
+
+
+# a family each; what is made for one size is told the size of the pictures, what cannot take them is refused
+TAKES = ['test_vit', 'deit_tiny_patch16_224', 'swin_tiny_patch4_window7_224', 'cait_xxs24_224', 'mixer_s16_224',
+         'levit_128s', 'hiera_tiny_224', 'xcit_nano_12_p16_224', 'pvt_v2_b0', 'efficientvit_m0',
+         'eva02_tiny_patch14_224', 'visformer_tiny', 'swinv2_cr_tiny_ns_224', 'maxvit_rmlp_pico_rw_256', 'test_resnet',
+         'test_efficientnet',
+         'convnext_atto', 'regnetx_002', 'mobilevit_xxs', 'ghostnet_050', 'agw_resnet50', 'mobilefacenet', 'iresnet18']
+REFUSES = ['mvitv2_tiny', 'convit_tiny', 'coat_tiny', 'crossvit_tiny_240', 'nest_tiny', 'efficientformer_l1']
+
+
+@pytest.mark.parametrize('name', TAKES)
+def test_bodies_at_the_sizes_of_re_id(name):
+    for size in ((64, 32), (256, 128)):
+        body = make_body(name, size=size)
+        assert body.training
+        model,x = Recognizer(body, 3).eval(),torch.rand(1, 3, *size)
+        with torch.no_grad():
+            assert model(x).shape == (1, model.embed_dim)
+            assert len(body.forward_intermediates(x, indices=model.level_indices)[1]) == len(model.level_indices)
+
+
+@pytest.mark.parametrize('name', REFUSES)
+def test_bodies_that_cannot_take_a_size_are_refused_by_name(name):
+    for make in (make_body, lambda name, size: Recognizer(name, 3, size=size)):
+        with pytest.raises(ValueError, match=rf'{name} does not take pictures of 64x32 pixels .*Give another size'):
+            make(name, size=(64, 32))
+
+
+def test_asking_for_the_own_size_changes_nothing():
+    "Neither the weights that a seed gives, nor what may be handed over besides"
+    torch.manual_seed(0)
+    plain = make_body('test_vit')
+    torch.manual_seed(0)
+    asked = make_body('test_vit', size=(160, 160))
+    assert all(torch.equal(v, asked.state_dict()[k]) for k,v in plain.state_dict().items())
+    with pytest.raises(ValueError, match='64x32'): make_body('test_vit', size=(64, 32), img_size=(32, 32))

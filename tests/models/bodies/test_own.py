@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from qsd_fastai.models.bodies import by_name
-from qsd_fastai.models.bodies.by_name import body_size, face_bodies, make_body, own_bodies, person_bodies
+from qsd_fastai.models.bodies.by_name import face_bodies, make_body, own_bodies, person_bodies
 from qsd_fastai.models.bodies.staged import StagedBody
 from qsd_fastai.models.layers import BNNeck
 from qsd_fastai.models.levels import level_indices
@@ -23,7 +23,7 @@ every = pytest.mark.parametrize('name', sorted(own_bodies))
 def made(name):
     "The body without values, and its pictures"
     size = SIZES['face' if name in face_bodies else 'person']
-    with torch.device('meta'): return make_body(name, **body_size(name, size)).eval(), torch.empty(2, 3, *size)
+    with torch.device('meta'): return make_body(name, size=size).eval(), torch.empty(2, 3, *size)
 
 
 def test_every_maker_of_a_module_has_its_name():

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from ..data.columns import table_hash
+from ..columns import table_hash
 
 __all__ = ['own_loader', 'read_state', 'same_table', 'table_state']
 

@@ -3,7 +3,7 @@ import hashlib
 import platform
 from importlib.metadata import version
 
-from ..data.columns import table_hash
+from ..columns import table_hash
 
 __all__ = ['changes', 'table_content', 'versions']
 

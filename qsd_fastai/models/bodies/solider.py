@@ -85,7 +85,8 @@ class Merge(nn.Module):
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 5, 2, 4).flatten(3)
         x = self.reduction(self.norm(x))
         weight = x.new_tensor([semantic, 1 - semantic])
-        scale,shift = (getattr(self, f'{o}_weight') @ weight + getattr(self, f'{o}_bias') for o in ('scale', 'shift'))
+        scale,shift = (F.linear(weight, getattr(self, f'{o}_weight'), getattr(self, f'{o}_bias'))
+                       for o in ('scale', 'shift'))
         return x*F.softplus(scale) + shift
 
 

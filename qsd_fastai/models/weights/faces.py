@@ -39,6 +39,7 @@ ENDS = {'input_layer.0': 'conv1', 'input_layer.1': 'bn1', 'input_layer.2': 'prel
         'output_layer.0': 'bn2', 'output_layer.1': 'act', 'output_layer.3': 'fc', 'output_layer.4': 'features'}
 IN_UNIT = re.compile(r'body\.(\d{1,4})\.(res|shortcut)_layer\.(\w+)\.((?:fc[12]\.)?\w+)')
 
+
 def _ir(found):
     weights,unit = found.weights, EVOLVED if _is_evolved(found) else UNIT
     # units are numbered through; each stage begins where the channels grow

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .choices import one_of
 from .data.folders import list_pictures
 from .data.pictures import LARGE, decoded
 
@@ -23,6 +22,7 @@ __all__ = ['Embedder', 'EmbedderSpec', 'list_pictures']
 
 KEY = 'qsd_fastai.preprocessing' # Of the specification, in the metadata of an exported file
 LONGEST = 4096 # Side of an input, pixels
+RESIZES = {f'PIL {way}, to (height, width) whatever the shape': way for way in ('bilinear', 'bicubic')}
 AGAIN = 'Export it again with recipes/export.py.'
 
 
@@ -38,13 +38,12 @@ class EmbedderSpec:
     flip:bool = False       # Is the embedding the sum of that of the picture and of its mirror image?
     channels:str = 'RGB'    # Order of the channels that go in
     layout:str = 'uint8 (n, height, width, 3), 0 to 255' # What the graph takes
-    resize:str = 'PIL bilinear, to (height, width) whatever the shape' # How a picture comes to its size
+    resize:str = next(iter(RESIZES)) # How a picture comes to its size
 
     @property
     def filter(self)->str:
-        "Name of the filter of PIL in `resize`; ValueError where there is none"
-        name = self.resize.removeprefix('PIL ').partition(',')[0]
-        return one_of('resize of the exported file', name, 'bilinear', 'bicubic')
+        "Name of the filter of PIL in `resize`"
+        return RESIZES[self.resize]
 
     def to_json(self)->str: return json.dumps(asdict(self))
 
@@ -79,8 +78,9 @@ def _not_as_wanted(k, v):
     if k in ('mean', 'std'):
         numbers = isinstance(v, list) and len(v) == 3 and all(type(o) in (int, float) and abs(o) < 1e6 for o in v)
         return '' if numbers and (k == 'mean' or min(v) > 0) else 'three numbers' + ' above 0'*(k == 'std')
+    if k == 'resize': return '' if v in RESIZES else ' or '.join(map(repr, RESIZES))
     known = getattr(EmbedderSpec, k)  # 'channels', 'layout': what goes in here is always that
-    return '' if v == known or (k == 'resize' and isinstance(v, str)) else repr(known)
+    return '' if v == known else repr(known)
 
 
 def in_short(

@@ -82,7 +82,7 @@ def _clean(file):
         sizes = {o.filename.removeprefix(root): o.file_size for o in z.infolist()}
         for name in names:
             part,data = name.removeprefix(root), z.read(name)
-            if not PARTS.fullmatch(part): raise Refused(f'it holds {part[:80]!r}, which no exported network has')
+            if not PARTS.fullmatch(part): raise Refused(f'it holds {part[:80]!r}, which no exported network has.')
             if part.endswith('.pt') and data: _check_tensors(data, part)
             elif part.endswith('_config.json'): _check_config(json.loads(data), part, sizes)
             elif part.endswith('.json'): data = json.dumps(_checked(json.loads(data))).encode()
@@ -96,18 +96,18 @@ def _check_tensors(data, part):
     try:
         read_parts(io.BytesIO(data), len(data))  # known before it is trusted with time and room
         torch.load(io.BytesIO(data), weights_only=True, map_location='cpu')
-    except Exception as e: raise Refused(f'its part {part} is a pickle of something else than tensors') from e
+    except Exception as e: raise Refused(f'its part {part} is a pickle of something else than tensors.') from e
 
 
 def _check_config(config, part, sizes):
     for o in config['config'].values():
-        if o.get('use_pickle') is not False: raise Refused(f'a tensor of {part} is a pickle')
+        if o.get('use_pickle') is not False: raise Refused(f'a tensor of {part} is a pickle.')
         path,meta = o['path_name'], o['tensor_meta']
-        if not PAYLOAD.fullmatch(path): raise Refused(f'{part} names {path[:80]!r}, which is no tensor')
+        if not PAYLOAD.fullmatch(path): raise Refused(f'{part} names {path[:80]!r}, which is no tensor.')
         numel = 1
         for n in meta['sizes']: numel *= int(n['as_int'])
         if numel < 0 or numel > sizes[f'{part.rpartition("/")[0]}/{path}']:
-            raise Refused(f'{path} of {part} has {numel} numbers, more than the file holds of it')
+            raise Refused(f'{path} of {part} has {numel} numbers, more than the file holds of it.')
 
 
 def _checked(o, key=''):
@@ -119,10 +119,10 @@ def _checked(o, key=''):
         return {k: emptied[k] if k in emptied else _checked(v, k) for k,v in o.items()}
     if not isinstance(o, str): return o
     if key == 'target' and (not TARGET.fullmatch(o) or set(o.split('.')) & REFUSED):
-        raise Refused(f'its graph calls {o[:80]!r}, which no network needs')
+        raise Refused(f'its graph calls {o[:80]!r}, which no network needs.')
     if key == 'expr_str': return _expression(o)
     if key in ('name', 'as_name', 'forward_arg_names') and not NAME.fullmatch(o):
-        raise Refused(f'its graph has the name {o[:80]!r}')
+        raise Refused(f'its graph has the name {o[:80]!r}.')
     if key in ('in_spec', 'out_spec'): _check_spec(json.loads(o))
     return o
 
@@ -132,7 +132,7 @@ def _expression(text):
     words = re.sub(r"'\w*'", '', text)
     strange = re.search(r"[^\w\s()+*/,<>=.|&~-]|__|\.\s*[^\W\d]", words)
     odd = [w for w in re.findall(r'[^\W\d]\w*', words) if w not in WORDS and not re.fullmatch(r'[a-z]{1,3}\d+', w)]
-    if strange or odd or len(text) > 10_000: raise Refused(f'its graph has the expression {text[:80]!r}')
+    if strange or odd or len(text) > 10_000: raise Refused(f'its graph has the expression {text[:80]!r}.')
     return text
 
 
@@ -142,5 +142,5 @@ def _check_spec(spec):
         for o in spec: _check_spec(o)
     elif isinstance(spec, dict):
         if spec.get('type') not in (None, 'builtins.tuple', 'builtins.list', 'builtins.dict'):
-            raise Refused(f'its arguments are of {str(spec["type"])[:80]!r}')
+            raise Refused(f'its arguments are of {str(spec["type"])[:80]!r}.')
         _check_spec(spec.get('children_spec', []))

@@ -48,6 +48,8 @@ class _Room:
                 self.free.notify_all()
 
 
+# memory that Pillow takes in blocks of more than 32 MB goes back to the system, in smaller ones it stays with a thread
+if hasattr(Image.core, 'set_block_size'): Image.core.set_block_size(2**26)
 ROOM = _Room(MOST)
 if hasattr(os, 'register_at_fork'):  # threads that hold some of it are not in the child
     os.register_at_fork(after_in_child=lambda: ROOM.__init__(MOST))
@@ -78,11 +80,11 @@ def _source(picture):
     if isinstance(picture, (bytes, bytearray, memoryview)): return Image.open(io.BytesIO(picture), formats=_formats())
     if hasattr(picture, 'read'): return Image.open(picture, formats=_formats())
     if not isinstance(picture, (str, os.PathLike)):
-        raise ValueError('it is none: give a file, its bytes, a PIL picture or an array')
+        raise ValueError('it is none: give a file, its bytes, a PIL picture or an array.')
     if split_address(picture)[1] is not None:
         return Image.open(io.BytesIO(picture_bytes(picture)), formats=_formats())
     if not os.path.exists(picture): raise FileNotFoundError
-    if not os.path.isfile(picture): raise ValueError('it is no file')  # who opens a pipe waits for ever
+    if not os.path.isfile(picture): raise ValueError('it is no file.')  # who opens a pipe waits for ever
     return Image.open(picture, formats=_formats())
 
 

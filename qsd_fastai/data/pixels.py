@@ -27,7 +27,7 @@ def rgb_of(
     Deep grey is scaled: 16 bits, 12 bits of TIFF, and 32 bits that hold what 16 can. ValueError where black and white
     are not known: floats, and numbers outside of these."""
     mode = img.mode
-    if mode == 'F': raise ValueError('it holds floats, whose black and white nobody knows: save it with 8 or 16 bits')
+    if mode == 'F': raise ValueError('it holds floats, whose black and white nobody knows: save it with 8 or 16 bits.')
     if mode == 'I' or mode.startswith('I;16'): img = Image.fromarray(_of_deep(np.asarray(img), _top(img)))
     if mode == 'LAB': img = _of_lab(img)
     # premultiplied colours are divided by alpha; a palette whose entries have an alpha each loses it without a warning
@@ -41,17 +41,17 @@ def _top(img):
     tags = getattr(img, 'tag_v2', None) or {}
     bits,sign = (o[0] if isinstance(o := tags.get(k), tuple) and o else o for k in (BITS, SIGN))
     if bits == 16 and sign == 2:
-        raise ValueError('its 16 bits are signed, and nobody knows their white: save it with 8 or 16 bits, unsigned')
+        raise ValueError('its 16 bits are signed, and nobody knows their white: save it with 8 or 16 bits, unsigned.')
     return 4095 if bits == 12 else 65535
 
 
 def _of_deep(values, top=65535):
     low,high = int(values.min()), int(values.max())
     if low < 0 or high > top:
-        raise ValueError(f'its values reach from {low} to {high}, outside 0 to {top}: save it with 8 or 16 bits')
+        raise ValueError(f'its values reach from {low} to {high}, outside 0 to {top}: save it with 8 or 16 bits.')
     if 0 < high < 256:
         raise ValueError(f'it has more than 8 bits a pixel and none above {high}, so that it would be black: '
-                         'save it with 8 bits')
+                         'save it with 8 bits.')
     return ((values.astype(np.uint32)*255 + top//2)//top).astype(np.uint8)
 
 
@@ -75,15 +75,15 @@ def array_picture(
     kind = f'{str(o.dtype).removeprefix("torch.")} {tuple(o.shape)}'
     remedy = 'give uint8 (h, w, 3) in RGB, of floats in 0 to 1 (255*x).round() as uint8'
     if str(o.dtype).removeprefix('torch.') not in ('uint8', 'uint16', '>u2', 'bool'):
-        raise ValueError(f'it is {kind}: {remedy}')
+        raise ValueError(f'it is {kind}: {remedy}.')
     tensor = not isinstance(o, np.ndarray)
     a = o.detach().cpu().numpy() if tensor else o
     if tensor and a.ndim == 3 and a.shape[0] in (1, 3, 4):
-        if a.shape[2] in (1, 3, 4): raise ValueError(f'it is {kind}, with channels first or last: {remedy}')
+        if a.shape[2] in (1, 3, 4): raise ValueError(f'it is {kind}, with channels first or last: {remedy}.')
         a = np.moveaxis(a, 0, 2)
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
     if not (a.size and (a.ndim == 2 or (a.ndim == 3 and a.shape[2] in (3, 4)))):
-        raise ValueError(f'it is {kind}: {remedy}')
+        raise ValueError(f'it is {kind}: {remedy}.')
     if a.dtype == bool: a = a*np.uint8(255)
     if a.dtype.itemsize == 2: a = _of_deep(a)
     return Image.fromarray(np.ascontiguousarray(a[..., :3] if a.ndim == 3 else a)).convert('RGB')

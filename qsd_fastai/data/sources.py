@@ -152,6 +152,9 @@ def list_records(
     keys,offsets = keys[order], offsets[order]
     end = _end_of_pictures(file, int(offsets[0])) if keys[0] == 0 else None
     if end is not None:
+        if not index.is_file() and 1 < keys[-1] + 1 < end < 2**31:
+            what = f'{len(keys) - 1} records of {int(end) - 1} and more'
+            raise RecordError(f'{file} lacks records ({what}), and no {index.name} is beside it. Copy both again.')
         if not (end == end and 1 < end <= keys[-1] + 1):
             raise _wrong(file, int(offsets[0]),
                          f'names {end:g} as the end of the pictures, and the last key is {keys[-1]}')
@@ -159,9 +162,7 @@ def list_records(
         keys,offsets = keys[keep], offsets[keep]
         # a label is a float32: beyond 2**24 it may be one off
         if abs(len(keys) - int(end) + 1) > (end > 2**24):
-            what = f'{len(keys)} pictures of {int(end) - 1}'
-            if index.is_file(): raise _lacks(index, what)
-            raise RecordError(f'{file} lacks records ({what}), and no {index.name} is beside it. Copy both again.')
+            raise _lacks(index, f'{len(keys)} pictures of {int(end) - 1}')
     if not len(keys): raise RecordError(f'{file} holds no picture. Copy it again, with the index that belongs to it.')
 
     def refuse(bad, what):

@@ -60,14 +60,16 @@ def read_table(
     with naming(path): return check_table(table)
 
 
+def _counts(o): return isinstance(o, list) and len(o) == 2 and all(type(n) is int for n in o)
+
+
 def _read_record(file, table):
     try: record = json.loads(file.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e:
         raise ValueError(f'{file}, the record of {table.name}, is not JSON ({e}). Make the table again.') from e
     published = record.get('published') if isinstance(record, dict) else None
-    pairs = published.values() if isinstance(published, dict) else [] if published is None else [published]
-    if not isinstance(record, dict) or not all(isinstance(o, list) and len(o) == 2 and
-                                               all(type(n) is int for n in o) for o in pairs):
+    pairs = published.values() if isinstance(published, dict) else [published]*(published is not None)
+    if not isinstance(record, dict) or not all(map(_counts, pairs)) or isinstance(published, list):
         raise ValueError(f'{file} is not the record of a table ({repr(record)[:80]}). Make {table.name} again, or '
                          f'remove {file.name}: the table then has no record.')
     return record

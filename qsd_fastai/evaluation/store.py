@@ -158,7 +158,7 @@ def read_embeddings(
     try:
         path,emb = read_arrays(file, ('path', 'emb'))
         path = path.astype(str)
-        if emb.dtype.kind not in 'fiu': raise ValueError(f'emb is {emb.dtype}, which are no numbers')
+        if emb.dtype.kind not in 'fiu': raise ValueError(f'emb is {emb.dtype}, which are no numbers.')
     except FileNotFoundError: raise
     except Exception as e:  # a damaged file can fail in any way
         said = f'{type(e).__name__}: {" ".join(str(e).split())[:300]}'.rstrip('.')

@@ -59,10 +59,10 @@ def _key(o, nested=True):
     raise pickle.UnpicklingError(f'A key is a {type(o).__name__}, no short and plain one.')
 
 
-def _ordered(pairs=(), *ignored): return OrderedDict((_key(k), v) for k,v in pairs)
+def _ordered(*given): return OrderedDict((_key(k), v) for k,v in (given[0] if given else ()))
 
 
-def _set(items=(), *ignored): return {_key(o) for o in items}
+def _set(*given): return {_key(o) for o in (given[0] if given else ())}
 
 
 # what a file may call, and what it gets for it

@@ -4,7 +4,6 @@ A folder says its part by its name, on whatever level: `train`, `bounding_box_tr
 `val`, `train_all` and so on. Parts that judge something else (`gt_bbox`, `multi-query`) are left out, which is said."""
 import re
 from collections import Counter
-from dataclasses import dataclass
 
 from qsd_fastai.data.splits import split_identities
 
@@ -28,14 +27,18 @@ def part_of(
     return WHOLE.get(plain) or (WORDS.get(left[0], '') if len(left) == 1 else '')
 
 
-@dataclass
 class Told:
     "What the folders of a set tell"
-    part:list  # Of each picture, as `part_of` says it
-    start:list # Of each picture, how many of its folders lead to the part
-    name:str   # Of these folders, for messages
+    def __init__(self,
+        part,  # Of each picture, as `part_of` says it
+        start, # Of each picture, how many of its folders lead to the part
+        name,  # Of these folders, for messages
+    ):
+        self.part,self.start,self.name = part,start,name
 
-    def but_aside(self, paths):
+    def but_aside(self,
+        paths, # Of the pictures
+    ): # `(paths, told, note)`
         "Paths, what is told of them, and a note as a list, without the parts that judge something else"
         kept = [k for k,o in enumerate(self.part) if o != 'aside']
         if len(kept) == len(paths): return paths,self,[]

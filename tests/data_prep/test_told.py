@@ -123,7 +123,6 @@ def test_other_scripts_send_a_told_split_where_it_is_kept(tmp_path):
     draw(tmp_path, *each('train/{a}/{b}_c{k}s1.png', 'query/{b}/{b}_c{k}s1.png', 'gallery/{b}/{b}_c{k}s2.png'))
     with pytest.raises(ValueError, match=r'tells its own split .*folder\.py .*--identity'): market1501_table(tmp_path)
 
-
 # a list that says nothing of splits, columns that do
 
 def test_the_split_that_paths_of_a_list_tell_is_kept(tmp_path):
@@ -176,7 +175,6 @@ def test_cameras_of_lists_that_pandas_made_floats(tmp_path):
     assert sorted(set(table['camera'])) == ['1', '2']
     assert set(table['identity']) == {'007'}
 
-
 # View 1 of LFW
 
 @pytest.fixture
@@ -211,7 +209,6 @@ def test_view_1_refuses(lfw, file, text, said):
     (lfw/file).write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         pairs_table(lfw/'lfw', lfw/'pairsDevTest.txt', people=lfw/'peopleDevTrain.txt')
-
 
 # every script
 

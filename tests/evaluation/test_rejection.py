@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qsd_fastai.evaluation.rejection import error_vs_reject, retrieval_vs_reject
+from qsd_fastai.evaluation.rejection import _ideal_pictures, error_vs_reject, retrieval_vs_reject
 from qsd_fastai.evaluation.roc import tar_at_far
 from qsd_fastai.evaluation.scores import all_pairs, pair_scores
 
@@ -86,6 +86,20 @@ def test_chance_and_ideal_over_pairs_by_trying_all():
         errors = [np.mean([scores[i] < .5 for i in o if same[i]]) for o in kept if any(same[i] for i in o)]
         assert r.curves['ideal'].iloc[k] == pytest.approx(min(errors))
         assert r.curves['random'].iloc[k] == pytest.approx(np.mean(errors))
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_ideal_over_pictures_is_the_greedy_order(seed):
+    rng,n = np.random.default_rng(seed), 9
+    pairs = [sorted(rng.choice(n, 2, replace=False)) for _ in range(int(rng.integers(1, 25)))]
+    left,order = list(pairs), []
+    while left:
+        degree = np.bincount(np.ravel(left), minlength=n)
+        order.append(int(degree.argmax()))
+        left = [o for o in left if order[-1] not in o]
+    quality = _ideal_pictures(*np.array(pairs).T, n)
+    assert np.argsort(quality, kind='stable')[:len(order)].tolist() == order
+    assert (quality == n).sum() == n - len(order)
 
 
 def test_ideal_over_pictures_takes_the_worst_first():

@@ -265,7 +265,7 @@ def test_the_card_says_what_the_model_is():
 def test_the_recipe(exported):
     folder,learn,table = exported
     learn.export('learner.pkl')
-    (folder/'run.json').write_text('{"args": {"arch": "test_resnet", "seed": 3}}')
+    (folder/'run.json').write_text('{"id": "run", "args": {"arch": "test_resnet", "seed": 3}}')
     (folder/'results.csv').write_text(',mAP\nwith QSD,.5\n')
     pictures = Path(table.attrs['root'])/'labelled.csv'
     args = [ROOT/'recipes'/'export.py', folder/'learner.pkl', '--out', folder/'out', '--pictures', pictures]

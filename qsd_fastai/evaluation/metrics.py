@@ -193,15 +193,14 @@ def hardest_queries(
     query = scene[:,2] == 1
     worst = found[0].per_query.query('answerable').sort_values(['ap', 'query'], kind='stable').head(n)
     pick = torch.from_numpy(worst['query'].to_numpy().copy())
-    camera = scene[:,1].numpy()
     q,g = query.nonzero().flatten()[pick], (~query).nonzero().flatten()
-    cameras = (camera[q], camera[g]) if judge.kwargs.get('exclude_same_camera', True) else (None, None)
+    cameras = (scene[q, 1], scene[g, 1]) if judge.kwargs.get('exclude_same_camera', True) else (None, None)
     # ranked as it was judged
     normalize = judge.kwargs.get('normalize', True)
     lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], *cameras, top=top, normalize=normalize)
-    rows = scene[:,0].numpy()
-    found = [[rows[g[i]] for i in row if i >= 0] for row in lists.index]
-    return pd.DataFrame({'row': rows[q], 'quality': quality[q].numpy(), 'ap': worst['ap'].to_numpy(),
+    asked,there = scene[q, 0].numpy(), scene[g, 0].numpy()  # numpy takes a tensor of one number for that number
+    found = [[there[i] for i in row if i >= 0] for row in lists.index]
+    return pd.DataFrame({'row': asked, 'quality': quality[q].numpy(), 'ap': worst['ap'].to_numpy(),
                          'first_rank': worst['first_rank'].astype(int).to_numpy(), 'gallery': found,
                          'correct': [list(o[:len(f)]) for o,f in zip(lists.right, found)]})
 

@@ -92,8 +92,9 @@ def test_what_a_run_leaves_is_written_in_one_move():
         files += (root/folder).glob('*.py')
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-            writes = isinstance(node, ast.Call) and getattr(node.func, 'attr', '') in (
+            if not isinstance(node, ast.Call): continue
+            writes = getattr(node.func, 'attr', '') in (
                 'to_csv', 'to_parquet', 'to_json', 'write_text', 'write_bytes', 'savefig', 'export')
-            to = (getattr(node, 'args', None) or [None])[0]
+            to = node.args[0] if node.args else None
             if writes and getattr(to, 'id', '') != 'part': found.append(f'{file.name}:{node.lineno}')
     assert not found

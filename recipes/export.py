@@ -30,11 +30,11 @@ def main(
     learn = open_learner(file)
     if not at.exists(): raise FileNotFoundError(f'There is no {at}. Name pictures to check the files on: --pictures.')
     data = list_pictures(at) if at.is_dir() else read_table(at)
-    for kind in kinds: how = export_embedder(learn, folder/f'{name}.{kind}', data, flip=flip)
-
     results,run = file.with_name('results.csv'),file.with_name('run.json')
     figures = read_results(results) if results.is_file() else None
     config = shown_options(read_run(run)['args']) if run.is_file() else None
+    for kind in kinds: how = export_embedder(learn, folder/f'{name}.{kind}', data, flip=flip)
+
     body = (config or {}).get('arch') or body_name(learn.model.body)
     card = model_card(f'{name}.{kinds[0]}', how, body, getattr(data, 'attrs', {}).get('record'), config, figures)
     save_text(card, folder/f'{name}.md')

@@ -265,7 +265,8 @@ def test_the_card_says_what_the_model_is():
 def test_the_recipe(exported):
     folder,learn,table = exported
     learn.export('learner.pkl')
-    (folder/'run.json').write_text('{"id": "run", "args": {"arch": "test_resnet", "seed": 3}}')
+    args = {'arch': 'test_resnet', 'seed': 3, 'data': '/home/somebody/faces/images.csv'}
+    (folder/'run.json').write_text(json.dumps({'id': 'a', 'args': args}))
     (folder/'results.csv').write_text(',mAP\nwith QSD,.5\n')
     pictures = Path(table.attrs['root'])/'labelled.csv'
     args = [ROOT/'recipes'/'export.py', folder/'learner.pkl', '--out', folder/'out', '--pictures', pictures]
@@ -275,4 +276,5 @@ def test_the_recipe(exported):
     card = (folder/'out'/'model.md').read_text()
     assert 'body test_resnet' in card
     assert '- seed: 3' in card
+    assert '- data: images.csv' in card
     assert '| with QSD | 50.0 |' in card

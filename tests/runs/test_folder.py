@@ -40,6 +40,9 @@ def test_a_folder_where_nothing_came_of_a_run_is_free(tmp_path):
     with pytest.raises(FileExistsError, match='already holds a run'): run_folder('evaluate', out)
 
 
+WRITES = 'to_csv', 'to_parquet', 'to_json', 'write_text', 'write_bytes', 'savefig', 'export'
+
+
 def odd(rng): return rng.choice([None, 7, -1.5, 'x', [], [1], {}, {'a': 1}, True, '../up', {'baseline': 3}])
 
 
@@ -92,9 +95,6 @@ def test_what_a_run_leaves_is_written_in_one_move():
         files += (root/folder).glob('*.py')
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-            if not isinstance(node, ast.Call): continue
-            writes = getattr(node.func, 'attr', '') in (
-                'to_csv', 'to_parquet', 'to_json', 'write_text', 'write_bytes', 'savefig', 'export')
-            to = node.args[0] if node.args else None
-            if writes and getattr(to, 'id', '') != 'part': found.append(f'{file.name}:{node.lineno}')
+            if not isinstance(node, ast.Call) or getattr(node.func, 'attr', '') not in WRITES: continue
+            if getattr((node.args or [None])[0], 'id', '') != 'part': found.append(f'{file.name}:{node.lineno}')
     assert not found

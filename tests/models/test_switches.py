@@ -29,6 +29,8 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 # each switch, as a fresh network does not have it
 OTHERWISE = {'pool': 'average', 'neck': 'none', 'stem_relu': False, 'stem_pool': 'ceil', 'eps': 2e-3, 'last_stride': 2,
              'mean': [.1, .2, .3], 'std': [.4, .5, .6], 'resize': 'bicubic', 'turned': True}
+# of networks that this one is not
+APART = {'judged': ('before', lambda: small()), 'semantic': (.5, lambda: Recognizer('solider_swin_tiny', 5))}
 
 
 def small(**kwargs):
@@ -103,18 +105,21 @@ WAYS = {
     'safetensors': through_safetensors, 'deepcopy': lambda m,at: copy.deepcopy(m), 'parallel': through_parallel}
 
 
+def told(model): return {k: v for k,v in switches_of(model).items() if v is not None}
+
+
 def test_every_switch_is_tried():
-    assert set(OTHERWISE) == set(SWITCHES)
+    assert {*OTHERWISE, *APART} == set(SWITCHES)
     found = switches_of(small())
     assert all(found[k] is not None and found[k] != v for k,v in OTHERWISE.items())
-    assert switches_of(switched()) == OTHERWISE
+    assert told(switched()) == OTHERWISE
 
 
 @pytest.mark.parametrize('way', WAYS)
 def test_switches_travel_with_the_weights(tmp_path, way):
     model,x = switched(), torch.rand(3, 3, 64, 32)
     fresh = WAYS[way](model, tmp_path)
-    assert switches_of(fresh) == OTHERWISE
+    assert told(fresh) == OTHERWISE
     assert torch.equal(as_told(model, x), as_told(fresh, x))
     # and back again from there
     again = small()
@@ -132,8 +137,26 @@ def test_every_switch_counts(name):
     missing = {'pool': ['pool.p'], 'neck': norm}.get(name, [])
     found = other.load_state_dict(state, strict=not missing)
     if missing: assert found.missing_keys == missing
-    if name in ('resize', 'turned', 'neck'): assert switches_of(other) != OTHERWISE
+    if name in ('resize', 'turned', 'neck'): assert told(other) != OTHERWISE
     else: assert not torch.allclose(as_told(model, x), as_told(other, x), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', APART)
+def test_switches_of_other_networks(tmp_path, name):
+    value,make = APART[name]
+    model,x = make(),torch.rand(3, 3, 64, 32)
+    with torch.no_grad():
+        if name == 'judged': model.neck.weight.uniform_(.5, 2)
+    was = as_told(model, x)
+    plan_switches(model, {name: value}).carry_out(model)
+    assert switches_of(model)[name] == value
+    assert not torch.allclose(as_told(model, x), was, atol=1e-5)
+    torch.save(model.state_dict(), tmp_path/'m.pth')
+    for read in (strict, reference):
+        fresh = make()
+        read(fresh, tmp_path/'m.pth')
+        assert switches_of(fresh)[name] == value
+        assert torch.equal(as_told(fresh, x), as_told(model, x))
 
 
 def test_what_is_told_of_them(tmp_path):
@@ -147,7 +170,7 @@ def test_what_is_told_of_them(tmp_path):
     state = {k: v for k,v in plain.state_dict().items() if k != '_extra_state'}
     model = switched()
     model.load_state_dict({k: v for k,v in state.items() if k in model.state_dict()})
-    assert switches_of(model) == OTHERWISE
+    assert told(model) == OTHERWISE
     torch.save(state, tmp_path/'old.pth')
     report = load_reference(small(), tmp_path/'old.pth', show=False)
     assert any('do not say how their network was set' in o for o in report.notes)

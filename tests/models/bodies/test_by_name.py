@@ -170,4 +170,5 @@ def test_asking_for_the_own_size_changes_nothing():
     torch.manual_seed(0)
     asked = make_body('test_vit', size=(160, 160))
     assert all(torch.equal(v, asked.state_dict()[k]) for k,v in plain.state_dict().items())
-    with pytest.raises(ValueError, match='64x32'): make_body('test_vit', size=(64, 32), img_size=(32, 32))
+    with pytest.raises(ValueError, match='64x32'):
+        make_body('vit_tiny_patch16_224', size=(64, 32), img_size=(32, 32))

@@ -213,7 +213,7 @@ def state_of(
     found,waiting,n = {}, [(o, prefix)], 0
     while waiting:
         o,prefix = waiting.pop()
-        if (n := n + 1) > MODULES:
+        if (n := n + 1) > MODULES or len(prefix) > LONGEST_NAME:
             raise RecursionError(f'A module holds itself, or more than {MODULES} others. Save its state_dict().')
         if not isinstance(o, Inert):
             found |= _tensors(o, prefix)

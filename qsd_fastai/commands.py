@@ -13,6 +13,7 @@ from .runs.folder import opened
 
 __all__ = ['in_one_line', 'line_of']
 
+running = [] # Commands, the outermost first
 PACKAGE = Path(__file__).parent
 MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.I)
 WORKER = re.compile(r'DataLoader worker.*(killed|exited unexpectedly)')
@@ -31,15 +32,18 @@ def in_one_line(
     @wraps(main)
     def run(*args, **kwargs):
         before = list(opened)
+        running.append(main)
         try:
             with _terminated(): return main(*args, **kwargs)
         except KeyboardInterrupt:
-            raise SystemExit(f'\n{_stopped()}') from None
+            if len(running) > 1: raise # The outermost command has the last word
+            raise SystemExit(f'\n{_stopped(before)}') from None
         except Exception as e:
             line = line_of(e, ours)
             if line is None: raise
             raise SystemExit(f'{type(e).__name__}: {line}' if kind else line) from e
         finally:
+            running.pop()
             for folder in [o for o in opened if o not in before]: folder.close()
     run.__signature__ = inspect.signature(main)
     return run
@@ -94,8 +98,9 @@ def _from_worker(text, ours):
 def _is_of(file, ours): return any(folder in Path(file).parents for folder in ours)
 
 
-def _stopped():
-    return opened[0].stopped() if opened else 'Stopped before anything was kept.'
+def _stopped(before):
+    "What to say of the outermost run among those that were opened after these"
+    return next((o.stopped() for o in opened if o not in before), 'Stopped before anything was kept.')
 
 
 @contextmanager

@@ -1,6 +1,10 @@
 "Golden vectors, the weights that those of the AGW network were made with, and a tiny set of people"
+import io
 import math
+import pickle
+import random
 import re
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +15,58 @@ from PIL import Image
 
 from qsd_fastai.data.table import write_table
 from qsd_fastai.drawn.people import generate_people
+from qsd_fastai.runs.folder import opened
 
 GOLDEN = Path(__file__).parent/'golden'
+
+
+@pytest.fixture(autouse=True)
+def leave_runs():
+    "A test that opens runs leaves their folders"
+    yield
+    for o in list(opened): o.close()
 
 
 @pytest.fixture(scope='session')
 def golden():
     "Open a golden file by name"
     return lambda name: np.load(GOLDEN/f'{name}.npz', allow_pickle=False)
+
+
+class _Calls(pickle.Unpickler):
+    "Names what a pickle would call, with its arguments, and calls nothing"
+    def find_class(self, module, name): return lambda *args: (f'{module}.{name}', *args)
+
+
+@pytest.fixture(scope='session')
+def unpickled():
+    "A function of the bytes of a pickle: what it holds, in place of each object that it makes `(function, *arguments)`"
+    return lambda data: _Calls(io.BytesIO(data), encoding='bytes').load()
+
+
+@pytest.fixture(scope='session')
+def script():
+    "A function of a path, such as 'recipes/evaluate.py': the script there as a module"
+    def load(path):
+        file = GOLDEN.parents[1]/path
+        spec = spec_from_file_location(f'{file.parent.name}_{file.stem}', file)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    return load
+
+
+@pytest.fixture(scope='session')
+def damaged():
+    "A function of the bytes of a file: `n` copies, each with 1 to `most` of its bytes drawn anew"
+    def make(whole, n, most):
+        rng,found = random.Random(0),[]
+        for _ in range(n):
+            data = bytearray(whole)
+            for _ in range(rng.randint(1, most)): data[rng.randrange(len(data))] = rng.randrange(256)
+            found.append(bytes(data))
+        return found
+    return make
 
 
 def _fill(i, key, shape):

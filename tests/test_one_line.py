@@ -143,6 +143,14 @@ def test_a_signal_ends_it_with_a_word_on_how_to_go_on(tmp_path, name, when, said
     assert left == ({'run', 'run.json', 'baseline.state'} if when == 'later' else set())
 
 
+def test_a_run_that_was_open_before_is_not_named(tmp_path):
+    RunFolder('other', tmp_path/'other').open()
+    @in_one_line
+    def stopped(): raise KeyboardInterrupt
+    with pytest.raises(SystemExit, match='before anything was kept'): stopped()
+    assert [o.out.name for o in folder.opened] == ['other']
+
+
 def test_the_outermost_run_is_named(tmp_path):
     @in_one_line
     def inner():

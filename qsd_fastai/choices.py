@@ -1,7 +1,9 @@
-"A choice among a few: taken, or refused with what there is"
+"A choice among a few: taken, or refused with what there is; and what several rooms choose from"
 from difflib import get_close_matches
 
-__all__ = ['one_of']
+__all__ = ['FILTERS', 'one_of']
+
+FILTERS = 'bilinear', 'bicubic' # Of Pillow, that bring a picture to its size
 
 
 def one_of(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .choices import FILTERS
 from .data.folders import list_pictures
 from .data.pictures import LARGE, decoded
 
@@ -22,7 +23,7 @@ __all__ = ['Embedder', 'EmbedderSpec', 'list_pictures']
 
 KEY = 'qsd_fastai.preprocessing' # Of the specification, in the metadata of an exported file
 LONGEST = 4096 # Side of an input, pixels
-RESIZES = {f'PIL {way}, to (height, width) whatever the shape': way for way in ('bilinear', 'bicubic')}
+RESIZES = {way: f'PIL {way}, to (height, width) whatever the shape' for way in FILTERS}
 AGAIN = 'Export it again with recipes/export.py.'
 
 
@@ -38,12 +39,14 @@ class EmbedderSpec:
     flip:bool = False       # Is the embedding the sum of that of the picture and of its mirror image?
     channels:str = 'RGB'    # Order of the channels that go in
     layout:str = 'uint8 (n, height, width, 3), 0 to 255' # What the graph takes
-    resize:str = next(iter(RESIZES)) # How a picture comes to its size
+    resize:str = RESIZES['bilinear'] # How a picture comes to its size
 
     @property
     def filter(self)->str:
         "Name of the filter of PIL in `resize`"
-        return RESIZES[self.resize]
+        found = [way for way,said in RESIZES.items() if said == self.resize]
+        if not found: raise ValueError(f'The resize of the exported file is {self.resize!r:.80}. {AGAIN}')
+        return found[0]
 
     def to_json(self)->str: return json.dumps(asdict(self))
 
@@ -78,7 +81,7 @@ def _not_as_wanted(k, v):
     if k in ('mean', 'std'):
         numbers = isinstance(v, list) and len(v) == 3 and all(type(o) in (int, float) and abs(o) < 1e6 for o in v)
         return '' if numbers and (k == 'mean' or min(v) > 0) else 'three numbers' + ' above 0'*(k == 'std')
-    if k == 'resize': return '' if v in RESIZES else ' or '.join(map(repr, RESIZES))
+    if k == 'resize': return '' if v in RESIZES.values() else ' or '.join(map(repr, RESIZES.values()))
     known = getattr(EmbedderSpec, k)  # 'channels', 'layout': what goes in here is always that
     return '' if v == known else repr(known)
 

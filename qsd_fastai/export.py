@@ -1,9 +1,6 @@
 "A trained learner to one file that runs without it, checked against it, with a card that says what it is"
 import json
-import os
-import re
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,22 +10,19 @@ from PIL import Image
 from torch import nn
 
 from .data.loaders import picture_files
-from .embedder import KEY, Embedder, EmbedderSpec, check_ending
+from .embedder import KEY, RESIZES, Embedder, EmbedderSpec, check_ending
 from .files import in_one_move
 from .learner import pictures_of_loader
+from .private import without_folders
 from .pt2 import write_pt2
 
-__all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of', 'without_folders']
+__all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of']
 
 LIMITS = """The learner that this was made of names all who were trained on and folders of the machine, and is a pickle,
 which runs what it says: keep it to yourself. This card and the model hold neither.
 
 A threshold that holds on one set of pictures need not hold on another: set it on pictures of your own, and look at the
 worst of them apart. Recognising people needs their consent or another lawful ground."""
-
-# a path from the root of a disk, from home or up; alone, where it may hold blanks, or between other words
-WHOLE = re.compile(r'\s*(file:|[A-Za-z]:[\\/]|~|[\\/]|\.\.[\\/])')
-WITHIN = re.compile(r'(?<![\w.\\/:~-])(file:|[A-Za-z]:(?=[\\/])|~\w*|\.\.)?[\\/][^\s,;:\'")\]]+')
 
 
 class DeployedModel(nn.Module):
@@ -60,8 +54,8 @@ def preprocessing_of(
     found = pictures_of_loader(learn.dls.valid)
     if found.size is None:
         raise ValueError('learn does not resize by `Squish`, as `recognition_dataloaders` does. Export it by hand.')
-    how = EmbedderSpec(*found.size, *found.stats, learn.model.embed_dim, normalized, flip)
-    return replace(how, resize=how.resize.replace('bilinear', found.resize))
+    resize = RESIZES[found.resize]
+    return EmbedderSpec(*found.size, *found.stats, learn.model.embed_dim, normalized, flip, resize=resize)
 
 
 def export_embedder(
@@ -165,22 +159,6 @@ def model_card(
     lines += ['## Figures', '', *_figure_lines(figures), '']
     lines += ['## Limits', '', LIMITS, '']
     return '\n'.join(lines)
-
-
-def without_folders(
-    o, # Text, or a list or dict of it
-): # The same
-    "Of paths of a machine, which tell who sat at it, the last part; also within a sentence"
-    if isinstance(o, dict): return {k: without_folders(v) for k,v in o.items()}
-    if isinstance(o, (list, tuple)): return [without_folders(v) for v in o]
-    if isinstance(o, os.PathLike): o = os.fspath(o)
-    if not isinstance(o, str): return o
-    parts = o.split(',')  # options with several files
-    if all(WHOLE.match(p) for p in parts): return ','.join(_last(p) for p in parts)
-    return WITHIN.sub(lambda m: _last(m[0]), o)
-
-
-def _last(path): return re.split(r'[\\/]', path.rstrip('\\/ '))[-1] or '.'
 
 
 def _figure_lines(figures):

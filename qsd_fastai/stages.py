@@ -18,8 +18,9 @@ from .data.table import write_table
 from .distillation import QualityDistillation
 from .files import file_hash, in_one_move, save_figure, save_frame
 from .plots.quality import quality_agreement_figure, quality_histogram_figure
+from .private import without_folders
 from .quality import comparable
-from .runs.folder import FREE, RunFolder, shown_options, stage_file
+from .runs.folder import FREE, RunFolder, stage_file
 from .runs.made import table_content
 from .runs.wandb_run import finish_run, start_run
 from .runs.wandb_tables import figure_image
@@ -135,7 +136,7 @@ class Stage:
             run.folder.begin(self.title, [k for k in args if k not in apart])
             self._wandb_run = start_run(name=f'{run.out.name} {self.title}', group=args.get('group') or run.out.name,
                                         dir=run.out, id=f'{run.folder.id}-{self.name}',
-                                        config={**shown_options(args), 'stage': self.title})
+                                        config={**without_folders(args), 'stage': self.title})
         return self._wandb_run
 
     def failed(self):

@@ -32,7 +32,7 @@ def main(
     data = list_pictures(at) if at.is_dir() else read_table(at)
     results,run = file.with_name('results.csv'),file.with_name('run.json')
     figures = read_results(results) if results.is_file() else None
-    config = shown_options(read_run(run)['args']) if run.is_file() else None
+    config = read_run(run)['args'] if run.is_file() else None
     for kind in kinds: how = export_embedder(learn, folder/f'{name}.{kind}', data, flip=flip)
 
     body = (config or {}).get('arch') or body_name(learn.model.body)

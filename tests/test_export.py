@@ -16,10 +16,11 @@ from PIL import Image
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.drawn.faces import generate_faces
 from qsd_fastai.embedder import KEY, Embedder, EmbedderSpec
-from qsd_fastai.export import DeployedModel, export_embedder, model_card, preprocessing_of, without_folders
+from qsd_fastai.export import DeployedModel, export_embedder, model_card, preprocessing_of
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.models.heads.margins import ArcFace
 from qsd_fastai.models.preprocess import face_stats
+from qsd_fastai.private import without_folders
 
 ROOT = Path(__file__).parents[1]
 LONDON = ROOT.parent/'shared'/'data'/'london_faces'/'images'
@@ -190,14 +191,16 @@ def test_a_file_does_not_say_where_it_was_made(exported, kind):
 PATHS = {'/home/al ice/faces/images.csv': 'images.csv', '~/faces': 'faces', '../../alice/images.csv': 'images.csv',
          'C:\\Users\\alice\\x.csv': 'x.csv', '/a/b.csv,/c/d.csv': 'b.csv,d.csv', 'file:///home/alice/x': 'x',
          'made of /home/alice/x.csv, and (C:\\Users\\one)': 'made of x.csv, and (one)', 'runs/a': 'runs/a',
-         'hf-hub:timm/a': 'hf-hub:timm/a', 'rank1/mAP': 'rank1/mAP', '1/2': '1/2', 'a, b': 'a, b', '': ''}
+         'hf-hub:timm/a': 'hf-hub:timm/a', 'rank1/mAP': 'rank1/mAP', '1/2': '1/2', 'a, b': 'a, b', '': '',
+         '\\\\server\\share\\images.csv': 'images.csv', 'data/images.csv': 'data/images.csv',
+         'a/pairs.csv,/b/c/pairs.csv': 'a/pairs.csv,pairs.csv', 'without,with': 'without,with'}
 
 
 @pytest.mark.parametrize('path', PATHS)
 def test_of_paths_the_last_part_is_shared(path):
     assert without_folders(path) == PATHS[path]
-    assert without_folders({'a': [path, 3, None], 'b': {'c': path}}) == {'a': [PATHS[path], 3, None],
-                                                                        'b': {'c': PATHS[path]}}
+    assert without_folders({'a': [path, .5, None], 'b': {'c': path}}) == {'a': [PATHS[path], .5, None],
+                                                                         'b': {'c': PATHS[path]}}
 
 
 def test_a_card_holds_no_folders():

@@ -14,7 +14,7 @@ from fastai.vision.core import PILImage, TensorImage
 from fasttransform import Transform
 from PIL import Image
 
-from ..choices import one_of
+from ..choices import FILTERS, one_of
 
 __all__ = ['CropFlip', 'FaceAugment', 'RandomErasing', 'Squish', 'erasing_rectangle', 'jitter_light', 'keep_rectangle',
            'lower_resolution', 'recompress']
@@ -28,7 +28,7 @@ class Squish(Transform):
     def __init__(self,
         size:tuple,            # `(height, width)`, pixels
         resize:str='bilinear', # 'bilinear', or 'bicubic' as FastReID
-    ): self.size,self.resize = tuple(size),one_of('resize', resize, 'bilinear', 'bicubic')
+    ): self.size,self.resize = tuple(size),one_of('resize', resize, *FILTERS)
 
     def encodes(self, x:PILImage):
         size = self.size[::-1]

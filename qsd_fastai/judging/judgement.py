@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..choices import one_of
 from ..data.loaders import picture_files
-from ..runs.folder import shown_options
+from ..private import without_folders
 from ..runs.wandb_run import finish_run, kept_beside, start_run
 from ..runs.wandb_tables import figure_image
 
@@ -44,7 +44,7 @@ def track_judgement(
     **kwargs, # For `start_run`: `name`
 ):
     "A W&B run of a model that was judged: figures as its summary, pictures, tables"
-    config = {'protocol': found['protocol'], 'data': shown_options(found['data']), 'model': found['model']}
+    config = {'protocol': found['protocol'], 'data': without_folders(found['data']), 'model': found['model']}
     run = start_run(config=config, dir=dir, group=group or Path(dir).name, **kwargs)
     run.summary.update(found['figures'])
     shown = picture_files(table).to_numpy(),table['path'].to_numpy()

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from fastai.vision.core import imagenet_stats
 
-__all__ = ['RESIZES', 'Preprocess', 'face_stats', 'preprocess_of', 'stats_differ', 'stats_of']
+from ..choices import FILTERS
 
-RESIZES = 'bilinear', 'bicubic' # Filters of PIL that bring a picture to its size
+__all__ = ['Preprocess', 'face_stats', 'preprocess_of', 'stats_differ', 'stats_of']
 
 # of arcface_torch, AdaFace, TFace: 0 to 1 becomes -1 to 1
 face_stats = (.5, .5, .5), (.5, .5, .5)
@@ -19,7 +19,7 @@ class Preprocess:
     mean:tuple[float, ...]           # Of red, green, blue, 0 to 1
     std:tuple[float, ...]            # Of red, green, blue
     size:tuple[int, int]|None = None # `(height, width)` it was made for, pixels; None: any
-    resize:str = 'bilinear'          # The filter that brings it to its size, of `RESIZES`
+    resize:str = FILTERS[0]          # The filter that brings it to its size, of `FILTERS`
     channels:ClassVar[str] = 'rgb'   # The same for every body: nobody has to ask
 
     @property

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from ..choices import FILTERS
 from .layers import BNNeck, GeM
-from .preprocess import RESIZES, Preprocess, preprocess_of, stats_of
+from .preprocess import Preprocess, preprocess_of, stats_of
 
 __all__ = ['SWITCHES', 'Plan', 'Switch', 'packed', 'plan_switches', 'set_last_stride', 'switches_of', 'unpacked']
 
@@ -153,7 +154,7 @@ SWITCHES = {
                           lambda v: v in (1, 2) and not isinstance(v, bool), 'the stride of the last stage is {}'),
     'mean': Switch(*_picture('mean'), _numbers, 'pictures are normalised by mean {}'),
     'std': Switch(*_picture('std'), lambda v: _numbers(v) and min(v) > 0, 'pictures are normalised by std {}'),
-    'resize': Switch(*_picture('resize'), lambda v: v in RESIZES, 'pictures are resized by a {} filter'),
+    'resize': Switch(*_picture('resize'), lambda v: v in FILTERS, 'pictures are resized by a {} filter'),
     'turned': Switch(lambda model: getattr(model.body, 'turned', False),
                      lambda model, v: setattr(model.body, 'turned', v),
                      lambda v: isinstance(v, bool), 'the first layer was turned from BGR to RGB: {}')}

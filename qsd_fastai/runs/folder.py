@@ -5,13 +5,13 @@ import secrets
 import shutil
 import time
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from ..files import save_text
 from .lock import hold, release
 from .made import changes, versions
 
-__all__ = ['FREE', 'RunFolder', 'opened', 'read_run', 'run_folder', 'run_or_nothing', 'shown_options', 'stage_file']
+__all__ = ['FREE', 'RunFolder', 'opened', 'read_run', 'run_folder', 'run_or_nothing', 'stage_file']
 
 # Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged. Judging
 # is done again at a resume, and the content of the data is looked at
@@ -186,16 +186,6 @@ def stage_file(
 )->str:
     "What a file of a stage is called"
     return title.replace(',', '').replace(' ', '_') + ending
-
-
-def shown_options(
-    args:dict, # Options of a run
-)->dict:
-    "Options as others may see them: of a path on this machine the name alone, one that was given relative as it is"
-    def shown(part):
-        rooted = PurePosixPath(part).is_absolute() or PureWindowsPath(part).is_absolute() or part.startswith('~')
-        return PureWindowsPath(part).name if rooted else part
-    return {k: ','.join(map(shown, v.split(','))) if isinstance(v, str) else v for k,v in args.items()}
 
 
 def run_folder(

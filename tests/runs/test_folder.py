@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qsd_fastai.runs.folder import FREE, RunFolder, opened, run_folder, run_or_nothing, shown_options
+from qsd_fastai.runs.folder import FREE, RunFolder, opened, run_folder, run_or_nothing
 
 
 def test_run_folder(tmp_path, monkeypatch):
@@ -76,15 +76,6 @@ def test_what_may_change_at_a_resume_may(tmp_path):
     assert {k for o in json.loads((tmp_path/'out'/'run.json').read_text())['changed'] for k in o} == {'at', *FREE}
     with pytest.raises(ValueError, match=r'lr was 0\.1 and is 0\.2'):
         run_folder('compare', tmp_path/'out', {**args, 'lr': .2}, resume=True)
-
-
-@pytest.mark.parametrize('given, shown', [
-    ('/home/somebody/data/images.csv', 'images.csv'), ('C:\\Users\\somebody\\images.csv', 'images.csv'),
-    ('~/images.csv', 'images.csv'), ('\\\\server\\share\\images.csv', 'images.csv'),
-    ('data/images.csv', 'data/images.csv'),
-    ('a/pairs.csv,/b/c/pairs.csv', 'a/pairs.csv,pairs.csv'), (.5, .5), (None, None), ('without,with', 'without,with')])
-def test_options_are_shown_without_the_machines_paths(given, shown):
-    assert shown_options({'data': given}) == {'data': shown}
 
 
 def test_what_a_run_leaves_is_written_in_one_move():

@@ -31,7 +31,8 @@ def complete_table(
         names = path_text(table[c]) if c == 'path' else spelled(table[c], c, c == 'camera')
         if not _is_text(table[c]) or (names != table[c].to_numpy(dtype=object)).any(): new[c] = names
     if 'quality' not in table: new['quality'] = np.nan
-    elif table['quality'].dtype != np.float64: new['quality'] = known_quality(table).to_numpy()
+    elif table['quality'].dtype != np.float64 or np.isinf(table['quality']).any():
+        new['quality'] = known_quality(table).to_numpy()
     index = table.index
     plain = index.nlevels == 1 and index.name is None and index.is_unique
     told = table.attrs.get('root') if root is None else root

@@ -148,8 +148,12 @@ def picture_files(
 )->pd.Series:
     "The file of each picture of a table"
     table = complete_table(table)
+    return pd.Series(_files(table, root), index=table.index, dtype=object)
+
+
+def _files(table, root):
     root = root if root is not None else table.attrs.get('root', '.')
-    return pd.Series([os.path.join(root, p) for p in table['path']], index=table.index, dtype=object)
+    return [os.path.join(root, p) for p in table['path']]
 
 
 def picture_size(
@@ -178,10 +182,13 @@ def table_rows(
     root=None,          # The folder the paths start from; `table.attrs['root']` when not given
 )->list:
     "A `TableRow` for each row of a table"
-    table = complete_table(table)
+    return _rows(complete_table(table), root)
+
+
+def _rows(table, root):
     identity,quality,camera,split = (table[c].tolist() for c in ('identity', 'quality', 'camera', 'split'))
     scenes = zip(range(len(table)), camera, split)
-    parts = zip(picture_files(table, root), identity, quality, scenes, table['path'])
+    parts = zip(_files(table, root), identity, quality, scenes, table['path'])
     return [TableRow(file, who, q, list(scene), path) for file,who,q,scene,path in parts]
 
 
@@ -248,7 +255,7 @@ def recognition_dataloaders(
     cameras = sorted(set(table['camera']) - {''})
     block = recognition_block(size, augment, erase, stats, cameras, resize)
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    dls = block.dataloaders(table_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
+    dls = block.dataloaders(_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
                             partners=partners, by=by, seed=seed, num_workers=workers, device=device,
                             val_bs=bs or 2*n_ids*n_imgs)
     dls.table = table.reset_index(drop=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..columns import SPLITS, TEXT, complete_table, known_quality, notes_on_spelling, table_hash
+from ..columns import SPLITS, TEXT, complete_table, notes_on_spelling, table_hash
 from ..files import in_one_move
 from ..rows import naming, refuse_rows, refuse_separator
 from ..spelling import path_key
@@ -129,10 +129,10 @@ def check_table(
                 'Keep one row a picture.')
     refuse_rows(table, 'split', ~table['split'].isin(SPLITS), 'is not train, query or gallery',
                 'Rename it, or use `split_identities`.')
-    q = known_quality(table)
+    q = table['quality']
     refuse_rows(table, 'quality', (q < 0) | (q > 100), 'is outside 0..100', out_of_range(q))
     if files: _check_files(table, root or table.attrs.get('root'))
-    for text in describe_table(given).warnings: warnings.warn(text, stacklevel=2)
+    for text in _described(table, _met(given)).warnings: warnings.warn(text, stacklevel=2)
     return given
 
 
@@ -189,8 +189,11 @@ def unanswerable(
 )->np.ndarray: # `(n,)` bool, over the rows
     "Queries without a gallery picture of their identity from another camera. An unknown camera excludes nothing"
     table = complete_table(table)
-    ids,cams = _codes(table)
-    query,gallery = (table['split'].to_numpy() == s for s in ('query', 'gallery'))
+    return _unanswerable(table['split'].to_numpy(), *_codes(table))
+
+
+def _unanswerable(split, ids, cams):
+    query,gallery = (split == s for s in ('query', 'gallery'))
     key = np.unique(ids*(cams.max() + 2) + cams, return_inverse=True)[1]
     same_id = np.bincount(ids[gallery], minlength=ids.max() + 1)[ids]
     same_cam = np.bincount(key[gallery & (cams >= 0)], minlength=key.max() + 1)[key]
@@ -224,11 +227,17 @@ def describe_table(
     published=None, # `{'train': (pictures, identities), ...}` to compare with; None: those of the table's record
 )->TableReport:
     "The doctor: pictures, identities, cameras and labels a split, and what will trouble training or judging"
-    met = [*table.attrs.get('spellings', []), *notes_on_spelling(table)]
-    table = complete_table(table)
+    return _described(complete_table(table), _met(table), published)
+
+
+def _met(table): return list(dict.fromkeys([*table.attrs.get('spellings', []), *notes_on_spelling(table)]))
+
+
+def _described(table, out, published=None):
+    "Of a table that is complete, after the notes that there are"
     ids,cams = _codes(table)
     split,known = table['split'].to_numpy(),table['quality'].notna().to_numpy()
-    rows,count,out = {},{},list(dict.fromkeys(met))
+    rows,count = {},{}
     for s in SPLITS:
         m = split == s
         n = count[s] = np.bincount(ids[m], minlength=ids.max() + 1 if len(ids) else 0)
@@ -236,7 +245,7 @@ def describe_table(
         n_cams = len(np.unique(cams[m & (cams >= 0)]))
         rows[s] = {'pictures': int(m.sum()), 'identities': int((n > 0).sum()), 'cameras': n_cams,
                    'one_picture': int((n == 1).sum()), 'labelled': 100*known[m].mean()}
-    no_answer = unanswerable(table) if 'query' in rows else np.zeros(len(table), bool)
+    no_answer = _unanswerable(split, ids, cams) if 'query' in rows else np.zeros(len(table), bool)
     overlap = int(((count['train'] > 0) & (count['query'] + count['gallery'] > 0)).sum())
     if no_answer.any():
         first = table['path'].iloc[no_answer.argmax()]

@@ -75,9 +75,9 @@ def test_repeated_pictures(tmp_path):
     assert list(read_bin(tmp_path/'a.bin')[0]) == pictures
 
 
-def test_written_and_read(tmp_path):
+def test_written_and_read(unpickled, tmp_path):
     write_bin(iter(PICTURES), SAME, tmp_path/'x.bin')
-    assert pickle.loads((tmp_path/'x.bin').read_bytes(), encoding='bytes') == (PICTURES, SAME)
+    assert unpickled((tmp_path/'x.bin').read_bytes()) == (PICTURES, SAME)
     assert list(read_bin(tmp_path/'x.bin')[0]) == PICTURES
     assert os.listdir(tmp_path) == ['x.bin']
     with pytest.raises(ValueError, match='5 pictures for 3 pairs'): write_bin(PICTURES[:5], SAME, tmp_path/'y.bin')

@@ -47,34 +47,23 @@ def test_order_golden(golden, seed):
     assert order == d[f'order_seed{seed}'].tolist()
 
 
-def naive_order(ids, n_ids, n_imgs, rng):
-    "The published sampler as it is usually written: a list of identities, and each that is done is looked for in it"
-    where = {}
-    for i,identity in enumerate(ids): where.setdefault(identity, []).append(i)
-    groups = {}
-    for identity,idxs in where.items():
-        idxs = list(idxs) if len(idxs) >= n_imgs else rng.choices(idxs, k=n_imgs)
-        rng.shuffle(idxs)
-        groups[identity] = [idxs[i:i + n_imgs] for i in range(0, len(idxs) - n_imgs + 1, n_imgs)]
-    waiting,order = list(groups), []
-    while len(waiting) >= n_ids:
-        for identity in rng.sample(waiting, n_ids):
-            order += groups[identity].pop(0)
-            if not groups[identity]: waiting.remove(identity)
-    return order
+@pytest.fixture(scope='module')
+def list_order(script):
+    "The published sampler as it is usually written, in a list of identities"
+    return script('benchmarks/sampler.py').list_order
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_order_draws_as_the_published_sampler(seed):
+def test_order_draws_as_the_published_sampler(list_order, seed):
     rng = random.Random(seed)
     ids = [rng.randrange(rng.randrange(1, 400)) for _ in range(rng.randrange(3000))]
     n_ids,n_imgs = rng.randrange(1, 20), rng.randrange(1, 6)
     ours,theirs = random.Random(seed), random.Random(seed)
-    assert identity_order(ids, n_ids, n_imgs, ours) == naive_order(ids, n_ids, n_imgs, theirs)
+    assert identity_order(ids, n_ids, n_imgs, ours) == list_order(ids, n_ids, n_imgs, theirs)
     assert ours.getstate() == theirs.getstate()
 
 
-def test_order_of_many_identities_compares_none_of_them():
+def test_order_of_many_identities_compares_none_of_them(list_order):
     class Who(int):
         compared = 0
         __hash__ = int.__hash__
@@ -85,7 +74,7 @@ def test_order_of_many_identities_compares_none_of_them():
     ids = [Who(i) for i in range(9000)]  # more than leave `_Waiting` at once
     order = identity_order(ids, 16, 2, random.Random(0))
     assert Who.compared == 0  # looking for an identity in a list compares half of the list each time
-    assert order == naive_order(range(9000), 16, 2, random.Random(0))
+    assert order == list_order(range(9000), 16, 2, random.Random(0))
 
 
 @pytest.mark.parametrize('seed', range(10))

@@ -59,8 +59,9 @@ from .models.weights.read import load_reference
 from .plots.curves import cmc_figure, det_figure, error_vs_reject_figure, gains_figure, roc_figure
 from .plots.pictures import hardest_figure, hardest_pairs_figure, ranked_lists_figure, sheet_figure
 from .plots.quality import map_by_quality_figure, quality_agreement_figure, quality_histogram_figure
+from .private import without_folders
 from .quality import label_table, norm_quality, similarity_quality
-from .runs.folder import read_run, run_folder, run_or_nothing, shown_options
+from .runs.folder import read_run, run_folder, run_or_nothing
 from .runs.made import table_content
 from .runs.tables import read_results
 from .runs.wandb_run import finish_run, start_run

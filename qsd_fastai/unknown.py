@@ -5,10 +5,9 @@ quality teach nothing (`distillation.select_pairs`), and a picture from an unkno
 the query's own (`evaluation.same_camera`)."""
 import numpy as np
 
-from .spelling import spelled
 from .tensors import plain_vector
 
-__all__ = ['EMPTY', 'check_quality', 'unknown_camera']
+__all__ = ['EMPTY', 'check_quality']
 
 # what counts as unknown in a column of numbers; never in a column of text
 EMPTY = ['', 'nan', 'NaN', 'NA', 'N/A', 'null', 'None']
@@ -25,10 +24,3 @@ def check_quality(
         row = bad.argmax()
         raise ValueError(f'{name} row {row} is {quality[row]:g}. It runs from 0 to 100, NaN where unknown.')
     return quality
-
-
-def unknown_camera(
-    cameras, # `(n,)` of any type
-)->np.ndarray: # `(n,)` bool
-    "Where the camera is not known: missing, an empty text, or -1"
-    return spelled(cameras, 'cameras', camera=True) == ''

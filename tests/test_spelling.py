@@ -20,7 +20,6 @@ from qsd_fastai.evaluation.single_shot import single_shot_cmc
 from qsd_fastai.evaluation.templates import evaluate_identification
 from qsd_fastai.quality import similarity_quality
 from qsd_fastai.spelling import match_paths, path_text, same_codes, spell, spelled, spelling_notes
-from qsd_fastai.unknown import unknown_camera
 
 # ways to write whole numbers
 WRITTEN = {
@@ -61,8 +60,8 @@ def test_one_spelling_of_a_name(value, name):
 @pytest.mark.parametrize('unknown', [None, np.nan, pd.NA, '', ' ', -1, -1., '-1', '-1.0', b'-1', np.int8(-1)])
 def test_an_unknown_camera(unknown):
     assert spell(unknown, camera=True) == ''
-    assert unknown_camera([3, unknown]).tolist() == [False, True]
-    assert unknown_camera(pd.Series([unknown, 'c'], dtype=object)).tolist() == [True, False]
+    assert spelled([3, unknown], camera=True).tolist() == ['3', '']
+    assert spelled(pd.Series([unknown, 'c'], dtype=object), camera=True).tolist() == ['', 'c']
 
 
 @pytest.mark.parametrize('values, words', [

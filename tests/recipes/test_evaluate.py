@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -40,11 +39,7 @@ RECIPE = Path(__file__).parents[2]/'recipes'/'evaluate.py'
 
 
 @pytest.fixture(scope='module')
-def recipe():
-    spec = spec_from_file_location('evaluate_recipe', RECIPE)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def recipe(script): return script('recipes/evaluate.py')
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,5 @@
 "The image towers of CLIP as CLIP-ReID judges them: what they see, and its projection to where texts are, side by side"
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ..preprocess import Preprocess, face_stats
-from ..weights.read import load_body
-from .staged import StagedBody
+from .staged import StagedBody, named_body
 
 __all__ = ['ClipResNet', 'ClipViT', 'clip_reid_rn50', 'clip_reid_vit']
 
@@ -103,17 +101,5 @@ class ClipResNet(StagedBody):
     def embed(self, maps): return torch.cat([maps.mean((2, 3)), self.attnpool(maps)], 1)
 
 
-def clip_reid_vit(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `ClipViT`
-):
-    "CLIP-ReID's ViT-B/16"
-    return load_body(ClipViT(**kwargs), pretrained)
-
-
-def clip_reid_rn50(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `ClipResNet`
-):
-    "CLIP-ReID's ResNet-50"
-    return load_body(ClipResNet(**kwargs), pretrained)
+clip_reid_vit = named_body('clip_reid_vit', "CLIP-ReID's ViT-B/16", ClipViT)
+clip_reid_rn50 = named_body('clip_reid_rn50', "CLIP-ReID's ResNet-50", ClipResNet)

@@ -1,14 +1,13 @@
 "Improved residual networks for faces, under the key names of arcface_torch"
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from torch import nn
 
 from ...choices import one_of
 from ..preprocess import Preprocess, face_stats
-from ..weights.read import load_body
 from .face import FaceBody, StillScale
+from .staged import named_body
 
 __all__ = ['IResNet', 'evolve_ir50', 'evolve_ir101', 'evolve_ir152', 'evolve_ir_se50', 'evolve_ir_se101',
            'evolve_ir_se152', 'ir18', 'ir34', 'ir50', 'ir101', 'iresnet18', 'iresnet34', 'iresnet50', 'iresnet100',
@@ -97,149 +96,25 @@ class IResNet(FaceBody):
     def embed(self, maps): return self.features(self.fc(self.dropout(self.act(maps.flatten(1)))))
 
 
-def _iresnet(depth, pretrained, form='arcface', **kwargs):
-    return load_body(IResNet(DEPTHS[depth], form=form, **kwargs), pretrained)
+def _iresnet(name, depth, form, said, squeeze=False):
+    return named_body(name, said, IResNet, layers=DEPTHS[depth], form=form, squeeze=squeeze)
 
 
-def iresnet18(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 18-layer `IResNet`"
-    return _iresnet(18, pretrained, **kwargs)
-
-
-def iresnet34(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 34-layer `IResNet`"
-    return _iresnet(34, pretrained, **kwargs)
-
-
-def iresnet50(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 50-layer `IResNet`"
-    return _iresnet(50, pretrained, **kwargs)
-
-
-def iresnet100(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 100-layer `IResNet`"
-    return _iresnet(100, pretrained, **kwargs)
-
-
-def iresnet200(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 200-layer `IResNet`"
-    return _iresnet(200, pretrained, **kwargs)
-
-
-def ir18(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 18-layer body of AdaFace and TFace"
-    return _iresnet(18, pretrained, 'adaface', **kwargs)
-
-
-def ir34(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 34-layer body of AdaFace and TFace"
-    return _iresnet(34, pretrained, 'adaface', **kwargs)
-
-
-def ir50(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 50-layer body of AdaFace and TFace"
-    return _iresnet(50, pretrained, 'adaface', **kwargs)
-
-
-def ir101(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 101-layer body of AdaFace and TFace"
-    return _iresnet(100, pretrained, 'adaface', **kwargs)
-
-
-def tface_ir_se50(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 50-layer body of TFace with squeeze and excitation"
-    return _iresnet(50, pretrained, 'adaface', squeeze=True, **kwargs)
-
-
-def tface_ir_se101(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 101-layer body of TFace with squeeze and excitation"
-    return _iresnet(100, pretrained, 'adaface', squeeze=True, **kwargs)
-
-
-def evolve_ir50(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 50-layer body of face.evoLVe, InsightFace_Pytorch and CurricularFace"
-    return _iresnet(50, pretrained, 'evolve', **kwargs)
-
-
-def evolve_ir101(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 101-layer body of face.evoLVe, InsightFace_Pytorch and CurricularFace"
-    return _iresnet(100, pretrained, 'evolve', **kwargs)
-
-
-def evolve_ir152(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 152-layer body of face.evoLVe, InsightFace_Pytorch and CurricularFace"
-    return _iresnet(152, pretrained, 'evolve', **kwargs)
-
-
-def evolve_ir_se50(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "`evolve_ir50` with squeeze and excitation"
-    return _iresnet(50, pretrained, 'evolve', squeeze=True, **kwargs)
-
-
-def evolve_ir_se101(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "`evolve_ir101` with squeeze and excitation"
-    return _iresnet(100, pretrained, 'evolve', squeeze=True, **kwargs)
-
-
-def evolve_ir_se152(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "`evolve_ir152` with squeeze and excitation"
-    return _iresnet(152, pretrained, 'evolve', squeeze=True, **kwargs)
-
-
-def tface_r50(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `IResNet`
-):
-    "The 50-layer body that TFace's quality labels may be made with"
-    return _iresnet(50, pretrained, 'tface', **kwargs)
+iresnet18 = _iresnet('iresnet18', 18, 'arcface', 'The 18-layer `IResNet`')
+iresnet34 = _iresnet('iresnet34', 34, 'arcface', 'The 34-layer `IResNet`')
+iresnet50 = _iresnet('iresnet50', 50, 'arcface', 'The 50-layer `IResNet`')
+iresnet100 = _iresnet('iresnet100', 100, 'arcface', 'The 100-layer `IResNet`')
+iresnet200 = _iresnet('iresnet200', 200, 'arcface', 'The 200-layer `IResNet`')
+ir18 = _iresnet('ir18', 18, 'adaface', 'The 18-layer body of AdaFace and TFace')
+ir34 = _iresnet('ir34', 34, 'adaface', 'The 34-layer body of AdaFace and TFace')
+ir50 = _iresnet('ir50', 50, 'adaface', 'The 50-layer body of AdaFace and TFace')
+ir101 = _iresnet('ir101', 100, 'adaface', 'The 101-layer body of AdaFace and TFace')
+tface_ir_se50 = _iresnet('tface_ir_se50', 50, 'adaface', "TFace's `ir50` with squeeze and excitation", True)
+tface_ir_se101 = _iresnet('tface_ir_se101', 100, 'adaface', "TFace's `ir101` with squeeze and excitation", True)
+evolve_ir50 = _iresnet('evolve_ir50', 50, 'evolve', 'Of face.evoLVe, InsightFace_Pytorch, CurricularFace')
+evolve_ir101 = _iresnet('evolve_ir101', 100, 'evolve', 'Of face.evoLVe, InsightFace_Pytorch, CurricularFace')
+evolve_ir152 = _iresnet('evolve_ir152', 152, 'evolve', 'Of face.evoLVe, InsightFace_Pytorch, CurricularFace')
+evolve_ir_se50 = _iresnet('evolve_ir_se50', 50, 'evolve', '`evolve_ir50` with squeeze and excitation', True)
+evolve_ir_se101 = _iresnet('evolve_ir_se101', 100, 'evolve', '`evolve_ir101` with squeeze and excitation', True)
+evolve_ir_se152 = _iresnet('evolve_ir_se152', 152, 'evolve', '`evolve_ir152` with squeeze and excitation', True)
+tface_r50 = _iresnet('tface_r50', 50, 'tface', "The 50-layer body that TFace's quality labels may be made with")

@@ -1,11 +1,10 @@
 "MobileFaceNet: a face body of a million parameters, under the key names of public weights"
-from pathlib import Path
 
 from torch import nn
 
 from ..preprocess import Preprocess, face_stats
-from ..weights.read import load_body
 from .face import FaceBody
+from .staged import named_body
 
 __all__ = ['MobileFaceNet', 'mbf', 'mbf_large', 'mobilefacenet', 'mobilefacenet_prelu']
 
@@ -104,33 +103,10 @@ class MobileFaceNet(FaceBody):
     def embed(self, maps): return self.bn(self.conv3(self.gdconv(maps)).flatten(1))
 
 
-def mobilefacenet(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `MobileFaceNet`
-):
-    "`MobileFaceNet` with 128 numbers an embedding"
-    return load_body(MobileFaceNet(**kwargs), pretrained)
-
-
-def mobilefacenet_prelu(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights, of InsightFace_Pytorch or TFace
-    **kwargs,                       # For `MobileFaceNet`
-):
-    "The paper's `MobileFaceNet`: PReLU, no pointwise convolution in the stem, and 512 numbers an embedding"
-    return load_body(MobileFaceNet(**{'embed_dim': 512, 'act': 'prelu', **kwargs}), pretrained)
-
-
-def mbf(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `MobileFaceNet`
-):
-    "arcface_torch's `mbf`: twice the channels"
-    return mobilefacenet_prelu(pretrained, **{'scale': 2, **kwargs})
-
-
-def mbf_large(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `MobileFaceNet`
-):
-    "arcface_torch's `mbf_large`: four times the channels, twice the blocks"
-    return mobilefacenet_prelu(pretrained, **{'scale': 4, 'depth': 2, **kwargs})
+PRELU = {'embed_dim': 512, 'act': 'prelu'}
+mobilefacenet = named_body('mobilefacenet', 'The `MobileFaceNet` of the public weights of 128 numbers', MobileFaceNet)
+mobilefacenet_prelu = named_body('mobilefacenet_prelu', "The paper's: PReLU, no pointwise convolution in the stem, and "
+                                 '512 numbers; of InsightFace_Pytorch and TFace', MobileFaceNet, **PRELU)
+mbf = named_body('mbf', "arcface_torch's `mbf`: twice the channels", MobileFaceNet, **PRELU, scale=2)
+mbf_large = named_body('mbf_large', "arcface_torch's `mbf_large`: four times the channels, twice the blocks",
+                       MobileFaceNet, **PRELU, scale=4, depth=2)

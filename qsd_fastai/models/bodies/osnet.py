@@ -1,13 +1,10 @@
 "OSNet: a body of two million parameters for people, which sees several scales at once"
-from pathlib import Path
-
 from fastai.vision.core import imagenet_stats
 from torch import nn
 
 from ...choices import one_of
 from ..preprocess import Preprocess
-from ..weights.read import load_body
-from .staged import StagedBody
+from .staged import StagedBody, named_body
 
 __all__ = ['OSNet', 'osnet_ain_x0_5', 'osnet_ain_x0_25', 'osnet_ain_x0_75', 'osnet_ain_x1_0', 'osnet_ibn_x1_0',
            'osnet_x0_5', 'osnet_x0_25', 'osnet_x0_75', 'osnet_x1_0']
@@ -110,73 +107,12 @@ class OSNet(StagedBody):
 def _instance_norm(nf): return nn.InstanceNorm2d(nf, affine=True)
 
 
-def osnet_x1_0(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet` of width 1"
-    return load_body(OSNet(1., **kwargs), pretrained)
-
-
-def osnet_x0_75(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet` of width .75"
-    return load_body(OSNet(.75, **kwargs), pretrained)
-
-
-def osnet_x0_5(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet` of width .5"
-    return load_body(OSNet(.5, **kwargs), pretrained)
-
-
-def osnet_x0_25(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet` of width .25"
-    return load_body(OSNet(.25, **kwargs), pretrained)
-
-
-def osnet_ibn_x1_0(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet` of width 1 with the instance norms of IBN-Net"
-    return load_body(OSNet(1., form='ibn', **kwargs), pretrained)
-
-
-def osnet_ain_x1_0(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet-AIN` of width 1"
-    return load_body(OSNet(1., form='ain', **kwargs), pretrained)
-
-
-def osnet_ain_x0_75(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet-AIN` of width .75"
-    return load_body(OSNet(.75, form='ain', **kwargs), pretrained)
-
-
-def osnet_ain_x0_5(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet-AIN` of width .5"
-    return load_body(OSNet(.5, form='ain', **kwargs), pretrained)
-
-
-def osnet_ain_x0_25(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `OSNet`
-):
-    "`OSNet-AIN` of width .25"
-    return load_body(OSNet(.25, form='ain', **kwargs), pretrained)
+osnet_x1_0 = named_body('osnet_x1_0', '`OSNet` of width 1', OSNet)
+osnet_x0_75 = named_body('osnet_x0_75', '`OSNet` of width .75', OSNet, width=.75)
+osnet_x0_5 = named_body('osnet_x0_5', '`OSNet` of width .5', OSNet, width=.5)
+osnet_x0_25 = named_body('osnet_x0_25', '`OSNet` of width .25', OSNet, width=.25)
+osnet_ibn_x1_0 = named_body('osnet_ibn_x1_0', "`OSNet` of width 1 with IBN-Net's instance norms", OSNet, form='ibn')
+osnet_ain_x1_0 = named_body('osnet_ain_x1_0', '`OSNet-AIN` of width 1', OSNet, form='ain')
+osnet_ain_x0_75 = named_body('osnet_ain_x0_75', '`OSNet-AIN` of width .75', OSNet, width=.75, form='ain')
+osnet_ain_x0_5 = named_body('osnet_ain_x0_5', '`OSNet-AIN` of width .5', OSNet, width=.5, form='ain')
+osnet_ain_x0_25 = named_body('osnet_ain_x0_25', '`OSNet-AIN` of width .25', OSNet, width=.25, form='ain')

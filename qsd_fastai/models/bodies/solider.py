@@ -1,13 +1,10 @@
 "SOLIDER's Swin: windows padded before they are shifted, and maps weighted by how much of a person's meaning is wanted"
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..preprocess import Preprocess, face_stats
-from ..weights.read import load_body
-from .staged import StagedBody
+from .staged import StagedBody, named_body
 
 __all__ = ['SoliderSwin', 'solider_swin_base', 'solider_swin_small', 'solider_swin_tiny']
 
@@ -142,25 +139,9 @@ class SoliderSwin(StagedBody):
     def embed(self, maps): return maps.mean((2, 3))
 
 
-def solider_swin_tiny(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `SoliderSwin`
-):
-    "SOLIDER's Swin-T"
-    return load_body(SoliderSwin(96, (2, 2, 6, 2), (3, 6, 12, 24), **kwargs), pretrained)
-
-
-def solider_swin_small(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `SoliderSwin`
-):
-    "SOLIDER's Swin-S"
-    return load_body(SoliderSwin(96, (2, 2, 18, 2), (3, 6, 12, 24), **kwargs), pretrained)
-
-
-def solider_swin_base(
-    pretrained:bool|str|Path=False, # False: from scratch; or a file of weights
-    **kwargs,                       # For `SoliderSwin`
-):
-    "SOLIDER's Swin-B"
-    return load_body(SoliderSwin(128, (2, 2, 18, 2), (4, 8, 16, 32), **kwargs), pretrained)
+solider_swin_tiny = named_body('solider_swin_tiny', "SOLIDER's Swin-T", SoliderSwin, nf=96, depths=(2, 2, 6, 2),
+                               heads=(3, 6, 12, 24))
+solider_swin_small = named_body('solider_swin_small', "SOLIDER's Swin-S", SoliderSwin, nf=96, depths=(2, 2, 18, 2),
+                                heads=(3, 6, 12, 24))
+solider_swin_base = named_body('solider_swin_base', "SOLIDER's Swin-B", SoliderSwin, nf=128, depths=(2, 2, 18, 2),
+                               heads=(4, 8, 16, 32))

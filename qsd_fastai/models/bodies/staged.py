@@ -1,5 +1,5 @@
-"What our bodies share that end in an embedding of their own"
-from collections.abc import Sequence
+"What our bodies share that end in an embedding of their own, and how one of them gets a name"
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -7,8 +7,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ...tensors import full_precision
 from ..preprocess import Preprocess
+from ..weights.read import load_body
 
-__all__ = ['StagedBody']
+__all__ = ['StagedBody', 'named_body']
 
 
 class StagedBody(nn.Module):
@@ -67,3 +68,17 @@ class StagedBody(nn.Module):
         Parameters without a gradient stop distributed training."""
         self.own_embedding = False
         for name in self.embed_layers: delattr(self, name)
+
+
+def named_body(
+    name:str, # As users write it
+    said:str, # In a line, what it is
+    body,     # Its class
+    **fixed,  # Arguments that make it this one
+)->Callable:
+    "A maker of one published form of a body: `name(pretrained=False, **kwargs)`, the latter for the class"
+    def make(pretrained=False, **kwargs): return load_body(body(**{**fixed, **kwargs}), pretrained)
+
+    make.__name__ = make.__qualname__ = name
+    make.__module__,make.__doc__ = body.__module__,f'{said}. `pretrained`: False, from scratch; or a file of weights.'
+    return make

@@ -8,7 +8,7 @@ import torch
 from ..switches import set_last_stride
 from ..weights.read import load_body
 
-__all__ = ['set_last_stride', 'timm_body']
+__all__ = ['check_name', 'timm_body']
 
 
 def check_name(

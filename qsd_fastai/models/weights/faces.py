@@ -3,8 +3,8 @@ import re
 
 import torch
 
-from .mobilefacenets import FACE, HALF, MOBILEFACENETS
-from .project import Network, Part, Project, nothing_told
+from .mobilefacenets import FACE, MOBILEFACENETS
+from .project import HALF, Network, Part, Project, nothing_told
 
 __all__ = ['FACES']
 

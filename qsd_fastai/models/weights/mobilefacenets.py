@@ -3,15 +3,13 @@ import re
 
 import torch
 
-from ..preprocess import face_stats
-from .project import Network, Part, Project, as_they_are, nothing_told
+from .project import HALF, Network, Part, Project, as_they_are, nothing_told
 
-__all__ = ['FACE', 'HALF', 'MOBILEFACENETS']
+__all__ = ['FACE', 'MOBILEFACENETS']
 
 # no face body pools, none has a neck, and none a stem that halves the picture
 FACE = {'pool': 'own', 'neck': 'none', 'judged': None, 'stem_relu': None, 'stem_pool': None, 'last_stride': None,
         'resize': 'bilinear'}
-HALF = dict(zip(('mean', 'std'), face_stats))
 
 
 # foamliu's, whose names ours are

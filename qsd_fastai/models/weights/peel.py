@@ -37,10 +37,9 @@ def network_in(
 
 
 def _network_in(found, file):
-    beside,notes,shard = set(), [], None
+    notes,shard = [],None
     for _ in range(8):
         if not isinstance(found, dict): break
-        beside |= {k for k in found if isinstance(k, str)}
         one = found.get('state_dict_softmax_fc')
         if isinstance(one, dict) and isinstance(one.get('weight'), torch.Tensor): shard = one['weight']
         inner = {k: v for k,v in found.items() if isinstance(k, str) and isinstance(v, dict | Inert) and _holds(v)}
@@ -63,7 +62,7 @@ def _network_in(found, file):
         if v.layout != torch.strided or v.numel()*v.element_size() > v.untyped_storage().nbytes():
             raise ValueError(f'{file}: {k} has more numbers than the file. Save model.state_dict().')
     if shard is not None: weights['head.weight'] = shard
-    return Found(weights, {k: k for k in weights}, Path(file), beside=frozenset(beside), notes=notes)
+    return Found(weights, {k: k for k in weights}, Path(file), notes=notes)
 
 
 def _holds(o, depth=4, seen=None):

@@ -5,11 +5,10 @@ from dataclasses import replace
 import torch
 
 from ..switches import unpacked
-from .project import Network, Part, Project, as_they_are, nothing_told
+from .project import IMAGENET, Network, Part, Project, as_they_are, by_pattern, nothing_told
 
 __all__ = ['BODY', 'PEOPLE', 'QSD_FASTAI']
 
-IMAGENET = {'mean': (.485, .456, .406), 'std': (.229, .224, .225)}
 # of weights that say nothing: an average, and whatever our body does
 UNCHANGED = {'judged': None, 'stem_relu': None, 'stem_pool': None, 'eps': None, 'last_stride': None}
 
@@ -73,12 +72,9 @@ OSNET_NAMES = [(r'conv([23])\.2\.0\.(.+)', r'pool\1.0.\2'), (r'(conv\d\.\d\.conv
                (r'(conv\d\.\d\.conv2)d\.(.+)', r'\1.3.\2'), (r'(conv\d\.\d\.conv2\.\d)\.layers\.(.+)', r'\1.\2')]
 
 
-def _osnet_name(k): return next((re.sub(old, new, k) for old,new in OSNET_NAMES if re.fullmatch(old, k)), k)
-
-
 def _osnet(found):
     for k,v in found.weights.items():
-        yield Part(f'head.{k[11:]}' if k.startswith('classifier.') else f'body.{_osnet_name(k)}', k, v)
+        yield Part(f'head.{k[11:]}' if k.startswith('classifier.') else f'body.{by_pattern(OSNET_NAMES, k)}', k, v)
 
 
 OSNET = Project(
@@ -113,7 +109,7 @@ def _fastreid(found):
     for o in FASTREID_NAMES(found):
         body = o.ours.removeprefix('body.')
         if o.theirs.startswith('pixel_'): continue
-        yield o._replace(ours=f'body.{_osnet_name(body)}') if body != o.ours else o
+        yield o._replace(ours=f'body.{by_pattern(OSNET_NAMES, body)}') if body != o.ours else o
     # its AGW pools with a power that is fixed at 3, and no weight
     if _fastreid_pool(found) == 'gem' and not found.has('heads.pool_layer.p'):
         yield Part('pool.p', '', torch.full((1,), 3.))

@@ -1,4 +1,5 @@
 "The record that each project fills whose weights are read: how its keys are named, and what its networks do otherwise"
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ['Found', 'Network', 'Part', 'Project', 'as_they_are', 'nothing_told']
+from ..preprocess import face_stats
+
+__all__ = ['HALF', 'IMAGENET', 'Found', 'Network', 'Part', 'Project', 'as_they_are', 'by_pattern', 'nothing_told']
+
+# how projects normalise their pictures
+IMAGENET = {'mean': (.485, .456, .406), 'std': (.229, .224, .225)}
+HALF = dict(zip(('mean', 'std'), face_stats))
 
 
 @dataclass
@@ -16,7 +23,6 @@ class Found:
     origin:dict[str, str]                                # Key to the key in the file
     file:Path                                            # Where they lay
     wrapper:str = ''                                     # What was taken off, `module.model.`
-    beside:frozenset = frozenset()                       # What else lay in the file, `pytorch-lightning_version`
     notes:list[str] = field(default_factory=list)        # What was chosen among several
 
     def has(self,
@@ -67,6 +73,14 @@ def as_they_are(
 )->Iterable[Part]: # Of a body
     "Names of a body that are ours already"
     return (Part(f'body.{k}', k, v) for k,v in found.weights.items())
+
+
+def by_pattern(
+    names:list, # Of `(pattern of their whole name, ours)`
+    k:str,      # A name of theirs
+)->str: # As it is where no pattern is its
+    "Our name, by the first pattern that fits"
+    return next((re.sub(old, new, k) for old,new in names if re.fullmatch(old, k)), k)
 
 
 def nothing_told(

@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from ..preprocess import face_stats
-from .people import IMAGENET, UNCHANGED, renamed_by
-from .project import Network, Part, Project, nothing_told
+from .people import UNCHANGED, renamed_by
+from .project import HALF, IMAGENET, Network, Part, Project, by_pattern, nothing_told
 
 __all__ = ['TRANSFORMERS']
 
-HALF = dict(zip(('mean', 'std'), face_stats))
 # all three publish what they measure before the neck, TEST.NECK_FEAT 'before' in each of their configurations
 BEFORE = {**UNCHANGED, 'pool': 'own', 'neck': 'none', 'resize': 'bilinear', 'judged': 'before'}
 BEHIND = {'bottleneck.': 'neck.', 'classifier.': 'head.'}
@@ -31,16 +29,13 @@ SWIN = [(r'base\.patch_embed\.projection\.(.+)', r'body.patch.\1'),
         (r'base\.norm3\.(.+)', r'body.norm.\1'), (r'bottleneck\.(.+)', r'neck.\1'), (r'classifier\.(.+)', r'head.\1')]
 
 
-def _by_pattern(names, k): return next((re.sub(old, new, k) for old,new in names if re.fullmatch(old, k)), k)
-
-
 def _swin(found):
     for k,v in found.weights.items():
         down = re.fullmatch(r'base\.stages\.([012])\.downsample\.(.+)', k)
         meaning = re.fullmatch(r'base\.semantic_embed_([wb])\.([012])\.(weight|bias)', k)
         if down: ours = f'body.merge{int(down[1]) + 1}.{down[2]}'
         elif meaning: ours = f'body.merge{int(meaning[2]) + 1}.{"scale" if meaning[1] == "w" else "shift"}_{meaning[3]}'
-        else: ours = _by_pattern(SWIN, k)
+        else: ours = by_pattern(SWIN, k)
         yield Part(ours, k, v)
 
 
@@ -74,7 +69,7 @@ def _clip(found):
             yield Part(f'neck.{k.removeprefix("bottleneck.")}', k, torch.cat([v, second]) if v.ndim else v)
         elif theirs == k: yield Part('head.weight' if k == 'classifier.weight' else k, k, v)
         else:
-            ours = _by_pattern(VIT, theirs) if vit else theirs
+            ours = by_pattern(VIT, theirs) if vit else theirs
             yield Part(f'body.{ours}', k, VIEWS[theirs](v) if vit and theirs in VIEWS else v)
 
 

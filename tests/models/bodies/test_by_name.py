@@ -9,8 +9,8 @@ from timm.models.resnet import Bottleneck, ResNet
 
 from qsd_fastai.models.bodies.agw import NonLocalResNet, agw_resnet50
 from qsd_fastai.models.bodies.by_name import make_body
-from qsd_fastai.models.bodies.timm import set_last_stride
 from qsd_fastai.models.recognizer import Recognizer
+from qsd_fastai.models.switches import set_last_stride
 from qsd_fastai.models.weights.read import load_reference
 
 

@@ -25,17 +25,6 @@ from qsd_fastai.models.weights.transformers import CLIP_RN50, CLIP_VIT
 pytestmark = pytest.mark.usefixtures('one_thread')
 
 
-@pytest.fixture
-def given(monkeypatch, tmp_path):
-    "A function that has the reader give an object for a file, which spares writing it"
-    file = tmp_path/'weights.pth'
-    file.touch()
-    def give(o):
-        monkeypatch.setattr(read, 'read_checkpoint', lambda file: o)
-        return file
-    return give
-
-
 def noisy(module):
     torch.manual_seed(1)
     for v in module.state_dict().values():

@@ -8,7 +8,6 @@ from torch import nn
 from qsd_fastai.models.bodies.by_name import make_body, own_bodies, sized_bodies
 from qsd_fastai.models.layers import BNNeck
 from qsd_fastai.models.recognizer import Recognizer
-from qsd_fastai.models.weights import read
 from qsd_fastai.models.weights.read import load_body, load_reference
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -30,17 +29,6 @@ CONTAINERS = {
     'ema beside it': lambda w: {'model': w, 'ema': {k: torch.zeros_like(v) for k,v in w.items()}},
     'student beside it': lambda w: {'teacher': w, 'student': {k: torch.zeros_like(v) for k,v in w.items()}},
     'twice': lambda w: {'checkpoint': {'state_dict': w}}, 'net': lambda w: {'net': w, 'acc': 93.1}}
-
-
-@pytest.fixture
-def given(monkeypatch, tmp_path):
-    "A function that has the reader give an object for a file, which spares writing it"
-    file = tmp_path/'weights.pth'
-    file.touch()
-    def give(o):
-        monkeypatch.setattr(read, 'read_checkpoint', lambda file: o)
-        return file
-    return give
 
 
 def noise(module):

@@ -26,7 +26,8 @@ def test_pillow_knows_every_suffix():
     assert set(SUFFIXES) <= Image.registered_extensions().keys()
 
 
-@pytest.mark.parametrize('name', [*DEVICES, '@eaDir', '$RECYCLE.BIN', '.Trash', '.Trash-1000', '__MACOSX', 'Thumbs'])
+@pytest.mark.parametrize('name', [*sorted(DEVICES), '@eaDir', '$RECYCLE.BIN', '.Trash', '.Trash-1000', '__MACOSX',
+                                  'Thumbs'])
 def test_folders_of_storage_devices_are_passed_over_and_counted(tmp_path, name):
     touch(tmp_path, 'x/a.jpg', f'x/{name}/a.jpg', f'{name}/deep/b.png', f'{name}/note.txt')
     found,passed_over = pictures_below(tmp_path)

@@ -1,6 +1,7 @@
 "Golden vectors, the weights that those of the AGW network were made with, and a tiny set of people"
 import io
 import math
+import os
 import pickle
 import random
 import re
@@ -18,6 +19,10 @@ from qsd_fastai.drawn.people import generate_people
 from qsd_fastai.runs.folder import opened
 
 GOLDEN = Path(__file__).parent/'golden'
+
+if 'PYTEST_XDIST_WORKER' in os.environ: # Every core has a test already, and so have the programs that tests start
+    os.environ['OMP_NUM_THREADS'] = '1'
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from .callbacks.track_run import TrackRun
 from .choices import one_of
 from .commands import in_one_line
 from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
+from .data.copies import DegradedCopies, degrade_batch
 from .data.degradations import DEGRADATIONS, degrade
 from .data.degraded import FACE_DEGRADATIONS, degraded_copies
 from .data.labels import join_quality
@@ -21,7 +22,7 @@ from .data.pairs import read_pairs, write_pairs
 from .data.splits import enough_pictures, split_identities
 from .data.table import check_table, describe_table, read_table, write_table
 from .data.transforms import CropFlip, FaceAugment, Squish
-from .distillation import QSDLoss, QualityDistillation, identity_pairs, partner_pairs, select_pairs
+from .distillation import QualityDistillation
 from .drawn.faces import generate_faces
 from .drawn.people import generate_people
 from .embedder import Embedder, list_pictures
@@ -60,6 +61,7 @@ from .plots.curves import cmc_figure, det_figure, error_vs_reject_figure, gains_
 from .plots.pictures import hardest_figure, hardest_pairs_figure, ranked_lists_figure, sheet_figure
 from .plots.quality import map_by_quality_figure, quality_agreement_figure, quality_histogram_figure
 from .private import without_folders
+from .qsd_loss import QSDLoss, identity_pairs, partner_pairs, select_pairs
 from .quality import label_table, norm_quality, similarity_quality
 from .runs.folder import read_run, run_folder, run_or_nothing
 from .runs.made import table_content

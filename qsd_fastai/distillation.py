@@ -1,146 +1,34 @@
 """Quality self-distillation (QSD; Ou et al., IEEE TMM 2024): the better picture of an identity teaches the worse one.
 
-The whole method, in the order it happens: pictures are paired (`identity_pairs`, `partner_pairs`), the pairs that teach
-are kept (`select_pairs`), what student and teacher differ by is summed over levels (`QSDLoss`), and the sum joins the
-loss of a fastai learner (`QualityDistillation`)."""
+The whole method, in the order it happens: pictures are paired, the pairs that teach are kept, what student and teacher
+differ by is summed over levels (all in `qsd_loss`), and the sum joins the loss of a fastai learner
+(`QualityDistillation`). What the paper answers in one way can be answered in others: who teaches (`teachers`), how much
+of the gradient the better picture keeps, which pictures are paired, what is taught (`taught`), and how strong it is
+beside the other losses (`balance`)."""
 import warnings
 
 import torch
-import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
-from fastai.torch_core import apply
-from torch import nn
+from fastai.torch_core import apply, get_model
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
+from .balance import GradientBalance
 from .choices import one_of
-from .tensors import full_precision
+from .fits import is_fit
+from .qsd_loss import QSDLoss, identity_pairs, partner_pairs
+from .teachers import Teacher
 
-__all__ = ['QSDLoss', 'QualityDistillation', 'energy_map', 'identity_pairs', 'partner_pairs', 'select_pairs']
-
-
-def identity_pairs(
-    ids:torch.Tensor, # `(bs,)` identity of each picture of a batch
-): # Two index tensors `(n_pairs,)`, `first < second`
-    "All pairs of different pictures of one identity"
-    ids = ids.as_subclass(torch.Tensor)
-    return (ids[:, None] == ids[None]).triu(1).nonzero(as_tuple=True)
+__all__ = ['PRESETS', 'QualityDistillation']
 
 
-def partner_pairs(
-    n:int,       # Pictures in the first half of the batch
-    device=None, # Where the indices are made
-): # Two index tensors `(n,)`
-    "The pairs `(k, n + k)`: the second half of the batch holds the partners of the first"
-    first = torch.arange(n, device=device)
-    return first, first + n
-
-
-def select_pairs(
-    quality:torch.Tensor,           # `(bs,)`, 0 to 100, NaN = unknown
-    pairs:tuple,                    # Two index tensors `(n_pairs,)`
-    tau:float=.3,                   # Share of the mean difference that is too small and, mirrored, too large; 0: none
-    unlabelled_as_equal:bool=False, # Do pairs of unknown quality count as equal in the mean, as in the published code?
-): # Indices `(teacher, student)`, `(n_kept,)` each
-    """The pairs that teach: their better picture is the teacher, their worse one the student.
-
-    Kept is a pair whose difference in quality `d` is neither small nor extreme beside the mean difference `m`:
-    `tau*m <= d <= 100 - tau*(100 - m)`, and `d > 0`. A pair of unknown quality is never kept.
-    The mean is over the pairs given: with several processes, each has its own."""
-    first,second = pairs
-    quality = full_precision(quality.as_subclass(torch.Tensor))
-    gap = quality[first] - quality[second]
-    known = ~gap.isnan()
-    d = torch.where(known, gap.abs(), 0.)
-    n = torch.tensor(len(d), device=d.device) if unlabelled_as_equal else known.sum()
-    m = d.sum()/n.clamp(min=1)
-    keep = known & (d > 0) & (d >= tau*m) & (d <= 100 - tau*(100 - m))
-    first,second,gap = first[keep], second[keep], gap[keep]
-    return torch.where(gap > 0, first, second), torch.where(gap > 0, second, first)
-
-
-def energy_map(
-    level:torch.Tensor, # Maps `(bs, channels, height, width)` or tokens `(bs, n_tokens, channels)`
-): # `(bs, height, width)` or `(bs, n_tokens)`, at least float32: squares overflow float16
-    "Mean square over channels (attention transfer, Zagoruyko & Komodakis, ICLR 2017)"
-    return full_precision(level).square().mean(1 if level.dim() == 4 else 2)
-
-
-class QSDLoss(nn.Module):
-    """The distance of each student to its teacher, summed over levels; gradients reach students only.
-
-    A level of vectors costs `1 - cosine`. A level of maps or tokens costs the squared difference of energy maps,
-    amplified by `2/(max - min)` over the students' maps; unless `map_norm='l2'` that grows with the square of the
-    activations, as published. A term is exactly 0, with a graph, where no pair is kept or the students' maps are
-    constant.
-
-    Sums run in float32 or better, also under autocast. Everything is of the batch at hand: with several processes, each
-    has its own pairs, maximum and minimum."""
-    def __init__(self,
-        level_weights:tuple=(1., 1., 1., 1., .1), # A factor a level; the paper's: three maps, embedding, logits
-        tau:float=.3,                             # Of `select_pairs`, 0 to 1
-        amplify:str='reference',                  # Gradients pass by max and min; 'detached': not; 'none': factor 1
-        map_norm:str='none',                      # 'l2': each energy map has length 1, as in attention transfer
-        distance:str='l2',                        # Between energy maps: 'l2', squared, or 'l1'
-        unlabelled_as_equal:bool=False,           # Of `select_pairs`
-    ):
-        super().__init__()
-        if not 0 <= tau <= 1: raise ValueError(f'tau is {tau}. Give 0 to 1; the published value is .3.')
-        self.level_weights,self.tau,self.unlabelled_as_equal = tuple(level_weights), tau, unlabelled_as_equal
-        self.amplify = one_of('amplify', amplify, 'reference', 'detached', 'none')
-        self.map_norm = one_of('map_norm', map_norm, 'none', 'l2')
-        self.distance = one_of('distance', distance, 'l2', 'l1')
-        self.terms,self.n_pairs,self.n_candidates = {}, 0, 0
-
-    def forward(self,
-        levels:list,          # One batch each: maps `(bs, c, h, w)`, tokens `(bs, n_tokens, c)` or vectors `(bs, n)`
-        quality:torch.Tensor, # `(bs,)`, 0 to 100, NaN = unknown
-        pairs:tuple,          # Candidates: two index tensors `(n_pairs,)`
-        names:list=None,      # Of the terms; `level1`, `level2`, ... when not given
-        level_weights=None,   # In place of those given at creation, when a schedule changes them
-    ): # Scalar; `terms` keeps each level's part of it, weighted
-        weights = self.level_weights if level_weights is None else level_weights
-        names = [f'level{i + 1}' for i in range(len(levels))] if names is None else names
-        _check_levels(levels, names, weights, len(quality))
-        with torch.autocast(levels[0].device.type, enabled=False):
-            teacher,student = select_pairs(quality, pairs, self.tau, self.unlabelled_as_equal)
-            parts = [w*self._level(level, teacher, student) for level,w in zip(levels, weights)]
-            loss = sum(parts)
-        self.n_pairs,self.n_candidates = len(student), len(pairs[0])
-        self.terms = {name: part.detach() for name,part in zip(names, parts)}
-        return loss
-
-    def _level(self, level, teacher, student):
-        if len(student) == 0: return full_precision(level[:0]).sum() # exactly 0, and still part of the graph
-        return self._vectors(level, teacher, student) if level.dim() == 2 else self._maps(level, teacher, student)
-
-    def _vectors(self, level, teacher, student):
-        level = full_precision(level)
-        return (1 - F.cosine_similarity(level.detach()[teacher], level[student], dim=1, eps=1e-6)).mean()
-
-    def _maps(self, level, teacher, student):
-        energy = energy_map(level)
-        if self.map_norm == 'l2': energy = F.normalize(energy.flatten(1), dim=1).view_as(energy)
-        s,t = energy[student], energy.detach()[teacher]
-        gap = (s - t).square().mean() if self.distance == 'l2' else (s - t).abs().mean()
-        if self.amplify == 'none': return gap
-        scores = s.detach() if self.amplify == 'detached' else s
-        low,top = scores.amin(),scores.amax()  # `aminmax` has no gradient before torch 2.7
-        spread = top - low
-        # constant maps have no spread to amplify by: the term is 0 there, where the published formula divides by 0
-        flat = spread <= 1e-6*top
-        return torch.where(flat, gap*0., 2/torch.where(flat, 1., spread)*gap)
-
-
-def _check_levels(levels, names, weights, n):
-    if not levels or len(levels) != len(weights):
-        raise ValueError(f'There are {len(levels)} levels ({", ".join(names)}) but {len(weights)} level_weights '
-                         f'{tuple(weights)}. Give one weight a level.')
-    for name,level in zip(names, levels):
-        if level.dim() not in (2, 3, 4) or len(level) != n:
-            raise ValueError(f'{name} is {tuple(level.shape)} for {n} qualities. Give one row a quality: '
-                             '(bs, channels, height, width), (bs, n_tokens, channels) or (bs, n).')
+_PAPER = dict(weight=1., balance=False, pairs='partner', forward='separate', teacher='same', stop=1., tau=.3,
+              amplify='reference', map_norm='none', distance='l2', logits='cosine', relations=0., mean=0.)
+PRESETS = { # What `QualityDistillation` is made with, where its arguments are not given
+    'published': _PAPER,                # Ou et al., IEEE TMM 2024
+    'batch': {**_PAPER, 'pairs': 'batch'}, # The same among the pictures of a batch, without a second forward pass
+}
 
 
 class QualityDistillation(Callback):
@@ -151,6 +39,16 @@ class QualityDistillation(Callback):
     distillation looks at the partners. With `forward='separate'` they pass through the network after the others, by
     themselves: batch norm normalises each half by its own statistics and moves its running ones twice a step. With
     `'joint'` both pass together, and the partners are in the statistics of batch norm whatever the weight, 0 included.
+    `pairs='copies'` pairs each picture with its degraded copy, which the loader adds (`copies=True`) with a quality
+    that is known; all losses see the copies.
+
+    `teacher='same'` is the published way: the network that is trained teaches itself. With 'frozen' the teacher is what
+    the fit began with, with 'ema' the moving average of the weights; either looks at the same pictures once more, with
+    the statistics of evaluation and without a gradient.
+
+    A weight of 1 beside a margin loss is next to nothing, beside another much. With `balance=True` it is counted in
+    the norm of the gradient at the embedding: 1 is as strong as the loss without it. Norms are averaged over batches;
+    `qsd_scale` among the terms is the factor that came out.
 
     The model must give `Recognition(logits, emb, levels, ...)` in training; targets must be `(identity, quality, ...)`.
     Levels are those of the model, the embedding and the logits. A weight can be a function of the progress of training:
@@ -160,25 +58,65 @@ class QualityDistillation(Callback):
     run_valid = False
 
     def __init__(self,
-        weight=1.,                # Of the whole term, 0 or more: a number or a function
+        weight=None,              # Of the whole term, 0 or more: a number or a function; 'auto': 1, with `balance`
         level_weights:tuple=None, # A number or function a level; not given: 1 each, and .1 for the logits
-        pairs:str='batch',        # 'batch' or 'partner'
-        forward:str='separate',   # 'separate' or 'joint', for `pairs='partner'`
+        pairs:str=None,           # 'batch', 'partner' or 'copies'
+        forward:str=None,         # 'separate' or 'joint', for `pairs='partner'`
         strict:bool=False,        # Is a fit that begins with an epoch that teaches nothing an error? Else a warning
-        **kwargs,                 # For `QSDLoss`: `tau`, `amplify`, `map_norm`, `distance`
+        teacher:str=None,         # Network of the better side: 'same', 'ema' or 'frozen'
+        decay:float=.999,         # Of 'ema', a batch, 0 to 1
+        balance:bool=None,        # Is the weight counted in gradients at the embedding?
+        preset:str='batch',       # One of `PRESETS`: what those arguments are that are not given
+        **kwargs,                 # For `QSDLoss`: `tau`, `stop`, `amplify`, `map_norm`, `distance`, `relations`, `mean`
     ):
-        if not callable(weight) and not weight >= 0:
-            raise ValueError(f'weight is {weight}. Give 0 or more, or a function of the progress of training.')
+        own = {'weight': weight, 'pairs': pairs, 'forward': forward, 'teacher': teacher, 'balance': balance,
+               'level_weights': level_weights}
+        settings = PRESETS[one_of('preset', preset, *PRESETS)] | {k: v for k,v in own.items() if v is not None}
+        weight,pairs,forward,teacher,balance,level_weights = (settings.pop(k, None) for k in own)
+        kwargs = settings | kwargs
+        if isinstance(weight, str) and weight == 'auto': weight,balance = 1.,True
+        if not callable(weight) and (isinstance(weight, str) or not weight >= 0):
+            raise ValueError(f"weight is {weight!r}. Give 0 or more, or a function of the progress of training, "
+                             "or 'auto'.")
+        if not 0 <= decay < 1: raise ValueError(f'decay is {decay}. Give 0 or more, and less than 1.')
         self.weight,self.level_weights = weight, None if level_weights is None else tuple(level_weights)
-        self.pairs = one_of('pairs', pairs, 'batch', 'partner')
+        self.pairs = one_of('pairs', pairs, 'batch', 'partner', 'copies')
         self.forward = one_of('forward', forward, 'separate', 'joint')
-        self.strict,self.qsd,self.terms = strict, QSDLoss(**kwargs), {}
-        self.whole = self.others = None
+        self.teacher = one_of('teacher', teacher, 'same', 'ema', 'frozen')
+        self.decay,self.balance,self.strict,self.qsd,self.terms = decay,balance,strict,QSDLoss(**kwargs),{}
+        if teacher != 'same' and self.qsd.stop != 1:
+            raise ValueError(f"stop is {self.qsd.stop!r}, but a teacher {teacher!r} gets no gradient in any case. "
+                             "Leave stop out, or use teacher='same'.")
+        self.whole = self.others = self.network = None
+        self.scaling = GradientBalance()
         self.n_known = self.n_candidates = self.n_kept = self.n_batches = self.taught = 0
 
     def _now(self, value): return float(value(self.pct_train) if callable(value) else value)
 
-    def before_fit(self): self.taught = 0 # Epochs with a pair that was kept
+    def before_fit(self):
+        self.taught = 0 # Epochs with a pair that was kept
+        self.scaling,self.network = GradientBalance(),None
+        if self.teacher == 'same' or not is_fit(self.learn) or self.weight == 0: return
+        self.network = Teacher(get_model(self.learn.model), self.decay if self.teacher == 'ema' else None)
+
+    def after_step(self):
+        if self.network is not None: self.network.follow(get_model(self.learn.model))
+
+    def after_fit(self): self.network = None # Not exported with the learner
+
+    def state_dict(self):
+        "What a fit that is resumed needs"
+        norms,teacher = self.scaling.norms,self.network
+        return {'norms': None if norms is None else norms.cpu(),
+                'teacher': None if teacher is None else teacher.network.state_dict()}
+
+    def load_state_dict(self,
+        state:dict, # Of `state_dict`
+    ):
+        "Go on from there"
+        norms,device = state['norms'],next(self.learn.model.parameters()).device
+        self.scaling.norms = None if norms is None else norms.to(device)
+        if state['teacher'] is not None: self.network.network.load_state_dict(state['teacher'])
 
     def before_train(self): self.n_known = self.n_candidates = self.n_kept = self.n_batches = 0
 
@@ -193,14 +131,19 @@ class QualityDistillation(Callback):
         self.others = None
         if self.pairs == 'partner': self._set_partners_aside()
         elif getattr(self.learn.dl, 'partners', False):
-            raise ValueError("pairs is 'batch', but the loader adds partners. "
+            raise ValueError(f"pairs is '{self.pairs}', but the loader adds partners. "
                              "Use pairs='partner', or a loader without `partners=True`.")
+        elif self.pairs == 'copies': self._check_halves('copies', 'copies=True')
 
-    def _set_partners_aside(self):
+    def _check_halves(self, what, remedy):
         n = len(self.ids)//2
         if len(self.ids) % 2 or not torch.equal(self.ids[:n], self.ids[n:]):
-            raise ValueError("pairs is 'partner', but the second half of a batch is not the partners of the first. "
-                             'Make the loader with `partners=True`.')
+            raise ValueError(f"pairs is '{self.pairs}', but the second half of a batch is not the {what} of the first. "
+                             f'Make the loader with `{remedy}`.')
+        return n
+
+    def _set_partners_aside(self):
+        n = self._check_halves('partners', 'partners=True')
         if self.forward == 'separate':
             self.others = tuple(x[n:].as_subclass(torch.Tensor) for x in self.xb)
             self.learn.xb = tuple(x[:n] for x in self.xb)
@@ -223,17 +166,25 @@ class QualityDistillation(Callback):
         self.n_candidates,self.n_kept = self.n_candidates + self.qsd.n_candidates, self.n_kept + self.qsd.n_pairs
         self.n_batches += 1
         if weight == 0: return
+        if self.balance:
+            self.terms['qsd_scale'] = self.scaling.factor(self.learn.loss_grad, value, self.embs)
+            weight = weight*self.terms['qsd_scale']
         self.learn.loss_grad = self.learn.loss_grad + weight*value
         self.learn.loss = self.learn.loss_grad.clone()
 
     def _distill(self, trace):
         passes = [self.whole] if self.others is None else [self.whole, self._second_pass(trace)]
-        found = zip(*([*o.levels, o.emb, o.logits] for o in passes))
-        levels = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in found]
+        self.embs = [o.emb for o in passes]
+        levels = _joined(passes)
         names = [f'level{i + 1}' for i in range(len(levels) - 2)] + ['emb', 'logits']
         weights = (1.,)*(len(levels) - 1) + (.1,) if self.level_weights is None else self.level_weights
         pairs = identity_pairs(self.ids) if self.pairs == 'batch' else partner_pairs(len(self.ids)//2, self.ids.device)
-        return self.qsd(levels, self.quality, pairs, names, tuple(map(self._now, weights)))
+        return self.qsd(levels, self.quality, pairs, names, tuple(map(self._now, weights)), self._taught_by(), self.ids)
+
+    def _taught_by(self):
+        if self.network is None: return None
+        inputs = [tuple(x.as_subclass(torch.Tensor) for x in self.xb), *([self.others] if self.others else [])]
+        return _joined([self.network(*x) for x in inputs])
 
     def _second_pass(self, trace):
         "The partners' outputs; without `trace`, batch norm and random generators stay as they are"
@@ -246,7 +197,7 @@ class QualityDistillation(Callback):
         with torch.random.fork_rng({x.device for x in self.others if x.is_cuda}):
             return functional_call(model, buffers, self.others)
 
-    def after_batch(self): self.whole = self.others = None # free the feature maps
+    def after_batch(self): self.whole = self.others = self.embs = None # free the feature maps
 
     @property
     def teaches_nothing(self):
@@ -267,3 +218,10 @@ class QualityDistillation(Callback):
         if not (said := self.teaches_nothing): return
         if self.strict and not self.taught: raise ValueError(said)
         warnings.warn(said, stacklevel=2)
+
+
+def _joined(
+    passes, # `Recognition` of each pass through a network
+)->list: # Levels, embedding and logits of all pictures
+    found = zip(*([*o.levels, o.emb, o.logits] for o in passes))
+    return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in found]

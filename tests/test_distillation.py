@@ -17,16 +17,11 @@ from fastai.optimizer import SGD
 from torch import nn
 
 from qsd_fastai.callbacks.loss_terms import LossTerms
-from qsd_fastai.distillation import (
-    QSDLoss,
-    QualityDistillation,
-    energy_map,
-    identity_pairs,
-    partner_pairs,
-    select_pairs,
-)
+from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognition
+from qsd_fastai.qsd_loss import QSDLoss, identity_pairs, partner_pairs, select_pairs
+from qsd_fastai.taught import energy_map
 
 GOLDEN = Path(__file__).parent/'golden'
 DEVICES = ['cpu'] + ['cuda']*torch.cuda.is_available()
@@ -586,7 +581,7 @@ def test_distributed(tmp_path):
 
 # --- errors that name the remedy
 def test_errors():
-    for wrong,match in (({'pairs': 'all'}, 'batch or partner'), ({'forward': 'twice'}, 'separate or joint'),
+    for wrong,match in (({'pairs': 'all'}, 'batch, partner or copies'), ({'forward': 'twice'}, 'separate or joint'),
                         ({'weight': -1}, 'weight is -1'), ({'weight': nan}, 'weight is nan')):
         with pytest.raises(ValueError, match=match): QualityDistillation(**wrong)
     train = batches()

@@ -1,6 +1,5 @@
 """What is added to a fit
 
-fits            Is this a fit, or another use of its events?
 loss_terms      Named terms of the losses, a batch and an epoch at a time
 centers         Moves the centers of a `CenterLoss`
 partial_update  Moves the centers of a `PartialFC`

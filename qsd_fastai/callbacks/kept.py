@@ -9,7 +9,7 @@ __all__ = ['own_loader', 'read_state', 'same_table', 'table_state']
 PARTS = {'fit': int, 'earlier': list, 'n_epoch': int, 'n_iter': int, 'train_iter': int, 'opt': dict, 'scaler': dict,
          'hps': dict, 'values': list, 'lrs': list, 'losses': torch.Tensor, 'iters': list, 'terms': list,
          'smooth_loss': tuple, 'random': dict, 'loader': tuple, 'model': dict, 'loss': dict}
-LATER = {'table': dict, 'given': list} # What states of earlier versions lack
+LATER = {'table': dict, 'given': list, 'callbacks': dict} # What states of earlier versions lack
 NOISE = 1.                             # Of 100: by so much may labels differ that another device has computed
 
 

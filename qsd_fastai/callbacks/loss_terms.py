@@ -3,7 +3,7 @@ import pandas as pd
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
-from .fits import is_fit
+from ..fits import is_fit
 
 __all__ = ['LossTerms', 'loss_terms']
 

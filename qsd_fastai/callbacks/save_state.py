@@ -14,9 +14,9 @@ from fastcore.xtras import join_path_file
 from torch.utils._pytree import tree_map_only
 
 from ..files import save_whole
+from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
 from ..tensors import plain_tensor
-from .fits import is_fit
 from .kept import own_loader, read_state, same_table, table_state
 from .track_run import TrackRun, highest_rates
 
@@ -45,6 +45,9 @@ def set_random_state(
     torch.set_rng_state(state['torch'])
     cuda = state['cuda']
     if cuda and len(cuda) == torch.cuda.device_count(): torch.cuda.set_rng_state_all(cuda)
+
+
+def _with_state(learn): return [cb for cb in learn.cbs if hasattr(type(cb), 'load_state_dict')]
 
 
 def _tuples(o): return tuple(map(_tuples, o)) if isinstance(o, (list, tuple)) else o
@@ -161,6 +164,8 @@ class SaveState(Callback):
         if terms: terms.epochs = list(state['terms'])
         if graph: graph.nb_batches = list(state['iters'])
         if scheduler: scheduler.hps = recorder.hps = {k: list(v) for k,v in state['hps'].items()}
+        for cb in _with_state(self.learn):
+            if cb.name in state['callbacks']: cb.load_state_dict(state['callbacks'][cb.name])
         set_random_state(state['random'])
         if state['loader']: own_loader(self.dls).rng.setstate(_tuples(state['loader']))
 
@@ -192,6 +197,7 @@ class SaveState(Callback):
         return {
             'fit': self.fits, 'earlier': self.earlier,
             'n_epoch': self.n_epoch, 'n_iter': len(self.dls.train), 'train_iter': learn.train_iter,
+            'callbacks': {cb.name: cb.state_dict() for cb in _with_state(learn)},
             'opt': learn.opt.state_dict(), 'given': self.given, 'table': self.table,
             'scaler': scaler.state_dict() if scaler else {},
             'hps': scheduler.hps if scheduler else {},

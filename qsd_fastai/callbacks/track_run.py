@@ -14,12 +14,12 @@ from torch import nn
 
 from ..data.loaders import picture_files, picture_size
 from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_queries
+from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
 from ..plots.pictures import hardest_figure
 from ..plots.quality import quality_histogram_figure
 from ..runs.wandb_run import epochs_known, finish_run, kept_beside, start_run
 from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
-from .fits import is_fit
 from .loss_terms import loss_terms
 
 __all__ = ['TrackRun']

@@ -8,12 +8,12 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
-__all__ = ['DEGRADATIONS', 'degrade', 'degrade_random', 'shrink']
+__all__ = ['DEGRADATIONS', 'SIDE', 'degrade', 'degrade_random', 'shrink']
 
 DEGRADATIONS = ('low_resolution', 'blur', 'noise', 'jpeg', 'darkness', 'occlusion')
 
 # strengths are stated for a picture of this geometric mean side (128 x 64) and grow with the picture
-_SIDE = 90.5
+SIDE = 90.5
 
 
 def _as_array(
@@ -42,7 +42,7 @@ def _shrunk(
 
 def _low_resolution(img, severity, rng, scale):
     "A far person or face: shrunk to as little as 4 x 4 pixels' worth and enlarged again"
-    side = _SIDE*scale
+    side = SIDE*scale
     return _shrunk(img, side*min(1., 4/side)**severity**.6).resize(img.size, Image.BICUBIC)
 
 
@@ -66,7 +66,7 @@ def _noise(img, severity, rng, scale):
 def _jpeg(img, severity, rng, scale):
     "A starved video stream: the encoder lowers its quality and, further down, the size of its picture"
     file = io.BytesIO()
-    small = _shrunk(img, _SIDE*scale/(2**severity**6*max(scale, 1.)**severity))
+    small = _shrunk(img, SIDE*scale/(2**severity**6*max(scale, 1.)**severity))
     small.save(file, 'JPEG', quality=round(5 + 85*(1 - severity)**2.2))
     return Image.open(file).convert(img.mode).resize(img.size, Image.BICUBIC)
 
@@ -108,7 +108,7 @@ def degrade(
     if not 0 <= severity <= 1: raise ValueError(f'severity={severity!r} is out of range. Use a number from 0 to 1.')
     if img.mode not in ('RGB', 'L'): raise ValueError(f'img has mode {img.mode!r}. Use img.convert("RGB").')
     if severity == 0: return img.copy()
-    return _WAYS[kind](img, float(severity), rng, (img.width*img.height)**.5/_SIDE)
+    return _WAYS[kind](img, float(severity), rng, (img.width*img.height)**.5/SIDE)
 
 
 def degrade_random(

@@ -21,6 +21,7 @@ from fasttransform import DisplayedTransform
 from ..choices import one_of
 from ..columns import complete_table
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
+from .copies import DegradedCopies
 from .order import identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
@@ -78,6 +79,11 @@ class IdentityDL(TfmdDL):
         return bool(self.shuffle and self.n) and getattr(self.dataset, 'split_idx', 0) != 1
 
     @property
+    def copies(self):
+        "Do transforms add a degraded copy of each picture?"
+        return any(isinstance(t, DegradedCopies) for t in self.after_batch)
+
+    @property
     def by_identity(self): return self.deals and self.by == 'identity'
 
     def _order(self, ids):
@@ -128,8 +134,8 @@ class IdentityDL(TfmdDL):
         if not show or unique or ctxs is not None:
             return super().show_batch(b, max_n or 9, ctxs, show, unique, **kwargs)
         if b is None: b = self.one_batch()
-        if self.deals and self.partners and len(b[0]) == self.bs:
-            order = torch.arange(self.bs).view(2, -1, self.n_imgs).transpose(0, 1).flatten()
+        if self.deals and (self.partners or self.copies) and len(b[0]) == self.bs*(1 + self.copies):
+            order = torch.arange(len(b[0])).view(2, -1, self.n_imgs).transpose(0, 1).flatten()
             b = tuple(o[order.to(o.device)] for o in b)
         max_n = min(max_n or (4*self.n_imgs if self.by_identity else 9), len(b[0]))
         if not ncols:
@@ -211,6 +217,7 @@ def recognition_block(
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels, 0 to 1; None: they stay in 0 to 1
     cameras:list=None,          # All camera names; found in the items when not given
     resize:str='bilinear',      # Filter that brings pictures to `size`: 'bilinear', 'bicubic'
+    copies=False,               # Add a degraded copy of each training picture? True, or a `DegradedCopies`
 )->DataBlock:
     """The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`.
 
@@ -221,6 +228,7 @@ def recognition_block(
     elif augment == 'face': batch_tfms = [CropFlip(0), FaceAugment()]
     elif augment in (True, False): batch_tfms = [CropFlip(round(10*size[1]/128))] if augment else []
     else: raise ValueError(f"augment={augment!r} is unknown. Use True, False, 'face' or a list of batch transforms.")
+    if copies: batch_tfms.append(DegradedCopies() if copies is True else copies)
     if stats is not None: batch_tfms.append(Normalize.from_stats(*stats))
     if erase: batch_tfms.append(RandomErasing(erase))
     blocks = (PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras))
@@ -236,6 +244,7 @@ def recognition_dataloaders(
     n_ids:int=16,               # Identities a training batch
     n_imgs:int=4,               # Pictures of each
     partners:bool=False,        # Add a partner of each picture, for `QualityDistillation(pairs='partner')`?
+    copies=False,               # Add a degraded copy of each training picture? True, or a `DegradedCopies`
     by:str='identity',          # What training batches are dealt by; `'picture'`: each once an epoch, for many faces
     bs:int=None,                # Pictures a validation batch; twice `n_ids*n_imgs` when not given
     augment=True,               # As in `recognition_block`: True, False, 'face' or a list of batch transforms
@@ -253,7 +262,8 @@ def recognition_dataloaders(
     if not (table['split'] == 'train').any():
         raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
     cameras = sorted(set(table['camera']) - {''})
-    block = recognition_block(size, augment, erase, stats, cameras, resize)
+    if copies and partners: raise ValueError('partners and copies both double a batch. Choose one of them.')
+    block = recognition_block(size, augment, erase, stats, cameras, resize, copies)
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     dls = block.dataloaders(_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
                             partners=partners, by=by, seed=seed, num_workers=workers, device=device,

@@ -5,10 +5,10 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 
-from qsd_fastai.callbacks.fits import is_fit
 from qsd_fastai.callbacks.loss_terms import LossTerms, loss_terms
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
+from qsd_fastai.fits import is_fit
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer

@@ -4,7 +4,7 @@ All else has its room: `from qsd_fastai.data.bins import read_bin`."""
 from fastai.callback.all import *
 from fastai.vision.all import *
 
-from .arms import ARMS, chosen_arms, needs_partners
+from .arms import ARMS, added_by, chosen_arms
 from .callbacks.centers import CenterUpdate
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
@@ -44,7 +44,15 @@ from .judging.sets import PairSets
 from .judging.tables import hardest_shown, pictures_of, tables_to_judge
 from .judging.templates import judge_templates
 from .learner import imprint_head, recognition_learner
-from .losses import CenterLoss, IdentityLoss, MarginLoss, RecognitionLoss, TripletLoss, WeightedRegularizedTriplet
+from .losses import (
+    CenterLoss,
+    IdentityLoss,
+    MarginLoss,
+    OctupletLoss,
+    RecognitionLoss,
+    TripletLoss,
+    WeightedRegularizedTriplet,
+)
 from .models.bodies.agw import agw_resnet50
 from .models.bodies.by_name import body_name, make_body
 from .models.bodies.iresnet import iresnet18, iresnet34, iresnet50, iresnet100

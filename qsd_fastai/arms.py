@@ -1,10 +1,11 @@
 "What is compared: fine-tunings from one baseline, with the same batches and steps, that differ in the method alone"
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from .callbacks.octuplet import OctupletTuning
 from .choices import one_of
 from .distillation import QualityDistillation
 
-__all__ = ['ARMS', 'Arm', 'chosen_arms', 'needs_partners']
+__all__ = ['ARMS', 'Arm', 'added_by', 'chosen_arms']
 
 
 @dataclass(frozen=True)
@@ -12,9 +13,10 @@ class Arm:
     "One fine-tuning: which labels it sees, and how it pairs"
     key:str                   # On the command line
     title:str                 # In tables and of W&B runs
-    labels:str = 'computed'   # Of the training pictures: computed, shuffled (dealt out at random) or true
+    labels:str = 'computed'   # Of the training pictures: computed, shuffled (dealt out at random), reversed or true
     pairs:str = ''            # Of `QualityDistillation`; what the run says when empty, and 'none' without the method
-    forward:str = 'separate'  # Of `QualityDistillation`
+    settings:dict = field(default_factory=dict, hash=False) # Of `QualityDistillation` beside those of the run
+    peer:type = None          # A callback in its place
 
     def table(self,
         labelled,   # Table with labels in `quality`
@@ -27,7 +29,8 @@ class Arm:
         if self.labels == 'true': taught['quality'] = labelled['true_quality']
         elif self.labels == 'shuffled':
             taught.loc[train, 'quality'] = labelled.loc[train, 'quality'].sample(frac=1, random_state=seed).to_numpy()
-        if self.pairs != 'none' and (taught[train].groupby('identity')['quality'].nunique() < 2).all():
+        elif self.labels == 'reversed': taught.loc[train, 'quality'] = 100 - labelled.loc[train, 'quality']
+        if self.pairs not in ('none', 'copies') and (taught[train].groupby('identity')['quality'].nunique() < 2).all():
             raise ValueError(f'"{self.title}" has nothing to learn: in no identity have two training pictures a known '
                              f'and different quality. Look at the labels, {self.labels} ones, or leave the arm out.')
         return taught
@@ -39,16 +42,39 @@ class Arm:
     ):
         "Its callback, or `None`"
         if self.pairs == 'none': return None
-        return QualityDistillation(weight, pairs=self.pairs or pairs, forward=self.forward, strict=True, **kwargs)
+        if self.peer is not None: return self.peer()
+        settings = {'pairs': self.pairs or pairs, **kwargs, **self.settings}
+        return QualityDistillation(weight*settings.pop('weight', 1.), strict=True, **settings)
 
 
+COPIES = {'pairs': 'copies', 'balance': True, 'tau': 0., 'level_weights': (0, 0, 0, 1, 0)} # Embeddings, all pairs
+FREE = {**COPIES, 'stop': 0.}
 ARMS = {o.key: o for o in (
     Arm('without', 'fine-tuned without QSD', pairs='none'),
     Arm('with', 'fine-tuned with QSD'),
     Arm('shuffled', 'with QSD, quality shuffled', 'shuffled'),
+    Arm('reversed', 'with QSD, quality reversed', 'reversed'),
     Arm('true', 'with QSD, true quality', 'true'),
+    Arm('published', 'with QSD as published', settings={'preset': 'published'}, pairs='partner'),
     Arm('partner', 'with QSD, partners', pairs='partner'),
-    Arm('joint', 'with QSD, partners in one forward', pairs='partner', forward='joint'),
+    Arm('joint', 'with QSD, partners in one forward', pairs='partner', settings={'forward': 'joint'}),
+    Arm('free', 'with QSD, both pictures move', settings={'stop': 0.}),
+    Arm('copies', 'degraded copies, without QSD', pairs='copies', settings={**COPIES, 'weight': 0.}),
+    Arm('copies-stop', 'copies, picture teaches copy', pairs='copies', settings=COPIES),
+    Arm('copies-reversed', 'copies, copy teaches picture', pairs='copies', settings={**COPIES, 'labels': 'reversed'}),
+    Arm('copies-shuffled', 'copies, order shuffled', pairs='copies', settings={**COPIES, 'labels': 'shuffled'}),
+    Arm('copies-free', 'copies, both move', pairs='copies', settings=FREE),
+    Arm('copies-gap', 'copies, the nearer the more moves', pairs='copies', settings={**COPIES, 'stop': 'gap'}),
+    Arm('copies-ema', 'copies, moving average teaches', pairs='copies',
+        settings={**COPIES, 'teacher': 'ema', 'decay': .99}),
+    Arm('copies-frozen', 'copies, start teaches', pairs='copies', settings={**COPIES, 'teacher': 'frozen'}),
+    Arm('copies-relations', 'copies, relations', pairs='copies',
+        settings={**FREE, 'level_weights': (0,)*5, 'relations': 1.}),
+    Arm('copies-mean', "copies, identity's mean", pairs='copies',
+        settings={**FREE, 'level_weights': (0,)*5, 'mean': 1.}),
+    Arm('copies-logits', 'copies, softmax of logits', pairs='copies',
+        settings={**FREE, 'level_weights': (0, 0, 0, 0, 1), 'logits': 'kl', 'temperature': 1/32}),
+    Arm('octuplet', 'Octuplet loss', pairs='copies', peer=OctupletTuning),
 )}
 
 
@@ -67,8 +93,9 @@ def chosen_arms(
     return [ARMS[key] for key in found]
 
 
-def needs_partners(
-    method, # `QualityDistillation`, or `None`
-)->bool:
-    "Must the loader add partners for it?"
-    return getattr(method, 'pairs', '') == 'partner'
+def added_by(
+    method, # Of `Arm.method`
+)->dict:
+    "What the loader must add to each picture for it: arguments of `recognition_dataloaders`"
+    pairs = getattr(method, 'pairs', '')
+    return {'partners': pairs == 'partner', 'copies': pairs == 'copies'}

@@ -66,6 +66,7 @@ class QualityDistillation(Callback):
         teacher:str=None,         # Network of the better side: 'same', 'ema' or 'frozen'
         decay:float=.999,         # Of 'ema', a batch, 0 to 1
         balance:bool=None,        # Is the weight counted in gradients at the embedding?
+        labels:str='given',       # Quality that pairs are sorted by; as controls 'reversed', or 'shuffled' at random
         preset:str='batch',       # One of `PRESETS`: what those arguments are that are not given
         **kwargs,                 # For `QSDLoss`: `tau`, `stop`, `amplify`, `map_norm`, `distance`, `relations`, `mean`
     ):
@@ -82,6 +83,7 @@ class QualityDistillation(Callback):
         self.weight,self.level_weights = weight, None if level_weights is None else tuple(level_weights)
         self.pairs = one_of('pairs', pairs, 'batch', 'partner', 'copies')
         self.forward = one_of('forward', forward, 'separate', 'joint')
+        self.labels = one_of('labels', labels, 'given', 'reversed', 'shuffled')
         self.teacher = one_of('teacher', teacher, 'same', 'ema', 'frozen')
         self.decay,self.balance,self.strict,self.qsd,self.terms = decay,balance,strict,QSDLoss(**kwargs),{}
         if teacher != 'same' and self.qsd.stop != 1:
@@ -128,12 +130,22 @@ class QualityDistillation(Callback):
                              'put `IdentityBlock` and `QualityBlock` first among those of the DataBlock.')
         self.ids,self.quality = yb
         self.n_known = self.n_known + (~self.quality.isnan()).sum()
+        if self.labels == 'reversed': self.quality = 100 - self.quality
+        elif self.labels == 'shuffled': self.quality = self.quality[self._dealt(len(self.quality))]
         self.others = None
         if self.pairs == 'partner': self._set_partners_aside()
         elif getattr(self.learn.dl, 'partners', False):
             raise ValueError(f"pairs is '{self.pairs}', but the loader adds partners. "
                              "Use pairs='partner', or a loader without `partners=True`.")
         elif self.pairs == 'copies': self._check_halves('copies', 'copies=True')
+
+    def _dealt(self, n):
+        "An order by a generator of its own: nothing else that is drawn changes. The two of a known pair stay a pair"
+        rng = torch.Generator().manual_seed(int(self.train_iter))
+        if self.pairs == 'batch': return torch.randperm(n, generator=rng).to(self.quality.device)
+        turned = torch.rand(n//2, generator=rng) < .5
+        first = torch.arange(n//2) + turned*(n//2)
+        return torch.cat([first, (first + n//2) % n]).to(self.quality.device)
 
     def _check_halves(self, what, remedy):
         n = len(self.ids)//2

@@ -9,8 +9,8 @@ from .choices import one_of
 from .distributed import gather
 from .tensors import full_precision
 
-__all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'RecognitionLoss', 'TripletLoss', 'WeightedRegularizedTriplet',
-           'pairwise_distance']
+__all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'OctupletLoss', 'RecognitionLoss', 'TripletLoss',
+           'WeightedRegularizedTriplet', 'pairwise_distance']
 
 
 def pairwise_distance(
@@ -66,6 +66,38 @@ class TripletLoss(nn.Module):
             return anchor_mean(farthest, nearest, anchor, self._penalty)
 
     def _penalty(self, gap): return F.softplus(gap) if self.margin is None else F.relu(gap + self.margin)
+
+
+class OctupletLoss(nn.Module):
+    """Hardest triplets among pictures, among copies, and from each to the other (Knoche et al., FG 2023)
+
+    Four triplet losses: anchors are pictures or degraded copies, positives and negatives are pictures or copies. The
+    first half of a batch are the pictures, the second their copies in the same order; a picture and its own copy are no
+    pair. Distances are between unit vectors."""
+    def __init__(self,
+        margin:float=.3, # Distance wanted between negatives and positives, 0 to 2
+    ):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self,
+        emb, # `(2n, nf)`
+        ids, # `(2n,)` int64
+    ): # Scalar, the sum of four means over anchors that have a positive and a negative
+        n = len(ids)//2
+        if len(ids) % 2: raise ValueError(f'The batch has {len(ids)} pictures. Give pictures, then a copy of each.')
+        with torch.autocast(emb.device.type, enabled=False):
+            unit,who = F.normalize(full_precision(emb)),ids[:n]
+            same = who[:, None] == who[None]
+            positive = same & ~torch.eye(n, dtype=torch.bool, device=ids.device)
+            anchor = positive.any(1) & (~same).any(1)
+            return sum(self._triplets(a, o, same, positive, anchor) for a in unit.split(n) for o in unit.split(n))
+
+    def _triplets(self, anchors, others, same, positive, anchor):
+        distance = pairwise_distance(anchors, others)
+        farthest = distance.masked_fill(~positive, float('-inf')).max(1).values
+        nearest = distance.masked_fill(same, float('inf')).min(1).values
+        return anchor_mean(farthest, nearest, anchor, lambda gap: F.relu(gap + self.margin))
 
 
 def anchor_mean(

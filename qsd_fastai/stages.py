@@ -11,7 +11,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import set_seed
 
-from .arms import needs_partners
+from .arms import added_by
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
 from .data.table import write_table
@@ -185,7 +185,7 @@ def rehearse(
         if not any(o.figures for o in (found if isinstance(found, tuple) else (found,))):
             raise ValueError('Nothing of the table can be judged: it has no queries. Hold people out, as '
                              '`split_identities` does, or give pairs of them.')
-        for method in {needs_partners(o): o for o in (None, *methods)}.values():
+        for method in {str(added_by(o)): o for o in (None, *methods)}.values():
             learn,method = learner(table, method),deepcopy(method)
             cbs = [_OneBatch(), *([method] if method else [])]
             try:
@@ -194,5 +194,5 @@ def rehearse(
             except (AssertionError, RuntimeError) as e:
                 raise ValueError(f'A first batch does not pass. {e} Look at the size and at the body.') from e
             # where every picture comes once, whomever it shows, one batch tells little
-            if method and method.teaches_nothing and learn.dls.train.by == 'identity':
+            if isinstance(method, QualityDistillation) and method.teaches_nothing and learn.dls.train.by == 'identity':
                 raise ValueError(method.teaches_nothing)

@@ -75,7 +75,7 @@ def main(
         body = make_body(arch, weights or False, size=(size, size))
         dls = recognition_dataloaders(table, size=(size, size), n_ids=n_ids, n_imgs=n_imgs, by=by, seed=seed,
                                       augment=changed, erase=0, stats=stats_of(body), num_workers=workers,
-                                      partners=needs_partners(method))
+                                      **added_by(method))
         learn = recognition_learner(dls, body, make_head(head, scale, rate), metrics=judged.metrics(), path=run.out)
         learn.model.to(dls.device, memory_format=torch.channels_last) # Depthwise convolutions take half the time
         return learn

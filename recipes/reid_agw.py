@@ -49,7 +49,7 @@ def main(
 
     def learner(table, method=None):
         dls = recognition_dataloaders(table, size=(height, width), n_ids=n_ids, n_imgs=n_imgs, erase=erase, seed=seed,
-                                      num_workers=workers, partners=needs_partners(method))
+                                      num_workers=workers, **added_by(method))
         loss = RecognitionLoss(triplet=WeightedRegularizedTriplet(), center=CenterLoss(dls.c, 2048))
         metrics,opt_func = Retrieval('rank1', 'mAP', 'mINP'),partial(Adam, decouple_wd=False)
         return recognition_learner(dls, 'agw_resnet50', loss=loss, metrics=metrics, pretrained=pretrained, path=run.out,

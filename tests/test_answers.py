@@ -12,9 +12,10 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch import nn
 
+from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.distillation import PRESETS, QualityDistillation
-from qsd_fastai.losses import RecognitionLoss
+from qsd_fastai.losses import OctupletLoss, RecognitionLoss
 from qsd_fastai.models.recognizer import Recognition
 from qsd_fastai.qsd_loss import QSDLoss, identity_pairs, partner_pairs, select_pairs
 from qsd_fastai.taught import identity_mean_gap, relation_gap
@@ -281,3 +282,44 @@ def test_a_resumed_fit_goes_on_with_teacher_and_norms(form, tmp_path):
     resumed = fit(make(SaveState(tmp_path/'s', resume=True)), 3)
     for (k, a),b in zip(resumed.model.state_dict().items(), whole.model.state_dict().values()):
         assert torch.equal(a, b), k
+
+
+def test_controls_turn_or_deal_the_quality():
+    class Look(Callback):
+        order = QualityDistillation.order + 1
+        def __init__(self, cb): self.cb,self.found = cb,[]
+        def after_loss(self): self.found.append(self.cb.quality.clone())
+
+    def seen(**form):
+        cb = QualityDistillation(weight=0., **form)
+        look = Look(cb)
+        fit(learner([cb, look], batches(20)), 1)
+        return look.found
+
+    given = [b[2] for b in batches(20)]
+    for a,b in zip(seen(labels='reversed', pairs='copies'), given): assert torch.equal(a, 100 - b)
+    turned = 0
+    for a,b in zip(seen(labels='shuffled', pairs='copies'), given):
+        pairs = torch.stack([a[:8], a[8:]], 1)
+        # the two of a pair stay a pair, in either order
+        assert torch.equal(pairs.sort(1).values, torch.stack([b[8:], b[:8]], 1))
+        turned += int((pairs[:, 0] < pairs[:, 1]).sum())
+    assert 50 < turned < 110
+    for a,b in zip(seen(labels='shuffled'), given):
+        assert torch.equal(a.sort().values, b.sort().values)
+        assert not torch.equal(a, b)
+
+
+def test_octuplet_tuning_is_that_loss_alone():
+    cb,train = OctupletTuning(.4),batches(2)
+    learn = fit(learner([cb], train), 1)
+    torch.manual_seed(1)
+    hand = Net()
+    opt = torch.optim.SGD(hand.parameters(), .1)
+    torch.manual_seed(2)
+    for x,ids,_ in train:
+        OctupletLoss(.4)(hand(x).emb, ids).backward()
+        opt.step()
+        opt.zero_grad()
+    for a,b in zip(learn.model.parameters(), hand.parameters()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert set(cb.terms) == {'octuplet'}

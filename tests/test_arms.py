@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qsd_fastai.arms import ARMS, chosen_arms, needs_partners
+from qsd_fastai.arms import ARMS, added_by, chosen_arms
 
 
 @pytest.fixture
@@ -30,16 +30,38 @@ def test_labels_of_each_arm(labelled):
 
 def test_methods_of_each_arm():
     assert ARMS['without'].method() is None
-    assert not needs_partners(None)
-    found = {key: arm.method(.5, 'batch', map_norm='l2') for key,arm in ARMS.items() if key != 'without'}
-    for method in found.values():
-        assert method.weight == .5
+    assert added_by(None) == {'partners': False, 'copies': False}
+    found = {key: arm.method(.5, 'batch', map_norm='l2') for key,arm in ARMS.items()
+             if key not in ('without', 'octuplet')}
+    for key,method in found.items():
+        assert method.weight == (0. if key == 'copies' else .5), key
         assert method.qsd.map_norm == 'l2'
-    assert {key: needs_partners(o) for key,o in found.items()} == {
-        'with': False, 'shuffled': False, 'true': False, 'partner': True, 'joint': True}
+        assert method.pairs == added_to(method)
+    assert {key for key,o in found.items() if o.pairs == 'partner'} == {'published', 'partner', 'joint'}
+    assert {key for key,o in found.items() if o.pairs == 'copies'} == {key for key in ARMS if key.startswith('copies')}
     assert [found[key].forward for key in ('partner', 'joint')] == ['separate', 'joint']
-    assert needs_partners(ARMS['with'].method(1., 'partner'))
+    assert added_by(ARMS['octuplet'].method()) == {'partners': False, 'copies': True}
+    assert added_by(ARMS['with'].method(1., 'partner'))['partners']
     with pytest.raises(ValueError, match='pairs'): ARMS['with'].method(1., 'partners')
+
+
+def added_to(method):
+    added = added_by(method)
+    return 'partner' if added['partners'] else 'copies' if added['copies'] else 'batch'
+
+
+def test_arms_differ_in_the_method_alone():
+    "Each in one answer from another one"
+    found = {key: arm.method() for key,arm in ARMS.items() if arm.pairs == 'copies' and key != 'octuplet'}
+    stop = found['copies-stop']
+    def answers(o): return {'stop': o.qsd.stop, 'labels': o.labels, 'teacher': o.teacher, 'weight': o.weight,
+                            'taught': (o.level_weights, o.qsd.relations, o.qsd.mean, o.qsd.logits)}
+    differ = {key: {k for k,v in answers(o).items() if v != answers(stop)[k]} for key,o in found.items()}
+    assert differ == {'copies': {'weight'}, 'copies-stop': set(), 'copies-reversed': {'labels'}, 'copies-gap': {'stop'},
+                      'copies-shuffled': {'labels'}, 'copies-free': {'stop'}, 'copies-ema': {'teacher'},
+                      'copies-frozen': {'teacher'}, 'copies-relations': {'stop', 'taught'},
+                      'copies-mean': {'stop', 'taught'}, 'copies-logits': {'stop', 'taught'}}
+    for o in found.values(): assert (o.balance, o.qsd.tau) == (True, 0.)
 
 
 def test_arms_of_a_command_line(labelled):
@@ -51,7 +73,7 @@ def test_arms_of_a_command_line(labelled):
     with pytest.raises(ValueError, match='true_quality'): chosen_arms('true', labelled.drop(columns='true_quality'))
 
 
-@pytest.mark.parametrize('key', [key for key in ARMS if key != 'without'])
+@pytest.mark.parametrize('key', [key for key,arm in ARMS.items() if arm.pairs not in ('none', 'copies')])
 def test_an_arm_that_would_teach_nothing_is_refused(labelled, key):
     column = 'true_quality' if key == 'true' else 'quality'
     alone = labelled.assign(identity=labelled['path'])

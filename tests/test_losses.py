@@ -11,6 +11,7 @@ from qsd_fastai.losses import (
     CenterLoss,
     IdentityLoss,
     MarginLoss,
+    OctupletLoss,
     RecognitionLoss,
     TripletLoss,
     WeightedRegularizedTriplet,
@@ -238,3 +239,21 @@ def test_evaluation_judges_by_the_triplet_term():
     assert [o.shape for o in decoded] == [(4,), (4,), (4, 3)]
     assert (decoded[0] == -1).all()
     assert decoded[1].isnan().all()
+
+
+def test_octuplet_naive():
+    rng = torch.Generator().manual_seed(0)
+    emb,ids = torch.randn(16, 5, generator=rng, dtype=torch.float64),torch.tensor([0, 0, 1, 1, 1, 2, 3, 3]).repeat(2)
+    unit = F.normalize(emb).numpy()
+    total = 0.
+    for anchors in (range(8), range(8, 16)):
+        for others in (range(8), range(8, 16)):
+            found = []
+            for k,a in enumerate(anchors):
+                far = [np.linalg.norm(unit[a] - unit[o]) for i,o in enumerate(others) if ids[o] == ids[a] and i != k]
+                near = [np.linalg.norm(unit[a] - unit[o]) for o in others if ids[o] != ids[a]]
+                if far: found.append(max(max(far) - min(near) + .4, 0))
+            total += sum(found)/len(found)
+    assert OctupletLoss(.4)(emb, ids).item() == pytest.approx(total, rel=1e-9)
+    assert OctupletLoss()(emb, torch.zeros(16)).item() == 0
+    with pytest.raises(ValueError, match='15 pictures'): OctupletLoss()(emb[:15], ids[:15])

@@ -2,6 +2,7 @@
 
 loss_terms      Named terms of the losses, a batch and an epoch at a time
 centers         Moves the centers of a `CenterLoss`
+octuplet        Fine-tunes by the Octuplet loss, a peer
 partial_update  Moves the centers of a `PartialFC`
 track_run       Logs to Weights & Biases
 save_state      Resume: keeps all that a fit needs to go on

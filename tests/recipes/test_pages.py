@@ -17,6 +17,7 @@ from torch import nn
 from qsd_fastai import stages
 from qsd_fastai.arms import ARMS
 from qsd_fastai.callbacks.centers import CenterUpdate
+from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.data.transforms import CropFlip, FaceAugment
@@ -149,13 +150,16 @@ def check_arms(seen, results, epochs, lr, tune_epochs, tune_lr, pairs, map_norm=
         assert torch.equal(fit.start, learn.first) == (not epochs)
         assert (fit.epochs, fit.lr) == (tune_epochs, tune_lr)
         assert learn.dls.kwargs['partners'] == ((arm.pairs or pairs) == 'partner')
-        assert (QualityDistillation in fit.cbs) == (arm.pairs != 'none')
-        if arm.pairs == 'none': continue
-        method = fit.cbs[QualityDistillation]
-        assert (method.weight, method.pairs, method.forward) == (.5, arm.pairs or pairs, arm.forward)
+        assert learn.dls.kwargs['copies'] == (arm.pairs == 'copies')
+        assert (OctupletTuning in fit.cbs) == (arm.key == 'octuplet')
+        assert (QualityDistillation in fit.cbs) == (arm.pairs != 'none' and arm.key != 'octuplet')
+        if QualityDistillation not in fit.cbs: continue
+        method,asked = fit.cbs[QualityDistillation],arm.settings
+        wanted = .5*asked.get('weight', 1.), arm.pairs or pairs, asked.get('forward', 'separate')
+        assert (method.weight, method.pairs, method.forward) == wanted
         qsd = method.qsd
-        assert (qsd.tau, qsd.amplify, qsd.map_norm, qsd.distance) == (.3, 'reference', map_norm, 'l2')
-        assert method.level_weights is None
+        assert (qsd.tau, qsd.amplify, qsd.map_norm, qsd.distance) == (asked.get('tau', .3), 'reference', map_norm, 'l2')
+        assert method.level_weights == asked.get('level_weights')
     for learn in Learner.made:
         # the last weights are judged: none is chosen by what it is judged on
         for fit in learn.fits:
@@ -167,7 +171,7 @@ def check_arms(seen, results, epochs, lr, tune_epochs, tune_lr, pairs, map_norm=
 
     (learner, judge, table, methods), = seen.rehearsed
     assert table['quality'].isna().all()
-    assert [type(o) for o in methods] == [type(None) if o.pairs == 'none' else QualityDistillation for o in arms]
+    assert [type(o) for o in methods] == [type(o.method()) for o in arms]
     made = len(Learner.made)
     assert learner(table, list(methods)[1]) is Learner.made[made]
     judge(Learner.made.pop())

@@ -1,0 +1,23 @@
+"Fine-tuning by the Octuplet loss in place of the losses of the learner, as a peer to compare with"
+import torch
+from fastai.callback.core import Callback
+
+from ..distillation import QualityDistillation
+from ..losses import OctupletLoss
+
+__all__ = ['OctupletTuning']
+
+
+class OctupletTuning(Callback):
+    "Trains by `OctupletLoss` of pictures and their degraded copies (`copies=True` in the loader) and by nothing else"
+    order,run_valid,pairs = QualityDistillation.order,False,'copies'
+
+    def __init__(self,
+        margin:float=.3, # Of `OctupletLoss`
+    ): self.loss,self.terms = OctupletLoss(margin),{}
+
+    def after_loss(self):
+        ids = self.yb[0].as_subclass(torch.Tensor)
+        self.learn.loss_grad = self.loss(self.pred.emb, ids)
+        self.learn.loss = self.learn.loss_grad.clone()
+        self.terms = {'octuplet': self.learn.loss_grad.detach()}

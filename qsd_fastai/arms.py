@@ -1,11 +1,15 @@
 "What is compared: fine-tunings from one baseline, with the same batches and steps, that differ in the method alone"
+from ast import literal_eval
 from dataclasses import dataclass, field
+
+import pandas as pd
 
 from .callbacks.octuplet import OctupletTuning
 from .choices import one_of
 from .distillation import QualityDistillation
+from .rows import naming
 
-__all__ = ['ARMS', 'Arm', 'added_by', 'chosen_arms']
+__all__ = ['ARMS', 'Arm', 'added_by', 'chosen_arms', 'read_arms']
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,12 @@ class Arm:
     pairs:str = ''            # Of `QualityDistillation`; what the run says when empty, and 'none' without the method
     settings:dict = field(default_factory=dict, hash=False) # Of `QualityDistillation` beside those of the run
     peer:type = None          # A callback in its place
+    source:str = ''           # The table of settings that it is from
+
+    @property
+    def asked(self):
+        "As it is asked for on a command line"
+        return f'{self.source}:{self.key}' if self.source else self.key
 
     def table(self,
         labelled,   # Table with labels in `quality`
@@ -78,19 +88,61 @@ ARMS = {o.key: o for o in (
 )}
 
 
+def read_arms(
+    file, # CSV with the column `key`; `title`, `labels`, `pairs`, and any arguments of `QualityDistillation`
+)->list: # Of `Arm`
+    """Arms of a table of settings, one a row; an empty cell is what the preset says
+
+        key,pairs,stop,weight
+        half,copies,.5,1
+        double,copies,0,2
+
+    `weight` is a factor of that of the run. ValueError naming the row where a setting is unknown or nothing can be made
+    of it."""
+    found = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if 'key' not in found or not len(found): raise ValueError(f'{file} has no arms. Give a column key, a row an arm.')
+    arms = []
+    for row,cells in enumerate(found.to_dict('records')):
+        cells = {k: v.strip() for k,v in cells.items() if v.strip()}
+        own = {k: cells.pop(k) for k in ('key', 'title', 'labels', 'pairs') if k in cells}
+        with naming(f'{file}, row {row} (counted from 0)'):
+            if not own.get('key'): raise ValueError('The key is empty. Name the arm.')
+            if own['key'] in ARMS: raise ValueError(f'{own["key"]} is an arm already. Take another key.')
+            one_of('labels', own.get('labels', 'computed'), 'computed', 'shuffled', 'reversed', 'true')
+            settings = {k: _value(v) for k,v in cells.items()}
+            base = {**COPIES, 'stop': 1.} if own.get('pairs') == 'copies' else {}
+            arm = Arm(**{'title': own['key'], **own}, settings={**base, **settings}, source=str(file))
+            try: arm.method()
+            except TypeError as e: raise ValueError(f'{e}. Look at the arguments of QualityDistillation.') from e
+        arms.append(arm)
+    return arms
+
+
+def _value(text):
+    "A number, a tuple, True or False where it is one, else the text"
+    try: return literal_eval(text)
+    except (ValueError, SyntaxError): return text
+
+
 def chosen_arms(
-    keys:str,                   # With commas between
+    keys:str,                   # With commas between; FILE.csv are all arms of `read_arms`, FILE.csv:KEY is one
     table=None,                 # To be trained on; not looked at when not given
     shuffle_quality:bool=False, # Take shuffled in place of with?
 )->list: # Of `Arm`
     "The arms of a command line; `ValueError` for a key that is unknown or there twice, or lacks its column"
-    found = ['shuffled' if key == 'with' and shuffle_quality else key for key in keys.split(',')]
-    for key in found: one_of('--arms', key, *ARMS)
+    own,found = {},[]
+    for key in keys.split(','):
+        file,dot,one = key.partition('.csv')
+        more = {o.key: o for o in read_arms(file + dot)} if dot else {}
+        own |= more
+        if one: found.append(one_of('--arms', one[1:], *more))
+        else: found += list(more) or ['shuffled' if key == 'with' and shuffle_quality else key]
+    for key in found: one_of('--arms', key, *ARMS, *own)
     if len(set(found)) < len(found): raise ValueError(f'--arms {keys} has an arm twice. Name each once.')
     if table is not None and 'true' in found and 'true_quality' not in table:
         raise ValueError('--arms: true needs a table with the column true_quality. Leave it out, or add the column.')
     if table is not None and 'true' in found: ARMS['true'].table(table)
-    return [ARMS[key] for key in found]
+    return [{**ARMS, **own}[key] for key in found]
 
 
 def added_by(

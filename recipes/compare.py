@@ -8,8 +8,14 @@ where it is known.
 
 What stands behind `--` goes to the recipe that does the runs. For each seed a baseline is trained and labels the
 pictures; each arm goes on from its weights with the same batches and the same number of steps. The gain of an arm is
-what it has more than the one without QSD *of the same seed*; believe it when it is several standard errors from 0 and
-from the gain of shuffled quality.
+what it has more than the one without QSD *of the same seed*; believe it when its 95 % interval is far from 0 and from
+the gain of shuffled quality.
+
+Many arms are screened first (`--budget`), by successive halving: every arm is run on a seed, the better half on the
+next ones, and so on. What was chosen so is confirmed on seeds that it was not chosen by, and on another set:
+
+    python recipes/compare.py --arms without,mine.csv,copies,copies-free --budget 24 --by mAP     # seeds 0, 1, ...
+    python recipes/compare.py --arms copies,copies-free,copies-shuffled --seeds 8 --first 100     # fresh seeds
 """
 import sys
 from importlib import import_module
@@ -26,10 +32,13 @@ sys.argv,behind = sys.argv[:cut],sys.argv[cut + 1:]
 @call_parse
 @in_one_line
 def main(
-    seeds:int=5,       # How many, counted from 0
+    seeds:int=5,       # How many
+    first:int=0,       # The first of them
     recipe:str='reid', # reid, reid_agw or face
     out:str=None,      # Folder of the comparison; a new one under runs when not given
-    arms:str='',       # The first is what others are compared with; without, shuffled, with, true by default
+    arms:str='',       # The first is what others are compared with; without, shuffled, with, true by default; or a .csv
+    budget:int=0,      # Screen the arms with so many fine-tunings, in place of --seeds of each
+    by:str='',         # The figure they are screened by; mAP, or the first, when not given
     resume:bool=False, # Go on with the newest comparison that was stopped, or with that in --out
 ):
     "Run every arm over several seeds, and print means, spreads and paired differences"
@@ -41,26 +50,27 @@ def main(
     table = read_table(given['data'], check=False) if 'data' in given else None
     arms = arms or 'without,shuffled,with' + (',true' if table is None or 'true_quality' in table else '')
     chosen = chosen_arms(arms)
-    stages = ['baseline', *(o.title for o in chosen)]
     content = None if table is None else table_content(table)
-    options = {'recipe': recipe, 'seeds': seeds, 'compared': arms, **given}
+    options = {'recipe': recipe, 'seeds': seeds, 'first': first, 'budget': budget, 'compared': arms, **given}
     out,run_id = run_folder('compare', out, options, resume, content)
 
-    parts = []
-    for seed in range(seeds):
-        folder = out/f'seed{seed}'
+    def run(seed, arms):
+        folder,titles = out/f'seed{seed}',['baseline', *(o.title for o in arms)]
         if not (folder/'results.csv').is_file():
             print(f'\n==== seed {seed}')
-            page.main(**given, arms=arms, seed=seed, out=folder, group=out.name, resume=(folder/'run.json').is_file())
-        parts.append(read_results(folder/'results.csv', stages).rename_axis('arm').reset_index().assign(seed=seed))
-    results = pd.concat(parts)
+            page.main(**given, arms=','.join(o.asked for o in arms), seed=seed, out=folder, group=out.name,
+                      resume=(folder/'run.json').is_file())
+        return read_results(folder/'results.csv', titles).rename_axis('arm').reset_index().assign(seed=seed)
+
+    if budget: results = halved_arms(run, chosen, budget, first, by)
+    else: results = pd.concat([run(seed, chosen) for seed in range(first, first + seeds)])
     save_frame(results, out/'results.csv', index=False)
 
     reference = chosen[0].title
-    gains = arm_gains(results, reference)
+    gains = arm_gains(results, reference, some_seeds=budget > 0)
     save_frame(gains, out/'gains.csv', index=False)
-    print(f'\n{seeds} seeds, in %: mean ± standard deviation\n\n{arm_means(results).to_string()}')
-    print(f'\nGain over "{reference}" of the same seed, in points: mean ± standard error (positive seeds)')
+    print(f'\n{results["seed"].nunique()} seeds, in %: mean ± standard deviation\n\n{arm_means(results).to_string()}')
+    print(f'\nGain over "{reference}" of the same seed, in points: mean ± half the 95 % interval (positive seeds)')
     print(f'\n{gains_table(gains).to_string()}')
     shown = gains['figure'].isin(gains['figure'].unique()[:8]) # As many as can be read
     figure = gains_figure(gains[shown], reference)

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qsd_fastai.arms import ARMS, added_by, chosen_arms
+from qsd_fastai.arms import ARMS, added_by, chosen_arms, read_arms
 
 
 @pytest.fixture
@@ -84,3 +84,33 @@ def test_an_arm_that_would_teach_nothing_is_refused(labelled, key):
         ARMS['without'].table(table)
         if key == 'true':
             with pytest.raises(ValueError, match='nothing to learn'): chosen_arms('with,true', table)
+
+
+def test_arms_of_a_table_of_settings(tmp_path):
+    file = tmp_path/'mine.csv'
+    file.write_text('key,title,labels,pairs,stop,weight,level_weights\n'
+                    'half,Half of it,,copies,.5,2,\n'
+                    'maps,,true,,,,"(1, 1, 1, 0, 0)"\n'
+                    'paper,,shuffled,partner,,,\n')
+    half,maps,paper = read_arms(file)
+    assert (half.title, half.labels, half.pairs) == ('Half of it', 'computed', 'copies')
+    method = half.method(1.5)
+    assert (method.weight, method.qsd.stop, method.balance, method.pairs) == (3., .5, True, 'copies')
+    assert (maps.title, maps.labels, maps.method().level_weights) == ('maps', 'true', (1, 1, 1, 0, 0))
+    assert maps.method(1., 'partner').pairs == 'partner'
+    assert (paper.labels, paper.method().pairs) == ('shuffled', 'partner')
+    found = chosen_arms(f'without,{file},with')
+    assert [o.key for o in found] == ['without', 'half', 'maps', 'paper', 'with']
+    again = ','.join(o.asked for o in found if o.key != 'maps')
+    assert [o.key for o in chosen_arms(again)] == ['without', 'half', 'paper', 'with']
+    with pytest.raises(ValueError, match='an arm twice'): chosen_arms(f'{file},{file}:half')
+    with pytest.raises(ValueError, match="'other'"): chosen_arms(f'{file}:other')
+
+
+@pytest.mark.parametrize('text, said', [
+    ('key\n', 'no arms'), ('title\nx\n', 'no arms'), ('key,stop\nx,3\n', r'mine\.csv, row 0.*stop is 3'),
+    ('key\nwith\n', 'is an arm already'), ('key,stop\n,1\n', 'key is empty'), ('key,speed\nx,1\n', "'speed'"),
+    ('key,labels\nx,odd\n', "labels is 'odd'"), ('key,pairs\nx,all\n', "pairs is 'all'")])
+def test_a_table_of_settings_that_makes_no_arm_is_told(tmp_path, text, said):
+    (tmp_path/'mine.csv').write_text(text)
+    with pytest.raises(ValueError, match=said): chosen_arms(f'without,{tmp_path/"mine.csv"}')

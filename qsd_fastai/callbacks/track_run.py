@@ -82,7 +82,8 @@ class TrackRun(Callback):
     def after_batch(self):
         if not self.tracks or not self.training: return
         self.trained = True
-        row = {'train/loss': float(self.loss.detach()), **{f'train/{k}': float(v) for k,v in loss_terms(self.learn).items()}}
+        terms = {f'train/{k}': float(v) for k,v in loss_terms(self.learn).items()}
+        row = {'train/loss': float(self.loss.detach()), **terms}
         row |= {f'lr/group{i}': h['lr'] for i,h in enumerate(self.opt.hypers)}
         self.wandb_run.log({**row, 'batch': self.first_batch + self.epoch*self.n_iter + self.iter})
 

@@ -1,8 +1,9 @@
 "Arms of an experiment over several seeds: means, spreads, and what each arm gains over another one of the same seed"
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-__all__ = ['arm_gains', 'arm_means', 'gains_table']
+__all__ = ['arm_gains', 'arm_means', 'gains_table', 'halved_arms']
 
 
 def _text(mean, spread, digits, sign=''): return f'{100*mean:{sign}.{digits}f} ± {100*spread:.{digits}f}'
@@ -23,10 +24,14 @@ def arm_means(
 def arm_gains(
     results:pd.DataFrame, # As in `arm_means`
     reference:str,        # The arm that the others are compared with
-)->pd.DataFrame: # A row an arm and figure: `mean`, `error` (standard error of the mean), `positive`, `seeds`
+    some_seeds:bool=False,# May an arm lack seeds that the reference has, as after a screening?
+)->pd.DataFrame: # A row an arm and figure: `mean`, `error`, `low`, `high`, `p`, `positive`, `seeds`
     """What each arm has more than the reference *of the same seed*: paired, so that what a seed does to both goes out.
 
-    ValueError when an arm lacks a seed that the reference has, or has it twice."""
+    `error` is the standard error of the mean, `low` and `high` are the ends of Student's 95 % interval, `p` is that of
+    the two-sided permutation test that turns the sign of each seed's difference (exact up to 12 seeds; n seeds cannot
+    show less than 2/2^n). All are NaN for one seed. ValueError when an arm lacks a seed that the reference has, or has
+    it twice."""
     figures = [c for c in results.columns if c not in ('arm', 'seed')]
     if reference not in set(results['arm']):
         raise ValueError(f'reference is {reference!r}, none of the arms. Use {" or ".join(results["arm"].unique())}.')
@@ -36,21 +41,65 @@ def arm_gains(
     rows = []
     for arm,group in results.groupby('arm', sort=False):
         if arm == reference: continue
-        gain = group.set_index('seed')[figures] - base
-        if gain.isna().any(axis=None):
+        own = group.set_index('seed')[figures]
+        gain = own - (base.loc[base.index.isin(own.index)] if some_seeds else base)
+        if gain.isna().any(axis=None) or gain.empty:
             raise ValueError(f'{arm!r} and {reference!r} were not run with the same seeds. Run what is missing.')
         n = len(gain)
         for c in figures:
-            error = gain[c].std()/np.sqrt(n) if n > 1 else np.nan
-            rows.append({'arm': arm, 'figure': c, 'mean': gain[c].mean(), 'error': error,
+            rows.append({'arm': arm, 'figure': c, 'mean': gain[c].mean(), **_spread(gain[c].to_numpy()),
                          'positive': int((gain[c] > 0).sum()), 'seeds': n})
     return pd.DataFrame(rows)
+
+
+def _spread(gain):
+    "How sure the mean of paired differences is"
+    n = len(gain)
+    if n < 2: return dict.fromkeys(('error', 'low', 'high', 'p'), np.nan)
+    error = gain.std(ddof=1)/np.sqrt(n)
+    half = stats.t.ppf(.975, n - 1)*error
+    test = stats.permutation_test((gain,), np.mean, permutation_type='samples', n_resamples=2**12, rng=0)
+    return {'error': error, 'low': gain.mean() - half, 'high': gain.mean() + half, 'p': test.pvalue}
 
 
 def gains_table(
     gains:pd.DataFrame, # Of `arm_gains`
 )->pd.DataFrame: # A row an arm, a column a figure: text, in points
-    "Mean ± standard error of each gain, and in how many of the seeds it is positive"
-    text = [f'{_text(g.mean, g.error, 2, "+")} ({g.positive}/{g.seeds})' for g in gains.itertuples(index=False)]
+    "Mean ± half the 95 % interval of each gain, and in how many of the seeds it is positive"
+    text = [f'{_text(g.mean, g.high - g.mean, 2, "+")} ({g.positive}/{g.seeds})' for g in gains.itertuples(index=False)]
     shown = gains.assign(text=text).pivot(index='arm', columns='figure', values='text')
     return shown.loc[gains['arm'].unique(), gains['figure'].unique()].rename_axis(index=None, columns=None)
+
+
+def halved_arms(
+    run,         # Function of a seed and a list of arms: results as in `arm_means`
+    arms:list,   # With a `title` each; the first is the reference, which stays
+    budget:int,  # Fine-tunings in all, those of the reference too
+    first:int=0, # First seed; every round has new ones
+    by:str='',   # Figure that decides; mAP, or the first, when not given
+)->pd.DataFrame: # Results of all rounds; arms that went out lack later seeds
+    """Screening by successive halving (Jamieson and Talwalkar, AISTATS 2016): after each round the worse half goes out
+
+    Rounds share the budget, so that fewer arms get more seeds. ValueError where it is not enough for a seed of each."""
+    reference,*left = arms
+    rounds = max(int(np.ceil(np.log2(max(len(left), 1)))), 1)
+    if not left or budget < rounds*(len(left) + 1):
+        raise ValueError(f'budget is {budget}, for {len(left)} arms and "{reference.title}" in {rounds} rounds. '
+                         f'Give {rounds*(len(left) + 1)} or more, or fewer arms; two arms at least.')
+    parts = []
+    for k in range(rounds):
+        for _ in range(budget//(rounds*(len(left) + 1))): parts.append(run(first + len(parts), [reference, *left]))
+        if k < rounds - 1: left = _better_half(pd.concat(parts), reference.title, left, by)
+    return pd.concat(parts)
+
+
+def _better_half(results, reference, arms, by):
+    figures = [c for c in results.columns if c not in ('arm', 'seed')]
+    figure = by or ('mAP' if 'mAP' in figures else figures[0])
+    if figure not in figures: raise ValueError(f'by is {figure!r}, none of the figures. Use {" or ".join(figures)}.')
+    gains = arm_gains(results, reference, some_seeds=True)
+    gain = gains[gains['figure'] == figure].set_index('arm')['mean']
+    kept = sorted(arms, key=lambda o: -gain[o.title])[:(len(arms) + 1)//2]
+    print(f'\nScreened by {figure}: {", ".join(o.title for o in kept)} stay, '
+          f'{", ".join(o.title for o in arms if o not in kept)} go out')
+    return [o for o in arms if o in kept]

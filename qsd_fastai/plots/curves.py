@@ -9,20 +9,21 @@ __all__ = ['cmc_figure', 'det_figure', 'error_vs_reject_figure', 'gains_figure',
 
 
 def gains_figure(
-    gains,         # Of `arm_gains`: `arm, figure, mean, error`
+    gains,         # Of `arm_gains`
     reference:str, # What the gains are over
 )->Figure:
-    "What each arm gains in each figure, in points, with two standard errors each way; a bar across 0 is no evidence"
+    "What each arm gains in each figure, in points, with its 95 % interval; a bar across 0 is no evidence"
     figures,arms = gains['figure'].unique(), gains['arm'].unique()
     fig,ax = new_figure(width=1.1*len(figures) + 2.5, grid=False)
     for k,arm in enumerate(arms):
         of_arm = gains[gains['arm'] == arm].set_index('figure').loc[figures]
         at = np.arange(len(figures)) + .7*((k + .5)/len(arms) - .5)
-        two_errors = 200*of_arm['error'].fillna(0)
-        ax.errorbar(at, 100*of_arm['mean'], yerr=two_errors, fmt='o', markersize=4, capsize=2, label=arm)
+        half = 100*(of_arm['high'] - of_arm['mean']).fillna(0)
+        label = f'{arm}, n = {of_arm["seeds"].iloc[0]}'
+        ax.errorbar(at, 100*of_arm['mean'], yerr=half, fmt='o', markersize=4, capsize=2, label=label)
     ax.axhline(0, color='black', linewidth=.8)
     ax.set_xticks(np.arange(len(figures)), figures)
-    ax.set(ylabel='gain, points', title=f'over "{reference}", same seed; bars: 2 standard errors')
+    ax.set(ylabel='gain, points; bars: 95 % intervals', title=f'over "{reference}", same seed')
     ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
     return fig
 

@@ -103,15 +103,16 @@ def test_gains(n, assert_tidy):
     gains = arm_gains(results, 'without')
     fig = gains_figure(gains, 'without')
     ax = fig.axes[0]
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['with', 'shuffled']
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['with, n = 3', 'shuffled, n = 3']
     assert [t.get_text() for t in ax.get_xticklabels()] == figures
-    assert ax.get_title() == 'over "without", same seed; bars: 2 standard errors'
+    assert ax.get_title() == 'over "without", same seed'
+    assert ax.get_ylabel() == 'gain, points; bars: 95 % intervals'
     for container,arm in zip(ax.containers, arms[1:]):
         of_arm = gains[gains['arm'] == arm]
         points,_,(bars,) = container
         np.testing.assert_allclose(points.get_ydata().astype(float), 100*of_arm['mean'])
         ends = np.array(bars.get_segments())[:, :, 1].T
-        np.testing.assert_allclose(ends, [100*of_arm['mean'] + k*of_arm['error'] for k in (-200, 200)])
+        np.testing.assert_allclose(ends, [100*of_arm[k] for k in ('low', 'high')])
     assert_tidy(fig)
     assert_tidy(gains_figure(arm_gains(results[results.seed == 0], 'without'), 'without'))  # one seed has no error
 

@@ -351,3 +351,19 @@ def test_compare_names_results_that_are_cut(monkeypatch, tmp_path, runs, text):
     (out/'seed1'/'results.csv').write_text(text)
     with pytest.raises(SystemExit, match=r'seed1.results\.csv .*Remove it'):
         compared(monkeypatch, 'reid', given, seeds=2, out=out, arms='without,with', resume=True)
+
+
+def test_compare_screens_and_confirms_on_other_seeds(monkeypatch, tmp_path, runs):
+    given = RECIPES['reid'][1]
+    arms = 'without,with,shuffled,partner,joint'
+    compared(monkeypatch, 'reid', given, out=tmp_path/'c', arms=arms, budget=16, first=3)
+    left = 'without,partner,joint'
+    assert [(o['seed'], o['arms']) for o in runs] == [(3, arms), (4, left), (5, left)]
+    gains = pd.read_csv(tmp_path/'c'/'gains.csv').set_index('arm')
+    assert gains['seeds'].to_dict() == {'baseline': 3, 'with QSD, partners': 3, 'with QSD, partners in one forward': 3,
+                                        'fine-tuned with QSD': 1, 'with QSD, quality shuffled': 1}
+    runs.clear()
+    compared(monkeypatch, 'reid', given, out=tmp_path/'d', arms='without,joint', seeds=2, first=100)
+    assert [o['seed'] for o in runs] == [100, 101]
+    with pytest.raises(SystemExit, match='budget is 3'):
+        compared(monkeypatch, 'reid', given, out=tmp_path/'e', arms=arms, budget=3)

@@ -50,7 +50,7 @@ def main(
     weight:float=1.,          # Of QSD; 0 is the baseline's loss
     pairs:str='batch',        # batch: all pairs of one identity in a batch; partner: one for each picture, as published
     map_norm:str='none',      # Of QSD's maps: none as published, l2 makes them independent of scale
-    arms:str='without,with',  # Fine-tunings, see `qsd_fastai.arms`: without, with, shuffled, copies, copies-free, ...; or a .csv
+    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-free, ...
     shuffle_quality:bool=False, # The same as shuffled in place of with
     degraded:bool=False,      # Judge degraded copies of the first set of pairs as well
     far:float=1e-2,           # False acceptance rate at which true acceptance is stated

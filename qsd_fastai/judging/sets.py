@@ -87,8 +87,11 @@ class PairSets:
         learn,      # `Learner`
         seed:int=0, # Of the quality that pictures are rejected by
     )->Judgement:
-        "Accuracy and TAR of each set, the mean of degraded copies first; ROC, hardest pairs, error against rejection"
-        row,rocs,plots,parts = {},{},{},[]
+        """Accuracy and TAR of each set, the means of degraded copies first; ROC, hardest pairs, error against rejection
+
+        Of copies, pairs of two are judged ('degraded'), and pairs of a picture as it is and a copy ('crossed'), each
+        pair both ways."""
+        row,rocs,plots,parts,crossed = {},{},{},[],[]
         for name,(table,pairs) in self.sets.items():
             judged = table[table['path'].isin({*pairs['path1'], *pairs['path2']})]
             emb,at = learn.embed(judged, flip=self.flip),pd.Series(range(len(judged)), judged['path'])
@@ -100,15 +103,23 @@ class PairSets:
             files = picture_files(judged).to_numpy()
             plots[f'hardest_{name.replace(" ", "_")}'] = hardest_pairs_figure(hardest_pairs(hard, 8), files)
             parts.append((judged, emb, first, second, result.per_pair))
+            if name in self.copies: crossed.append(self._crossed(*parts[0][1:4], emb, first, second, pairs))
         if not parts: return Judgement({}, {})
         if self.copies:
             each = {f'{k} {o}': row.pop(f'{k} {o}') for k in self.copies for o in ('accuracy', 'tar')}
             for o in ('accuracy', 'tar'): row[f'degraded {o}'] = np.mean([each[f'{k} {o}'] for k in self.copies])
+            for o in ('accuracy', 'tar'): row[f'crossed {o}'] = np.mean([found[o] for found in crossed])
             row |= each
         plots = {'roc': roc_figure(rocs), **plots}
         try: plots['rejection'] = error_vs_reject_figure(self._rejection(parts, seed))
         except ValueError as e: print(f'Rejection is not judged: {e}') # A run of hours must not end for a figure
         return Judgement(row, {'far': self.far, 'flip': self.flip}, plots=plots)
+
+    def _crossed(self, clean, clean1, clean2, bad, bad1, bad2, pairs):
+        first,second = torch.cat([clean[clean1], bad[bad1]]),torch.cat([bad[bad2], clean[clean2]])
+        same,fold = (np.tile(pairs[c], 2) for c in ('same', 'fold'))
+        result = evaluate_verification(first, second, same, fold)
+        return {'accuracy': result.accuracy, 'tar': result.tar_at_far((self.far,))['tar'].iloc[0]}
 
     def _rejection(self, parts, seed):
         "What rejecting the worst pictures of all sets is worth: by likeness to others, by length, by truth"

@@ -39,7 +39,7 @@ def new_names(
     return out
 
 
-def _check_apart(table, out):
+def check_apart(table, out):
     "ValueError where copies would lie among the originals"
     root,out = Path(table.attrs['root']), Path(out)
     folders = {(root/split_address(p)[0]).parent.resolve() for p in table['path']}
@@ -60,7 +60,7 @@ def with_copies(
 
     Its columns `original`, `degradation` and `true_quality` (0 to 100) say what was done."""
     root,out,rows = Path(table.attrs['root']), Path(out), []
-    _check_apart(table, out)
+    check_apart(table, out)
     names = new_names(table['path'].tolist(), '')
 
     def copy(i, row):

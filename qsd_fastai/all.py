@@ -66,6 +66,7 @@ from .models.layers import BNNeck, GeM
 from .models.preprocess import face_stats, stats_of
 from .models.recognizer import Recognizer
 from .models.weights.read import load_reference
+from .panning import fit_panning, pan_model
 from .plots.curves import cmc_figure, det_figure, error_vs_reject_figure, gains_figure, roc_figure
 from .plots.pictures import hardest_figure, hardest_pairs_figure, ranked_lists_figure, sheet_figure
 from .plots.quality import map_by_quality_figure, quality_agreement_figure, quality_histogram_figure

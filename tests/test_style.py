@@ -22,7 +22,7 @@ TIGHT = {'*', '/', '//', '**', '@'}
 FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling', 'rows', 'private', 'fits'},
           {'unknown', 'schedules', 'taught', 'balance', 'teachers'}, {'columns', 'qsd_loss'},
           {'data', 'models', 'losses', 'quality', 'evaluation'},
-          {'drawn', 'distillation', 'plots', 'pt2'}, {'labelling', 'runs'}, {'callbacks', 'commands'},
+          {'drawn', 'distillation', 'plots', 'pt2'}, {'labelling', 'panning', 'runs'}, {'callbacks', 'commands'},
           {'learner', 'embedder'}, {'export', 'arms', 'judging'}, {'stages'}, {'all'}]
 
 

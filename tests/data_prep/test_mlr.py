@@ -91,7 +91,8 @@ def test_draws_depend_on_path_and_seed(table, tmp_path):
 
 def test_lists_come_along(table, tmp_path):
     held = table[table['split'] == 'gallery']['path'].tolist()
-    (tmp_path/'data'/'pairs.csv').write_text(f'path1,path2,same,fold\n{held[0]},{held[1]},1,0\n{held[0]},{held[3]},0,0\n')
+    lines = 'path1,path2,same,fold', f'{held[0]},{held[1]},1,0', f'{held[0]},{held[3]},0,0'
+    (tmp_path/'data'/'pairs.csv').write_text('\n'.join(lines))
     made = run(table, tmp_path/'mlr')
     pairs = pd.read_csv(tmp_path/'mlr'/'pairs.csv')
     at = made.set_index('original')['path']

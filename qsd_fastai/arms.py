@@ -57,33 +57,31 @@ class Arm:
         return QualityDistillation(weight*settings.pop('weight', 1.), strict=True, **settings)
 
 
-COPIES = {'pairs': 'copies', 'balance': True, 'tau': 0., 'level_weights': (0, 0, 0, 1, 0)} # Embeddings, all pairs
-FREE = {**COPIES, 'stop': 0.}
+def _copies(key, title, **settings):
+    return Arm(f'copies-{key}' if key else 'copies', title, pairs='copies', settings={'preset': 'copies', **settings})
+
+
 ARMS = {o.key: o for o in (
     Arm('without', 'fine-tuned without QSD', pairs='none'),
     Arm('with', 'fine-tuned with QSD'),
     Arm('shuffled', 'with QSD, quality shuffled', 'shuffled'),
     Arm('reversed', 'with QSD, quality reversed', 'reversed'),
     Arm('true', 'with QSD, true quality', 'true'),
-    Arm('published', 'with QSD as published', settings={'preset': 'published'}, pairs='partner'),
+    Arm('published', 'with QSD as published', pairs='partner', settings={'preset': 'published'}),
     Arm('partner', 'with QSD, partners', pairs='partner'),
     Arm('joint', 'with QSD, partners in one forward', pairs='partner', settings={'forward': 'joint'}),
     Arm('free', 'with QSD, both pictures move', settings={'stop': 0.}),
-    Arm('copies', 'degraded copies, without QSD', pairs='copies', settings={**COPIES, 'weight': 0.}),
-    Arm('copies-stop', 'copies, picture teaches copy', pairs='copies', settings=COPIES),
-    Arm('copies-reversed', 'copies, copy teaches picture', pairs='copies', settings={**COPIES, 'labels': 'reversed'}),
-    Arm('copies-shuffled', 'copies, order shuffled', pairs='copies', settings={**COPIES, 'labels': 'shuffled'}),
-    Arm('copies-free', 'copies, both move', pairs='copies', settings=FREE),
-    Arm('copies-gap', 'copies, the nearer the more moves', pairs='copies', settings={**COPIES, 'stop': 'gap'}),
-    Arm('copies-ema', 'copies, moving average teaches', pairs='copies',
-        settings={**COPIES, 'teacher': 'ema', 'decay': .99}),
-    Arm('copies-frozen', 'copies, start teaches', pairs='copies', settings={**COPIES, 'teacher': 'frozen'}),
-    Arm('copies-relations', 'copies, relations', pairs='copies',
-        settings={**FREE, 'level_weights': (0,)*5, 'relations': 1.}),
-    Arm('copies-mean', "copies, identity's mean", pairs='copies',
-        settings={**FREE, 'level_weights': (0,)*5, 'mean': 1.}),
-    Arm('copies-logits', 'copies, softmax of logits', pairs='copies',
-        settings={**FREE, 'level_weights': (0, 0, 0, 0, 1), 'logits': 'kl', 'temperature': 1/32}),
+    _copies('', 'degraded copies, without QSD', weight=0.),
+    _copies('free', 'copies, both move'),
+    _copies('stop', 'copies, picture teaches copy', stop=1.),
+    _copies('reversed', 'copies, copy teaches picture', stop=1., labels='reversed'),
+    _copies('shuffled', 'copies, order shuffled', stop=1., labels='shuffled'),
+    _copies('gap', 'copies, the nearer the more moves', stop='gap'),
+    _copies('ema', 'copies, moving average teaches', stop=1., teacher='ema', decay=.99),
+    _copies('frozen', 'copies, start teaches', stop=1., teacher='frozen'),
+    _copies('relations', 'copies, relations', level_weights={}, relations=1.),
+    _copies('mean', "copies, identity's mean", level_weights={}, mean=1.),
+    _copies('logits', 'copies, softmax of logits', level_weights={'logits': 1.}, logits='kl', temperature=1/32),
     Arm('octuplet', 'Octuplet loss', pairs='copies', peer=OctupletTuning),
 )}
 
@@ -110,8 +108,8 @@ def read_arms(
             if own['key'] in ARMS: raise ValueError(f'{own["key"]} is an arm already. Take another key.')
             one_of('labels', own.get('labels', 'computed'), 'computed', 'shuffled', 'reversed', 'true')
             settings = {k: _value(v) for k,v in cells.items()}
-            base = {**COPIES, 'stop': 1.} if own.get('pairs') == 'copies' else {}
-            arm = Arm(**{'title': own['key'], **own}, settings={**base, **settings}, source=str(file))
+            if own.get('pairs') == 'copies': settings = {'preset': 'copies', **settings}
+            arm = Arm(**{'title': own['key'], **own}, settings=settings, source=str(file))
             try: arm.method()
             except TypeError as e: raise ValueError(f'{e}. Look at the arguments of QualityDistillation.') from e
         arms.append(arm)

@@ -28,6 +28,8 @@ _PAPER = dict(weight=1., balance=False, pairs='partner', forward='separate', tea
 PRESETS = { # What `QualityDistillation` is made with, where its arguments are not given
     'published': _PAPER,                # Ou et al., IEEE TMM 2024
     'batch': {**_PAPER, 'pairs': 'batch'}, # The same among the pictures of a batch, without a second forward pass
+    # a picture and its degraded copy come together, both moving, as strongly as they are pulled to their identity
+    'copies': {**_PAPER, 'pairs': 'copies', 'stop': 0., 'balance': True, 'tau': 0., 'level_weights': {'emb': 1.}},
 }
 
 
@@ -59,7 +61,7 @@ class QualityDistillation(Callback):
 
     def __init__(self,
         weight=None,              # Of the whole term, 0 or more: a number or a function; 'auto': 1, with `balance`
-        level_weights:tuple=None, # A number or function a level; not given: 1 each, and .1 for the logits
+        level_weights=None,       # A number or function a level, or name -> it, others 0; not given: 1, logits .1
         pairs:str=None,           # 'batch', 'partner' or 'copies'
         forward:str=None,         # 'separate' or 'joint', for `pairs='partner'`
         strict:bool=False,        # Is a fit that begins with an epoch that teaches nothing an error? Else a warning
@@ -80,7 +82,8 @@ class QualityDistillation(Callback):
             raise ValueError(f"weight is {weight!r}. Give 0 or more, or a function of the progress of training, "
                              "or 'auto'.")
         if not 0 <= decay < 1: raise ValueError(f'decay is {decay}. Give 0 or more, and less than 1.')
-        self.weight,self.level_weights = weight, None if level_weights is None else tuple(level_weights)
+        named = level_weights is None or isinstance(level_weights, dict)
+        self.weight,self.level_weights = weight, level_weights if named else tuple(level_weights)
         self.pairs = one_of('pairs', pairs, 'batch', 'partner', 'copies')
         self.forward = one_of('forward', forward, 'separate', 'joint')
         self.labels = one_of('labels', labels, 'given', 'reversed', 'shuffled')
@@ -190,6 +193,9 @@ class QualityDistillation(Callback):
         levels = _joined(passes)
         names = [f'level{i + 1}' for i in range(len(levels) - 2)] + ['emb', 'logits']
         weights = (1.,)*(len(levels) - 1) + (.1,) if self.level_weights is None else self.level_weights
+        if isinstance(weights, dict):
+            for name in weights: one_of('level_weights', name, *names)
+            weights = tuple(weights.get(name, 0.) for name in names)
         pairs = identity_pairs(self.ids) if self.pairs == 'batch' else partner_pairs(len(self.ids)//2, self.ids.device)
         return self.qsd(levels, self.quality, pairs, names, tuple(map(self._now, weights)), self._taught_by(), self.ids)
 

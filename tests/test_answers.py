@@ -323,3 +323,12 @@ def test_octuplet_tuning_is_that_loss_alone():
         opt.zero_grad()
     for a,b in zip(learn.model.parameters(), hand.parameters()): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert set(cb.terms) == {'octuplet'}
+
+
+def test_levels_by_name():
+    named,plain = QualityDistillation(level_weights={'emb': 2.}),QualityDistillation(level_weights=(0., 2., 0.))
+    for cb in (named, plain): fit(learner([cb]))
+    assert named.terms['qsd'] == plain.terms['qsd'] > 0
+    assert named.terms['qsd_level1'] == 0
+    with pytest.raises(ValueError, match=r"level_weights is 'embedding'.*emb"):
+        fit(learner([QualityDistillation(level_weights={'embedding': 1.})]))

@@ -53,14 +53,14 @@ def added_to(method):
 def test_arms_differ_in_the_method_alone():
     "Each in one answer from another one"
     found = {key: arm.method() for key,arm in ARMS.items() if arm.pairs == 'copies' and key != 'octuplet'}
-    stop = found['copies-stop']
+    stop = found['copies-free']
     def answers(o): return {'stop': o.qsd.stop, 'labels': o.labels, 'teacher': o.teacher, 'weight': o.weight,
                             'taught': (o.level_weights, o.qsd.relations, o.qsd.mean, o.qsd.logits)}
     differ = {key: {k for k,v in answers(o).items() if v != answers(stop)[k]} for key,o in found.items()}
-    assert differ == {'copies': {'weight'}, 'copies-stop': set(), 'copies-reversed': {'labels'}, 'copies-gap': {'stop'},
-                      'copies-shuffled': {'labels'}, 'copies-free': {'stop'}, 'copies-ema': {'teacher'},
-                      'copies-frozen': {'teacher'}, 'copies-relations': {'stop', 'taught'},
-                      'copies-mean': {'stop', 'taught'}, 'copies-logits': {'stop', 'taught'}}
+    assert differ == {'copies': {'weight'}, 'copies-free': set(), 'copies-stop': {'stop'}, 'copies-gap': {'stop'},
+                      'copies-reversed': {'stop', 'labels'}, 'copies-shuffled': {'stop', 'labels'},
+                      'copies-ema': {'stop', 'teacher'}, 'copies-frozen': {'stop', 'teacher'},
+                      'copies-relations': {'taught'}, 'copies-mean': {'taught'}, 'copies-logits': {'taught'}}
     for o in found.values(): assert (o.balance, o.qsd.tau) == (True, 0.)
 
 

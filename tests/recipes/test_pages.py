@@ -21,7 +21,7 @@ from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.data.transforms import CropFlip, FaceAugment
-from qsd_fastai.distillation import QualityDistillation
+from qsd_fastai.distillation import PRESETS, QualityDistillation
 from qsd_fastai.losses import CenterLoss, WeightedRegularizedTriplet
 
 ROOT = Path(__file__).parents[2]
@@ -155,10 +155,11 @@ def check_arms(seen, results, epochs, lr, tune_epochs, tune_lr, pairs, map_norm=
         assert (QualityDistillation in fit.cbs) == (arm.pairs != 'none' and arm.key != 'octuplet')
         if QualityDistillation not in fit.cbs: continue
         method,asked = fit.cbs[QualityDistillation],arm.settings
-        wanted = .5*asked.get('weight', 1.), arm.pairs or pairs, asked.get('forward', 'separate')
+        asked = {**PRESETS[asked.get('preset', 'batch')], **asked}
+        wanted = .5*asked['weight'], arm.pairs or pairs, asked['forward']
         assert (method.weight, method.pairs, method.forward) == wanted
         qsd = method.qsd
-        assert (qsd.tau, qsd.amplify, qsd.map_norm, qsd.distance) == (asked.get('tau', .3), 'reference', map_norm, 'l2')
+        assert (qsd.tau, qsd.amplify, qsd.map_norm, qsd.distance) == (asked['tau'], 'reference', map_norm, 'l2')
         assert method.level_weights == asked.get('level_weights')
     for learn in Learner.made:
         # the last weights are judged: none is chosen by what it is judged on

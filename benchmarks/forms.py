@@ -1,0 +1,82 @@
+"""What a step costs with each form of QSD, against the same step on the same pictures without it.
+
+    python benchmarks/forms.py [--arch resnet18] [--height 128] [--width 64] [--bs 64] [--rounds 7]
+
+Medians of interleaved rounds through a fastai `Learner` on one CPU thread or a GPU; memory is the peak of a process of
+its own. Ratios are what counts: machines differ, and these are noisy.
+"""
+import resource
+import subprocess
+import sys
+import time
+from statistics import median
+
+import torch
+from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.optimizer import SGD
+from fastcore.script import call_parse
+
+from qsd_fastai.arms import ARMS
+from qsd_fastai.losses import RecognitionLoss
+from qsd_fastai.models.recognizer import Recognizer
+
+FORMS = ('without', 'with', 'free', 'copies', 'copies-stop', 'copies-free', 'copies-ema', 'copies-relations',
+         'copies-mean', 'copies-logits', 'octuplet')
+
+
+def learner(key, arch, height, width, bs, n=3):
+    "A learner whose batches hold `bs` pictures, the second half of them as copies of the first"
+    torch.manual_seed(0)
+    ids = (torch.arange(bs//2)//4).repeat(2)
+    quality = torch.cat([torch.full((bs//2,), 100.), torch.linspace(10, 80, bs//2)])
+    batches = [(torch.randn(bs, 3, height, width), ids, quality, ids) for _ in range(n)]
+    dls = DataLoaders(batches, [])
+    dls.n_inp = 1
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if device == 'cuda': dls.train = [tuple(o.cuda() for o in b) for b in batches]
+    model = Recognizer(arch, bs//8, pretrained=False).to(device, memory_format=torch.channels_last)
+    method = ARMS[key].method()
+    learn = Learner(dls, model, loss_func=RecognitionLoss(), opt_func=SGD, cbs=[method] if method else [])
+    learn.remove_cb(ProgressCallback)
+    return learn
+
+
+def seconds(learn):
+    "Of a step"
+    start = time.perf_counter()
+    with learn.no_logging(): learn.fit(1, 1e-4)
+    if torch.cuda.is_available(): torch.cuda.synchronize()
+    return (time.perf_counter() - start)/len(learn.dls.train)
+
+
+@call_parse
+def main(
+    arch:str='resnet18', # A timm model
+    height:int=128,      # Of the pictures, pixels
+    width:int=64,        # Of the pictures, pixels
+    bs:int=64,           # Pictures a step, copies among them
+    rounds:int=7,        # Of which medians are taken
+    memory:str='',       # Print the peak memory of this form alone, MiB
+):
+    "A row a form: seconds a step and peak memory, and both against none"
+    torch.set_num_threads(1)
+    size = arch,height,width,bs
+    if memory:
+        seconds(learner(memory, *size))
+        return print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
+    learners = {key: learner(key, *size) for key in FORMS}
+    found = {key: [] for key in FORMS}
+    for k in range(rounds + 1):
+        for key,learn in learners.items():
+            took = seconds(learn)
+            if k: found[key].append(took) # The first round warms up
+    own = [sys.executable, '-W', 'ignore', __file__, '--arch', arch, '--height', height, '--width', width, '--bs', bs]
+    peak = {key: float(subprocess.run([*map(str, own), '--memory', key], capture_output=True, text=True,
+                                      check=True).stdout) for key in FORMS}
+    base,least = median(found['without']),peak['without']
+    print(f'{arch}, {height}x{width}, {bs} pictures a step\n\n| form | s a step | against none | MiB | against none |')
+    print('|---|---|---|---|---|')
+    for key,took in found.items():
+        print(f'| {key} | {median(took):.3f} | {median(took)/base:.2f}x | {peak[key]:.0f} | {peak[key]/least:.2f}x |')

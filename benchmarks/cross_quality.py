@@ -138,5 +138,6 @@ def main(
     found = found[(found['steps'] == steps) & found['arm'].isin([o.title for o in chosen])]
     found = found[found['seed'].isin(numbers)].drop(columns=['steps', 's a step'])
     print(f'\n{arm_means(found).to_string()}')
+    if len(chosen) == 1: return
     print(f'\nOver "{chosen[0].title}": mean ± half the 95 % interval (positive seeds)')
     print(f'\n{gains_table(arm_gains(found, chosen[0].title)).to_string()}')

@@ -32,10 +32,11 @@ from qsd_fastai.data.table import read_table
 from qsd_fastai.data.transforms import CropFlip
 from qsd_fastai.evaluation.comparison import arm_gains, arm_means, gains_table
 from qsd_fastai.evaluation.verification import evaluate_verification
-from qsd_fastai.files import save_frame
+from qsd_fastai.files import save_figure, save_frame
 from qsd_fastai.learner import imprint_head, recognition_learner
 from qsd_fastai.models.bodies.by_name import make_body
 from qsd_fastai.models.heads.by_name import make_head
+from qsd_fastai.plots.curves import gains_figure
 
 WAYS = ('shrink', 28), ('shrink', 20), ('shrink', 14), ('shrink', 10), ('blur', .7), ('jpeg', .9)
 COPIES = DegradedCopies(severity=(.1, .7))
@@ -140,4 +141,7 @@ def main(
     print(f'\n{arm_means(found).to_string()}')
     if len(chosen) == 1: return
     print(f'\nOver "{chosen[0].title}": mean ± half the 95 % interval (positive seeds)')
-    print(f'\n{gains_table(arm_gains(found, chosen[0].title)).to_string()}')
+    gains = arm_gains(found, chosen[0].title)
+    print(f'\n{gains_table(gains).to_string()}')
+    shown = gains[~gains['figure'].str.startswith('AUC')]
+    save_figure(gains_figure(shown, chosen[0].title), file.with_name('gains.png'))

@@ -39,7 +39,10 @@ def new_names(
     return out
 
 
-def check_apart(table, out):
+def check_apart(
+    table, # Table of pictures, `attrs['root']` their folder
+    out,   # Folder that copies go to
+):
     "ValueError where copies would lie among the originals"
     root,out = Path(table.attrs['root']), Path(out)
     folders = {(root/split_address(p)[0]).parent.resolve() for p in table['path']}

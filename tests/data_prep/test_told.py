@@ -272,6 +272,8 @@ SOURCES = {
     'partial': (copied('partial_body_images/001_1.jpg', 'whole_body_images/001_2.jpg'), {},
                 {'partial_body_images': 'query', 'whole_body_images': 'gallery'}),
     'tinyface': (tinyface, {}, {'Testing_Set/Probe': 'query', 'Testing_Set/Gallery_Match': 'gallery'}),
+    'scface': (copied('mugshots/001_frontal.jpg', 'cameras/001_cam1_1.jpg'), {},
+               {'mugshots': 'gallery', 'cameras': 'query'}),
     'viper': (copied(*[f'cam_{c}/{i:03d}_45.bmp' for c in 'ab' for i in range(4)]), {}, {}),
     'ilids': (copied(*[f'Persons/{i:04d}{k:03d}.jpg' for i in range(1, 5) for k in (1, 2)]), {}, {}),
     'pairs': (pair_list, {'list_file': 'list.txt'}, {'train': 'train', 'test': 'gallery'})}

@@ -11,9 +11,11 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.save_state import SaveState
+from qsd_fastai.data.copies import degrade_batch
 from qsd_fastai.distillation import PRESETS, QualityDistillation
 from qsd_fastai.losses import OctupletLoss, RecognitionLoss
 from qsd_fastai.models.recognizer import Recognition
@@ -332,3 +334,20 @@ def test_levels_by_name():
     assert named.terms['qsd_level1'] == 0
     with pytest.raises(ValueError, match=r"level_weights is 'embedding'.*emb"):
         fit(learner([QualityDistillation(level_weights={'embedding': 1.})]))
+
+
+@pytest.mark.parametrize('kind', ['low_resolution', 'blur', 'noise', 'darkness'])
+def test_copies_stay_on_a_device_that_is_not_there(kind):
+    "Fake tensors on `cuda:0` raise where devices mix and where a value is looked at"
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(8, 3, 32, 16, device='cuda')
+        assert degrade_batch(x, kind, torch.rand(8)).device == x.device
+
+
+def test_terms_stay_on_a_device_that_is_not_there():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        emb,ids = torch.empty(8, 5, device='cuda'),torch.empty(8, dtype=torch.long, device='cuda')
+        quality = torch.empty(8, device='cuda')
+        for value in (relation_gap(emb, emb), identity_mean_gap(emb, quality, ids), OctupletLoss()(emb, ids)):
+            assert value.device == emb.device
+            assert value.shape == ()

@@ -114,7 +114,7 @@ def tuned(table, weights, arm, seed, steps, lr, start):
 def main(
     data:str,          # The aligned table, 112x112, with `pairs.csv` beside it
     weights:str,       # Of MobileFaceNet
-    arms:str='copies,copies-shuffled,copies-stop,copies-reversed,copies-free,octuplet', # The first is the reference
+    arms:str='copies,copies-gap,copies-free,copies-shuffled,octuplet', # The first is the reference
     seeds:str='5',     # How many, or their numbers with commas between
     steps:int=60,      # Of each fine-tuning: 32 pictures and 32 copies each
     lr:float=1e-3,     # Highest rate

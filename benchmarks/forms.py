@@ -22,8 +22,8 @@ from qsd_fastai.arms import ARMS
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
 
-FORMS = ('without', 'with', 'free', 'copies', 'copies-stop', 'copies-free', 'copies-ema', 'copies-relations',
-         'copies-mean', 'copies-logits', 'octuplet')
+FORMS = ('without', 'with', 'free', 'copies', 'copies-stop', 'copies-gap', 'copies-free', 'copies-ema',
+         'copies-relations', 'copies-mean', 'copies-logits', 'octuplet')
 
 
 def learner(key, arch, height, width, bs, n=3):

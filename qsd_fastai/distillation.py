@@ -28,8 +28,9 @@ _PAPER = dict(weight=1., balance=False, pairs='partner', forward='separate', tea
 PRESETS = { # What `QualityDistillation` is made with, where its arguments are not given
     'published': _PAPER,                # Ou et al., IEEE TMM 2024
     'batch': {**_PAPER, 'pairs': 'batch'}, # The same among the pictures of a batch, without a second forward pass
-    # a picture and its degraded copy come together, both moving, as strongly as they are pulled to their identity
-    'copies': {**_PAPER, 'pairs': 'copies', 'stop': 0., 'balance': True, 'tau': 0., 'level_weights': {'emb': 1.}},
+    # a picture and its degraded copy come together, as strongly as they are pulled to their identity; the picture
+    # moves the less the worse its copy is
+    'copies': {**_PAPER, 'pairs': 'copies', 'stop': 'gap', 'balance': True, 'tau': 0., 'level_weights': {'emb': 1.}},
 }
 
 
@@ -76,6 +77,7 @@ class QualityDistillation(Callback):
                'level_weights': level_weights}
         settings = PRESETS[one_of('preset', preset, *PRESETS)] | {k: v for k,v in own.items() if v is not None}
         weight,pairs,forward,teacher,balance,level_weights = (settings.pop(k, None) for k in own)
+        if teacher != 'same': settings['stop'] = 1. # Unless it is asked for, which is refused below
         kwargs = settings | kwargs
         if isinstance(weight, str) and weight == 'auto': weight,balance = 1.,True
         if not callable(weight) and (isinstance(weight, str) or not weight >= 0):

@@ -112,6 +112,7 @@ def test_presets():
         assert getattr(published.qsd, k) == getattr(plain.qsd, k), k
     other = QualityDistillation(preset='published', pairs='batch', weight=3., stop=.5)
     assert (other.pairs, other.weight, other.qsd.stop, other.forward) == ('batch', 3., .5, 'separate')
+    assert QualityDistillation(preset='copies', teacher='ema').qsd.stop == 1
     auto = QualityDistillation('auto')
     assert (auto.weight, auto.balance) == (1., True)
 

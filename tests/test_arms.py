@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from qsd_fastai.arms import ARMS, added_by, chosen_arms, read_arms
+from qsd_fastai.distillation import QualityDistillation
 
 
 @pytest.fixture
@@ -57,10 +58,13 @@ def test_arms_differ_in_the_method_alone():
     def answers(o): return {'stop': o.qsd.stop, 'labels': o.labels, 'teacher': o.teacher, 'weight': o.weight,
                             'taught': (o.level_weights, o.qsd.relations, o.qsd.mean, o.qsd.logits)}
     differ = {key: {k for k,v in answers(o).items() if v != answers(stop)[k]} for key,o in found.items()}
-    assert differ == {'copies': {'weight'}, 'copies-free': set(), 'copies-stop': {'stop'}, 'copies-gap': {'stop'},
-                      'copies-reversed': {'stop', 'labels'}, 'copies-shuffled': {'stop', 'labels'},
+    assert differ == {'copies': {'stop', 'weight'}, 'copies-free': set(), 'copies-stop': {'stop'},
+                      'copies-gap': {'stop'}, 'copies-reversed': {'stop', 'labels'},
+                      'copies-shuffled': {'stop', 'labels'},
                       'copies-ema': {'stop', 'teacher'}, 'copies-frozen': {'stop', 'teacher'},
                       'copies-relations': {'taught'}, 'copies-mean': {'taught'}, 'copies-logits': {'taught'}}
+    assert found['copies-gap'].qsd.stop == 'gap'
+    assert QualityDistillation(preset='copies').qsd.stop == 'gap'
     for o in found.values(): assert (o.balance, o.qsd.tau) == (True, 0.)
 
 

@@ -3,12 +3,13 @@
     python benchmarks/forms.py [--arch resnet18] [--height 128] [--width 64] [--bs 64] [--rounds 7]
 
 Medians of interleaved rounds through a fastai `Learner` on one CPU thread or a GPU; memory is the peak of a process of
-its own. Ratios are what counts: machines differ, and these are noisy.
+its own (Linux). Ratios are what counts: machines differ, and these are noisy.
 """
-import resource
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -65,7 +66,8 @@ def main(
     size = arch,height,width,bs
     if memory:
         seconds(learner(memory, *size))
-        return print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
+        # not `ru_maxrss`, which begins with that of the process that started this one
+        return print(int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1024)
     learners = {key: learner(key, *size) for key in FORMS}
     found = {key: [] for key in FORMS}
     for k in range(rounds + 1):

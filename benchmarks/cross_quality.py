@@ -100,6 +100,7 @@ def tuned(table, weights, arm, seed, steps, lr, start):
         imprint_head(learn, table)
         start.update(learn.model.head.state_dict())
     learn.model.head.load_state_dict(start)
+    if not steps: return learn, 0.
     set_seed(seed)
     epochs = max(1, -(-steps//len(dls.train)))
     curve,share = combined_cos(.25, 1/25, 1., 1e-2),epochs*len(dls.train)/steps
@@ -127,14 +128,19 @@ def main(
     chosen,start,file = chosen_arms(arms),{},Path(out)/'results.csv'
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = pd.read_csv(file).to_dict('records') if file.is_file() else []
+    def keep(title, seed, steps, took, row):
+        rows.append({'arm': title, 'seed': seed, 'steps': steps, 's a step': took, **row})
+        save_frame(pd.DataFrame(rows), file, index=False)
+        print(f'{title}, seed {seed}: {", ".join(f"{k} {100*v:.2f}" for k,v in row.items())}', flush=True)
+
+    if not any(r['steps'] == 0 for r in rows):
+        learn,_ = tuned(table, weights, chosen[0], 0, 0, lr, start)
+        keep('the weights as they are', 0, 0, 0., judged(learn, pairs, *pictures))
     numbers = [int(o) for o in seeds.split(',')] if ',' in seeds else range(int(seeds))
     for seed,arm in product(numbers, chosen):
         if any((r['arm'], r['seed'], r['steps']) == (arm.title, seed, steps) for r in rows): continue
         learn,took = tuned(table, weights, arm, seed, steps, lr, start)
-        row = judged(learn, pairs, *pictures)
-        rows.append({'arm': arm.title, 'seed': seed, 'steps': steps, 's a step': took, **row})
-        save_frame(pd.DataFrame(rows), file, index=False)
-        print(f'{arm.title}, seed {seed}: {", ".join(f"{k} {100*v:.2f}" for k,v in row.items())}', flush=True)
+        keep(arm.title, seed, steps, took, judged(learn, pairs, *pictures))
     found = pd.DataFrame(rows)
     found = found[(found['steps'] == steps) & found['arm'].isin([o.title for o in chosen])]
     found = found[found['seed'].isin(numbers)].drop(columns=['steps', 's a step'])

@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .balance import GradientBalance
 from .choices import one_of
-from .fits import is_fit
+from .fits import is_judging
 from .qsd_loss import QSDLoss, identity_pairs, partner_pairs
 from .teachers import Teacher
 
-__all__ = ['PRESETS', 'QualityDistillation']
+__all__ = ['PRESETS', 'QualityDistillation', 'check_halves']
 
 
 _PAPER = dict(weight=1., balance=False, pairs='partner', forward='separate', teacher='same', stop=1., tau=.3,
@@ -101,15 +101,17 @@ class QualityDistillation(Callback):
     def _now(self, value): return float(value(self.pct_train) if callable(value) else value)
 
     def before_fit(self):
+        if is_judging(self.learn): return
         self.taught = 0 # Epochs with a pair that was kept
         self.scaling,self.network = GradientBalance(),None
-        if self.teacher == 'same' or not is_fit(self.learn) or self.weight == 0: return
+        if self.teacher == 'same' or self.weight == 0: return
         self.network = Teacher(get_model(self.learn.model), self.decay if self.teacher == 'ema' else None)
 
     def after_step(self):
         if self.network is not None: self.network.follow(get_model(self.learn.model))
 
-    def after_fit(self): self.network = None # Not exported with the learner
+    def after_fit(self):
+        if not is_judging(self.learn): self.network = None # Not exported with the learner
 
     def state_dict(self):
         "What a fit that is resumed needs"
@@ -142,7 +144,7 @@ class QualityDistillation(Callback):
         elif getattr(self.learn.dl, 'partners', False):
             raise ValueError(f"pairs is '{self.pairs}', but the loader adds partners. "
                              "Use pairs='partner', or a loader without `partners=True`.")
-        elif self.pairs == 'copies': self._check_halves('copies', 'copies=True')
+        elif self.pairs == 'copies': check_halves(self.ids, 'copies')
 
     def _dealt(self, n):
         "An order by a generator of its own: nothing else that is drawn changes. The two of a known pair stay a pair"
@@ -152,15 +154,8 @@ class QualityDistillation(Callback):
         first = torch.arange(n//2) + turned*(n//2)
         return torch.cat([first, (first + n//2) % n]).to(self.quality.device)
 
-    def _check_halves(self, what, remedy):
-        n = len(self.ids)//2
-        if len(self.ids) % 2 or not torch.equal(self.ids[:n], self.ids[n:]):
-            raise ValueError(f"pairs is '{self.pairs}', but the second half of a batch is not the {what} of the first. "
-                             f'Make the loader with `{remedy}`.')
-        return n
-
     def _set_partners_aside(self):
-        n = self._check_halves('partners', 'partners=True')
+        n = check_halves(self.ids, 'partners')
         if self.forward == 'separate':
             self.others = tuple(x[n:].as_subclass(torch.Tensor) for x in self.xb)
             self.learn.xb = tuple(x[:n] for x in self.xb)
@@ -238,6 +233,18 @@ class QualityDistillation(Callback):
         if not (said := self.teaches_nothing): return
         if self.strict and not self.taught: raise ValueError(said)
         warnings.warn(said, stacklevel=2)
+
+
+def check_halves(
+    ids,      # `(bs,)`
+    what:str, # 'partners' or 'copies', as the argument of the loader is called
+)->int: # Pictures in a half
+    "`ValueError` where the second half of a batch is not of the identities of the first"
+    n = len(ids)//2
+    if len(ids) % 2 or not torch.equal(ids[:n], ids[n:]):
+        raise ValueError(f'The second half of a batch is not the {what} of the first. '
+                         f'Make the loader with `{what}=True`.')
+    return n
 
 
 def _joined(

@@ -12,7 +12,7 @@ from .choices import one_of
 from .columns import complete_table
 from .data.blocks import TensorQuality, TensorScene
 from .distillation import QualityDistillation
-from .fits import is_fit
+from .fits import is_judging
 from .quality import comparable, similarity_quality
 
 __all__ = ['OnlineQuality', 'cross_fit_folds', 'cross_fitted_labels']
@@ -81,7 +81,9 @@ class OnlineQuality(Callback):
         self.emb = self.quality = None
 
     def before_fit(self):
-        if not is_fit(self.learn): return
+        if is_judging(self.learn): return
+        if getattr(self.dls.train, 'copies', False):
+            raise ValueError('OnlineQuality would give a picture and its degraded copy one label. Leave copies out.')
         self.emb = None
         self.quality = torch.full((len(self.dls.table),), float('nan'))
 
@@ -91,9 +93,6 @@ class OnlineQuality(Callback):
                              '`recognition_dataloaders`, or put a `SceneBlock` third.')
         ids,given,scene,*more = self.yb
         self.rows = scene.as_subclass(torch.Tensor)[:, 0]
-        if len(self.rows.unique()) < len(self.rows) and getattr(self.learn.dl, 'copies', False):
-            raise ValueError('OnlineQuality would give a picture and its degraded copy one label. Leave copies out.')
-        self.ids = ids.as_subclass(torch.Tensor)
         now = self.quality.to(given.device)[self.rows]
         label = torch.where(now.isnan(), given.as_subclass(torch.Tensor), now)
         self.learn.yb = (ids, TensorQuality(label), scene, *more)
@@ -106,6 +105,7 @@ class OnlineQuality(Callback):
         self.emb[rows] = torch.where(seen, self.momentum*self.emb[rows] + (1 - self.momentum)*emb, emb)
 
     def after_train(self):
+        if self.emb is None: return # A fit that was stopped before its first batch
         seen = (self.emb.square().sum(1) > 0).cpu().numpy()
         who = self.dls.table['identity'][seen]
         if not comparable(who.value_counts(), self.kwargs.get('min_imgs', 2)): return

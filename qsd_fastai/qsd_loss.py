@@ -62,8 +62,8 @@ class QSDLoss(nn.Module):
     constant.
 
     As published (`stop=1`), gradients reach students only. With 0 both pictures of a pair move towards each other; with
-    'gap' the teacher keeps the less of its gradient the nearer the two are in quality, none of it at a gap of 100:
-    `stop` is then the gap in quality, of 100.
+    'gap' the teacher keeps the more of its gradient the nearer the two are in quality, and none at a gap of 100: `stop`
+    is then the gap in quality, of 100. `mean` has no pairs to take a gap from: with 'gap' the mean gets no gradient.
 
     Sums run in float32 or better, also under autocast. Everything is of the batch at hand: with several processes, each
     has its own pairs, maximum and minimum."""

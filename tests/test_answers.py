@@ -127,10 +127,11 @@ def test_errors(wrong, said):
     with pytest.raises(ValueError, match=said): QualityDistillation(**wrong)
 
 
-def test_copies_that_are_not_there_are_told():
+@pytest.mark.parametrize('cb', [QualityDistillation(pairs='copies'), OctupletTuning()], ids=['qsd', 'octuplet'])
+def test_copies_that_are_not_there_are_told(cb):
     train = [tuple(o[:8] for o in b) for b in batches()]
     with pytest.raises(ValueError, match=r'copies of the first.*copies=True'):
-        fit(learner([QualityDistillation(pairs='copies')], train))
+        fit(learner([cb], train))
 
 
 def levels(seed=0, n=12):
@@ -340,9 +341,10 @@ def test_levels_by_name():
 @pytest.mark.parametrize('kind', ['low_resolution', 'blur', 'noise', 'darkness'])
 def test_copies_stay_on_a_device_that_is_not_there(kind):
     "Fake tensors on `cuda:0` raise where devices mix and where a value is looked at"
+    severity = torch.rand(8) # Drawn on the CPU, where it may be looked at
     with FakeTensorMode(allow_non_fake_inputs=True):
         x = torch.empty(8, 3, 32, 16, device='cuda')
-        assert degrade_batch(x, kind, torch.rand(8)).device == x.device
+        assert degrade_batch(x, kind, severity).device == x.device
 
 
 def test_terms_stay_on_a_device_that_is_not_there():
@@ -352,3 +354,16 @@ def test_terms_stay_on_a_device_that_is_not_there():
         for value in (relation_gap(emb, emb), identity_mean_gap(emb, quality, ids), OctupletLoss()(emb, ids)):
             assert value.device == emb.device
             assert value.shape == ()
+
+
+@pytest.mark.parametrize('form', [{'teacher': 'frozen'}, {'teacher': 'ema', 'decay': .5}, {'balance': True}], ids=str)
+def test_a_judgement_within_a_fit_changes_nothing(form):
+    "validate and its kin send the events of a fit"
+    class Judge(Callback):
+        order = QualityDistillation.order + 60
+        def after_epoch(self):
+            if not self.learn.lock.locked(): self.learn.validate(dl=batches(1))
+
+    plain = fit(learner([QualityDistillation(pairs='copies', **form)]), 3)
+    judged = fit(learner([QualityDistillation(pairs='copies', **form), Judge()]), 3)
+    for a,b in zip(judged.model.parameters(), plain.model.parameters()): assert torch.equal(a, b)

@@ -2,7 +2,7 @@
 import torch
 from fastai.callback.core import Callback
 
-from ..distillation import QualityDistillation
+from ..distillation import QualityDistillation, check_halves
 from ..losses import OctupletLoss
 
 __all__ = ['OctupletTuning']
@@ -18,6 +18,7 @@ class OctupletTuning(Callback):
 
     def after_loss(self):
         ids = self.yb[0].as_subclass(torch.Tensor)
+        check_halves(ids, 'copies')
         self.learn.loss_grad = self.loss(self.pred.emb, ids)
         self.learn.loss = self.learn.loss_grad.clone()
         self.terms = {'octuplet': self.learn.loss_grad.detach()}

@@ -4,7 +4,7 @@ All else has its room: `from qsd_fastai.data.bins import read_bin`."""
 from fastai.callback.all import *
 from fastai.vision.all import *
 
-from .arms import ARMS, added_by, chosen_arms
+from .arms import ARMS, added_by, chosen_arms, settings_of
 from .callbacks.centers import CenterUpdate
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate

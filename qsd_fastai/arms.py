@@ -7,9 +7,10 @@ import pandas as pd
 from .callbacks.octuplet import OctupletTuning
 from .choices import one_of
 from .distillation import QualityDistillation
+from .files import file_hash
 from .rows import naming
 
-__all__ = ['ARMS', 'Arm', 'added_by', 'chosen_arms', 'read_arms']
+__all__ = ['ARMS', 'Arm', 'added_by', 'chosen_arms', 'read_arms', 'settings_of']
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ ARMS = {o.key: o for o in (
     Arm('shuffled', 'with QSD, quality shuffled', 'shuffled'),
     Arm('reversed', 'with QSD, quality reversed', 'reversed'),
     Arm('true', 'with QSD, true quality', 'true'),
-    Arm('published', 'with QSD as published', pairs='partner', settings={'preset': 'published'}),
+    Arm('published', 'with QSD as published', pairs='partner',
+        settings={'preset': 'published', 'map_norm': 'none'}),
     Arm('partner', 'with QSD, partners', pairs='partner'),
     Arm('joint', 'with QSD, partners in one forward', pairs='partner', settings={'forward': 'joint'}),
     Arm('free', 'with QSD, both pictures move', settings={'stop': 0.}),
@@ -98,7 +100,8 @@ def read_arms(
 
     `weight` is a factor of that of the run. ValueError naming the row where a setting is unknown or nothing can be made
     of it."""
-    found = pd.read_csv(file, dtype=str, keep_default_na=False)
+    try: found = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ValueError as e: raise ValueError(f'{file} is no table of settings ({e}). Write it anew.') from e
     if 'key' not in found or not len(found): raise ValueError(f'{file} has no arms. Give a column key, a row an arm.')
     arms = []
     for row,cells in enumerate(found.to_dict('records')):
@@ -121,6 +124,13 @@ def _value(text):
     "A number, a tuple, True or False where it is one, else the text"
     try: return literal_eval(text)
     except (ValueError, SyntaxError): return text
+
+
+def settings_of(
+    keys:str, # As for `chosen_arms`
+)->list: # Of hashes
+    "The content of the tables of settings among them, so that a run goes on with those it was begun with"
+    return [file_hash(file + dot) for file,dot,_ in (o.partition('.csv') for o in keys.split(',')) if dot]
 
 
 def chosen_arms(

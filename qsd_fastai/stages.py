@@ -11,7 +11,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import set_seed
 
-from .arms import added_by
+from .arms import added_by, settings_of
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
 from .data.table import write_table
@@ -28,7 +28,7 @@ from .runs.wandb_tables import figure_image
 __all__ = ['Run', 'Stage', 'rehearse']
 
 TUNING = ('tune_epochs', 'tune_lr')           # What the baseline does not depend on
-METHOD = ('map_norm', 'pairs', 'weight')      # What nothing but a stage with QSD depends on
+METHOD = ('map_norm', 'pairs', 'settings', 'weight') # What nothing but a stage with QSD depends on
 
 
 class Run:
@@ -42,6 +42,7 @@ class Run:
         args:dict,           # Its options, `locals()` at the top of a recipe: `out`, `resume`, `seed`, `group`, ...
     ):
         self.args = {k: v for k,v in args.items() if k not in ('out', 'resume')}
+        if tables := settings_of(args.get('arms') or ''): self.args['settings'] = tables
         self.resume = args.get('resume', False)
         self.folder = RunFolder(recipe, args.get('out'), self.args, self.resume, stagewise=True)
         self.out,self.results,self.current = self.folder.out,{},None
@@ -177,7 +178,7 @@ def rehearse(
 ):
     """Everything once in small, so that what does not fit is found in seconds; nothing is kept.
 
-    One batch forward and backward for each way of pairing, two pictures embedded, one judgement."""
+    One batch forward and backward with each method, two pictures embedded, one judgement."""
     table = table.assign(quality=np.linspace(0, 100, len(table)))
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
@@ -185,14 +186,19 @@ def rehearse(
         if not any(o.figures for o in (found if isinstance(found, tuple) else (found,))):
             raise ValueError('Nothing of the table can be judged: it has no queries. Hold people out, as '
                              '`split_identities` does, or give pairs of them.')
-        for method in {str(added_by(o)): o for o in (None, *methods)}.values():
-            learn,method = learner(table, method),deepcopy(method)
-            cbs = [_OneBatch(), *([method] if method else [])]
-            try:
-                with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=cbs)
-                learn.embed(table.iloc[:2])
-            except (AssertionError, RuntimeError) as e:
-                raise ValueError(f'A first batch does not pass. {e} Look at the size and at the body.') from e
-            # where every picture comes once, whomever it shows, one batch tells little
-            if isinstance(method, QualityDistillation) and method.teaches_nothing and learn.dls.train.by == 'identity':
-                raise ValueError(method.teaches_nothing)
+        by_loader = {}
+        for o in (None, *(o for o in methods if o)): by_loader.setdefault(tuple(added_by(o).values()), []).append(o)
+        for some in by_loader.values():
+            learn = learner(table, some[0])
+            for method in some: _first_batch(learn, deepcopy(method), table)
+
+
+def _first_batch(learn, method, table):
+    try:
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[_OneBatch(), *([method] if method else [])])
+        learn.embed(table.iloc[:2])
+    except (AssertionError, RuntimeError) as e:
+        raise ValueError(f'A first batch does not pass. {e} Look at the size and at the body.') from e
+    # where every picture comes once, whomever it shows, one batch tells little
+    if isinstance(method, QualityDistillation) and method.teaches_nothing and learn.dls.train.by == 'identity':
+        raise ValueError(method.teaches_nothing)

@@ -14,8 +14,8 @@ the gain of shuffled quality.
 Many arms are screened first (`--budget`), by successive halving: every arm is run on a seed, the better half on the
 next ones, and so on. What was chosen so is confirmed on seeds that it was not chosen by, and on another set:
 
-    python recipes/compare.py --arms without,mine.csv,copies,copies-free --budget 24 --by mAP     # seeds 0, 1, ...
-    python recipes/compare.py --arms copies,copies-free,copies-shuffled --seeds 8 --first 100     # fresh seeds
+    python recipes/compare.py --arms without,mine.csv,copies,copies-gap --budget 24 --by mAP     # seeds 0, 1, ...
+    python recipes/compare.py --arms copies,copies-gap,copies-shuffled --seeds 8 --first 100     # fresh seeds
 """
 import sys
 from importlib import import_module
@@ -52,6 +52,7 @@ def main(
     chosen = chosen_arms(arms)
     content = None if table is None else table_content(table)
     options = {'recipe': recipe, 'seeds': seeds, 'first': first, 'budget': budget, 'compared': arms, **given}
+    if tables := settings_of(arms): options['settings'] = tables
     out,run_id = run_folder('compare', out, options, resume, content)
 
     def run(seed, arms):

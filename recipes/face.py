@@ -16,9 +16,9 @@ last three stages, the embedding, and the cosines before the margin. What the pa
 levels, weights, schedule) is this project's choice.
 
 Judged are the pairs beside the table and those of `--sets`, as they are and, with `--degraded`, brought down to 28,
-20 and 14 pixels, blurred and compressed; and search among the held-out pictures where the table has queries. Folders,
-record files and .bin sets become tables by the scripts of `data_prep`. For another model, loss or schedule, copy this
-page and edit it.
+20 and 14 pixels, blurred and compressed: both pictures of a pair, or one of them (crossed). Search is judged where the
+table has queries. Folders, record files and .bin sets become tables by the scripts of `data_prep`. For another model,
+loss or schedule, copy this page and edit it.
 """
 from fastcore.script import call_parse
 
@@ -50,7 +50,7 @@ def main(
     weight:float=1.,          # Of QSD; 0 is the baseline's loss
     pairs:str='batch',        # batch: all pairs of one identity in a batch; partner: one for each picture, as published
     map_norm:str='none',      # Of QSD's maps: none as published, l2 makes them independent of scale
-    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-free, ...
+    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-gap, ...
     shuffle_quality:bool=False, # The same as shuffled in place of with
     degraded:bool=False,      # Judge degraded copies of the first set of pairs as well
     far:float=1e-2,           # False acceptance rate at which true acceptance is stated

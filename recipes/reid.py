@@ -37,7 +37,7 @@ def main(
     tune_lr:float=2e-3,       # Highest rate of the fine-tunings
     weight:float=1.,          # Of QSD; 0 is the baseline's loss
     pairs:str='batch',        # batch: all pairs of one identity in a batch; partner: one for each picture, as published
-    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-free, ...
+    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-gap, ...
     shuffle_quality:bool=False, # The same as shuffled in place of with
     seed:int=0,               # Of weights, batches and augmentation
     group:str='',             # Of the runs in W&B; the name of the folder when not given

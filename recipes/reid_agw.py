@@ -33,7 +33,7 @@ def main(
     tune_lr:float=3.5e-6,     # Of the fine-tunings, after the warm-up
     weight:float=1.,          # Of QSD; 0 is the baseline's loss
     pairs:str='partner',      # partner: one for each picture, as published; batch: all pairs of one identity in a batch
-    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-free, ...
+    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-gap, ...
     shuffle_quality:bool=False, # The same as shuffled in place of with
     seed:int=0,               # Of weights, batches and augmentation
     group:str='',             # Of the runs in W&B; the name of the folder when not given

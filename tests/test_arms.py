@@ -36,7 +36,7 @@ def test_methods_of_each_arm():
              if key not in ('without', 'octuplet')}
     for key,method in found.items():
         assert method.weight == (0. if key == 'copies' else .5), key
-        assert method.qsd.map_norm == 'l2'
+        assert method.qsd.map_norm == ('none' if key == 'published' else 'l2')
         assert method.pairs == added_to(method)
     assert {key for key,o in found.items() if o.pairs == 'partner'} == {'published', 'partner', 'joint'}
     assert {key for key,o in found.items() if o.pairs == 'copies'} == {key for key in ARMS if key.startswith('copies')}

@@ -38,6 +38,7 @@ def people(tmp_path_factory):
                        ('shown', table[table['split'] != 'query'])):
         other.attrs = table.attrs
         write_table(other, folder/name/'images.csv')
+    (folder/'odd.csv').write_text('key,level_weights\nodd,{\'embedding\': 1.}\n')
     return folder
 
 
@@ -56,7 +57,7 @@ def offline(monkeypatch, people):
     ({'arch': 'iresnet18', 'width': 8}, '16 pixels'), ({'n_imgs': 1}, 'n_imgs=2 or more'),
     ({'data': 'alone/images.csv'}, 'query can be answered'), ({'data': 'one_camera/images.csv'}, 'answered'),
     ({'data': 'asked/images.csv'}, 'gallery'), ({'data': 'shown/images.csv'}, 'no queries'),
-    ({'n_ids': 16}, 'n_ids=8 or less')], ids=str)
+    ({'n_ids': 16}, 'n_ids=8 or less'), ({'arms': 'without,with,odd.csv'}, 'embedding')], ids=str)
 def test_a_typo_is_found_before_anything_is_trained(people, typo, said, capsys):
     with pytest.raises(SystemExit) as e: reid.main(**{'data': 'people/images.csv', 'out': 'typo', **tiny, **typo})
     assert said in str(e.value)
@@ -116,6 +117,19 @@ def test_a_resume_keeps_what_a_stage_was_made_with(options):
         with pytest.raises(ValueError, match=said): Run('page', {**again, k: value})
     with pytest.raises(FileExistsError, match='--resume'): Run('page', options)
     with pytest.raises(FileNotFoundError, match=r'no run\.json'): Run('page', {**again, 'out': run.out/'other'})
+
+
+def test_a_table_of_settings_is_the_one_that_a_run_was_begun_with(options, tmp_path):
+    file = tmp_path/'mine.csv'
+    file.write_text('key,pairs,stop\nmine,copies,.5\n')
+    options['arms'] = f'without,{file}'
+    run = Run('page', options)
+    ended(run, 'baseline')
+    ended(run, 'mine', QualityDistillation())
+    again = {**options, 'resume': True}
+    Run('page', again)
+    file.write_text('key,pairs,stop\nmine,copies,1\n')
+    with pytest.raises(ValueError, match=r'"mine" .*: settings was'): Run('page', again)
 
 
 def test_what_has_not_begun_may_change_and_is_recorded(options):
@@ -239,10 +253,10 @@ def test_one_of_two_runs_in_a_folder_loses(options):
 
 
 def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
-    seen,method = [],QualityDistillation(pairs='partner')
+    seen,made,method = [],[],QualityDistillation(pairs='partner')
 
     class Spy:
-        def __init__(self, table, method): self.table,self.method = table,method
+        def __init__(self, table, method): made.append(method)
         def no_bar(self): return pytest.MonkeyPatch.context()
         no_logging = no_bar
         def fit(self, n, cbs): seen.append((n, [type(cb) for cb in cbs], method in cbs))
@@ -255,7 +269,9 @@ def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
         return SimpleNamespace(figures={'mAP': 0.})
     table = pd.DataFrame({'quality': [np.nan]*5})
     rehearse(Spy, judge, table, [None, QualityDistillation(), method])
-    assert [(n, QualityDistillation in kinds, same) for n,kinds,same in seen] == [(1, True, False), (1, True, False)]
+    assert [(n, QualityDistillation in kinds, same) for n,kinds,same in seen] == [(1, False, False), (1, True, False),
+                                                                                 (1, True, False)]
+    assert len(made) == 2 # learners: one for each way that the loader pairs
     assert table['quality'].isna().all()
     def blind(learn): return SimpleNamespace(figures={})
     with pytest.raises(ValueError, match='it has no queries'): rehearse(Spy, blind, table)

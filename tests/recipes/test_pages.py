@@ -159,7 +159,8 @@ def check_arms(seen, results, epochs, lr, tune_epochs, tune_lr, pairs, map_norm=
         wanted = .5*asked['weight'], arm.pairs or pairs, asked['forward']
         assert (method.weight, method.pairs, method.forward) == wanted
         qsd = method.qsd
-        assert (qsd.tau, qsd.amplify, qsd.map_norm, qsd.distance) == (asked['tau'], 'reference', map_norm, 'l2')
+        maps = arm.settings.get('map_norm', map_norm)
+        assert (qsd.tau, qsd.amplify, qsd.map_norm, qsd.distance) == (asked['tau'], 'reference', maps, 'l2')
         assert method.level_weights == asked.get('level_weights')
     for learn in Learner.made:
         # the last weights are judged: none is chosen by what it is judged on

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.torch_core import set_seed
+from fastai.vision.core import imagenet_stats
 from fastcore.script import call_parse
 
 from qsd_fastai.arms import added_by, chosen_arms
@@ -64,7 +65,7 @@ def twins(table, pairs):
 @torch.no_grad()
 def embed(learn, pictures):
     "Unit embeddings of uint8 pictures, normalised as the loaders do"
-    mean,std = (torch.tensor(o).view(1, 3, 1, 1) for o in ((.485, .456, .406), (.229, .224, .225)))
+    mean,std = (torch.tensor(o).view(1, 3, 1, 1) for o in imagenet_stats)
     out,model = [],learn.model.eval()
     for part in torch.from_numpy(pictures).split(128):
         x = (part.permute(0, 3, 1, 2).float()/255 - mean)/std

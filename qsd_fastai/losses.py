@@ -59,11 +59,7 @@ class TripletLoss(nn.Module):
             if self.normalize: emb = F.normalize(emb)
             distance = pairwise_distance(emb, emb)
             same = ids[:, None] == ids[None]
-            positive = same & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-            farthest = distance.masked_fill(~positive, float('-inf')).max(1).values
-            nearest = distance.masked_fill(same, float('inf')).min(1).values
-            anchor = positive.any(1) & (~same).any(1)
-            return anchor_mean(farthest, nearest, anchor, self._penalty)
+            return hardest_mean(distance, same, self._penalty)
 
     def _penalty(self, gap): return F.softplus(gap) if self.margin is None else F.relu(gap + self.margin)
 
@@ -87,17 +83,23 @@ class OctupletLoss(nn.Module):
         n = len(ids)//2
         if len(ids) % 2: raise ValueError(f'The batch has {len(ids)} pictures. Give pictures, then a copy of each.')
         with torch.autocast(emb.device.type, enabled=False):
-            unit,who = F.normalize(full_precision(emb)),ids[:n]
+            halves,who = F.normalize(full_precision(emb)).split(n),ids[:n]
             same = who[:, None] == who[None]
-            positive = same & ~torch.eye(n, dtype=torch.bool, device=ids.device)
-            anchor = positive.any(1) & (~same).any(1)
-            return sum(self._triplets(a, o, same, positive, anchor) for a in unit.split(n) for o in unit.split(n))
+            return sum(hardest_mean(pairwise_distance(a, o), same, self._penalty) for a in halves for o in halves)
 
-    def _triplets(self, anchors, others, same, positive, anchor):
-        distance = pairwise_distance(anchors, others)
-        farthest = distance.masked_fill(~positive, float('-inf')).max(1).values
-        nearest = distance.masked_fill(same, float('inf')).min(1).values
-        return anchor_mean(farthest, nearest, anchor, lambda gap: F.relu(gap + self.margin))
+    def _penalty(self, gap): return F.relu(gap + self.margin)
+
+
+def hardest_mean(
+    distance, # `(n, n)` of anchors to others, what is on the diagonal is no pair
+    same,     # `(n, n)` bool: of one identity?
+    penalty,  # Function of the distance to the farthest positive less that to the nearest negative
+): # Scalar
+    "Mean penalty of anchors that have a positive and a negative"
+    positive = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    farthest = distance.masked_fill(~positive, float('-inf')).max(1).values
+    nearest = distance.masked_fill(same, float('inf')).min(1).values
+    return anchor_mean(farthest, nearest, positive.any(1) & (~same).any(1), penalty)
 
 
 def anchor_mean(

@@ -20,12 +20,11 @@ from .transforms import FaceAugment
 __all__ = ['DegradedCopies', 'degrade_batch']
 
 
-@lru_cache(maxsize=8)
-def _fewer_pixels(n):
-    "`(n + 1, n, n)`: row k brings n pixels down to k by averaging, and back (bicubic); row 0 is not used"
+@lru_cache(maxsize=512)
+def _fewer_pixels(n, k):
+    "`(n, n)`: brings n pixels down to k by averaging, and back (bicubic)"
     one_each = Image.fromarray(np.eye(n, dtype=np.float32)) # What PIL does to it is the matrix of what it does
-    found = [one_each.resize((n, k), Image.BOX).resize((n, n), Image.BICUBIC) for k in range(1, n + 1)]
-    return torch.from_numpy(np.stack([np.zeros((n, n), np.float32), *map(np.asarray, found)]))
+    return torch.from_numpy(np.array(one_each.resize((n, k), Image.BOX).resize((n, n), Image.BICUBIC)))
 
 
 def _blurring(n, sigma):
@@ -40,8 +39,8 @@ def _both_ways(x, rows, cols): return rows[:, None]@x@cols[:, None].transpose(2,
 
 def _low_resolution(x, severity):
     h,w = x.shape[-2:]
-    left = (4/math.sqrt(h*w))**severity**.6 if h*w > 16 else torch.ones_like(severity)
-    rows,cols = (_fewer_pixels(n)[(n*left).round().clamp(1, n).long()].to(x) for n in (h, w))
+    left = [min(1., 4/math.sqrt(h*w))**s**.6 for s in severity.tolist()]
+    rows,cols = (torch.stack([_fewer_pixels(n, max(1, round(n*part))) for part in left]).to(x) for n in (h, w))
     return _both_ways(x, rows, cols)
 
 

@@ -1,4 +1,6 @@
 "The curves people look at: ROC, DET, CMC, error against rejection, gains of arms"
+from textwrap import fill
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -14,16 +16,21 @@ def gains_figure(
 )->Figure:
     "What each arm gains in each figure, in points, with its 95 % interval; a bar across 0 is no evidence"
     figures,arms = gains['figure'].unique(), gains['arm'].unique()
-    fig,ax = new_figure(width=1.1*len(figures) + 2.5, grid=False)
+    width = 1.1*len(figures) + 2.5
+    fig,ax = new_figure(width=width, grid=False)
     for k,arm in enumerate(arms):
         of_arm = gains[gains['arm'] == arm].set_index('figure').loc[figures]
         at = np.arange(len(figures)) + .7*((k + .5)/len(arms) - .5)
         half = 100*(of_arm['high'] - of_arm['mean']).fillna(0)
         label = f'{arm}, n = {of_arm["seeds"].iloc[0]}'
-        ax.errorbar(at, 100*of_arm['mean'], yerr=half, fmt='o', markersize=4, capsize=2, label=label)
+        ax.errorbar(at, 100*of_arm['mean'], yerr=half, fmt='os^DvP'[k % 6], markersize=4, capsize=2, label=label)
     ax.axhline(0, color='black', linewidth=.8)
-    ax.set_xticks(np.arange(len(figures)), figures)
-    ax.set(ylabel='gain, points; bars: 95 % intervals', title=f'over "{reference}", same seed')
+    aslant = dict(rotation=30, ha='right', rotation_mode='anchor') if max(map(len, figures)) > 11 else {}
+    ax.set_xticks(np.arange(len(figures)), figures, **aslant)
+    ax.set_ylabel('gain, points')
+    letters = int((width - .9)/.08) # From the left edge of the axes to the right one of the figure
+    title = f'over "{reference}", same seed; bars: 95 % intervals'
+    ax.set_title(fill(title, letters), loc='left', fontsize=10)
     ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
     return fig
 

@@ -95,18 +95,21 @@ def test_cmc(assert_tidy):
     assert len(cmc_figure(np.ones(1)).axes[0].lines) == 1
 
 
-@pytest.mark.parametrize('n', [2, 5])
-def test_gains(n, assert_tidy):
-    arms,figures = ('without', 'with', 'shuffled'),['mAP', 'rank1', 'rank5', 'rank1_worst', 'mAP_worst'][:n]
+@pytest.mark.parametrize('n', [1, 2, 5])
+@pytest.mark.parametrize('names, reference', [
+    (['mAP', 'rank1', 'rank5', 'rank1_worst', 'mAP_worst'], 'without'),
+    (['degraded accuracy', 'crossed accuracy', 'pairs tar', 'pairs shrink 14 tar', 'both degraded'],
+     'copies, moving average teaches, with a name that is longer than most')], ids=['short', 'long'])
+def test_gains(n, names, reference, assert_tidy):
+    arms,figures = (reference, 'with', 'shuffled'),names[:n]
     results = pd.DataFrame([{'arm': arm, 'seed': seed, **dict(zip(figures, rng.random(n)))}
                             for seed in range(3) for arm in arms])
-    gains = arm_gains(results, 'without')
-    fig = gains_figure(gains, 'without')
+    gains = arm_gains(results, reference)
+    fig = gains_figure(gains, reference)
     ax = fig.axes[0]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ['with, n = 3', 'shuffled, n = 3']
     assert [t.get_text() for t in ax.get_xticklabels()] == figures
-    assert ax.get_title() == 'over "without", same seed'
-    assert ax.get_ylabel() == 'gain, points; bars: 95 % intervals'
+    assert ' '.join(ax.get_title(loc='left').split()) == f'over "{reference}", same seed; bars: 95 % intervals'
     for container,arm in zip(ax.containers, arms[1:]):
         of_arm = gains[gains['arm'] == arm]
         points,_,(bars,) = container
@@ -114,7 +117,7 @@ def test_gains(n, assert_tidy):
         ends = np.array(bars.get_segments())[:, :, 1].T
         np.testing.assert_allclose(ends, [100*of_arm[k] for k in ('low', 'high')])
     assert_tidy(fig)
-    assert_tidy(gains_figure(arm_gains(results[results.seed == 0], 'without'), 'without'))  # one seed has no error
+    assert_tidy(gains_figure(arm_gains(results[results.seed == 0], reference), reference))  # one seed has no error
 
 
 def test_norm_quality():

@@ -10,7 +10,7 @@ demo: $(VENV)/ready
 	$(BIN)/python recipes/reid.py
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(strip $(TESTS))
 
 # the tests with the lowest versions that settings.ini allows, in an environment of their own
 test-lowest: export PIP_CONSTRAINT = $(CURDIR)/.venv-lowest/lowest.txt

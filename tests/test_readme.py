@@ -1,7 +1,11 @@
 "What the README prints runs as printed"
 import re
+import shutil
+import subprocess
 from configparser import ConfigParser
 from pathlib import Path
+
+import pytest
 
 import qsd_fastai
 from qsd_fastai.drawn.people import generate_people
@@ -51,3 +55,10 @@ def test_ci_calls_the_test_command_of_the_readme():
     assert 'make test' in readme
     assert 'make demo' in readme
     assert 'make test' in (ROOT/'.ci'/'run').read_text()
+
+
+@pytest.mark.skipif(not shutil.which('make'), reason='make is not here')
+def test_make_takes_a_list_of_tests_over_several_lines():
+    command = 'make', '-n', 'test', 'TESTS=tests/a.py\n  tests/b.py'
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.splitlines()[-1].endswith('-m pytest tests/a.py tests/b.py')

@@ -18,34 +18,40 @@ def _picture(o, most=400):
     return np.asarray(img)
 
 
-def _grid(rows, height=1.5, title_room=.42, gap_after=None):
-    """A figure of empty axes for rows of pictures, `height` inches each, and the width of a picture in letters.
+def _room(height, shape): return int(height*shape[1]/shape[0]*72/(.58*letters))
 
-    `gap_after` so many columns there is a narrow empty one."""
+
+def _sheet(rows, height=1.5, gap_after=None):
+    """A figure of rows of `(picture, caption, color)`: each picture `height` inches high at most, under its caption.
+
+    Where there is a color, framed and captioned in it. After each `gap_after` pictures of a row there is a wider gap.
+    All stand in one axes, in inches from the upper left corner: an axes each would take most of the time of a run's
+    pictures."""
+    rows = [[(_picture(picture), caption, color) for picture,caption,color in row] for row in rows]
     first = next((o for row in rows for o in row), None)
     if first is None:
         fig = Figure(figsize=(3.2, 1))
         fig.text(.5, .5, 'nothing to show', ha='center', va='center')
-        return fig, None, 0
-    shape,n_cols = _picture(first).shape, max(map(len, rows))
-    width = height*shape[1]/shape[0]
-    widths = [1]*n_cols if gap_after is None else ([*[1]*gap_after, .2]*(-(-n_cols//gap_after)))[:-1]
-    size = max(sum(widths)*width + len(widths)*.12 + .2, 3.2), len(rows)*(height + title_room) + .3
-    fig = Figure(figsize=size, layout='constrained')
-    axes = fig.subplots(len(rows), len(widths), squeeze=False, gridspec_kw={'width_ratios': widths})
-    for ax in axes.flat: ax.set_axis_off()
-    return fig, axes, int(width*72/(.58*letters))
-
-
-def _show(ax, picture, caption, color=None):
-    "A picture under its caption; where there is a color, framed and captioned in it"
-    array = _picture(picture)
-    ax.imshow(array)
-    title = ax.set_title(caption, fontsize=letters, loc='left')
-    if color is None: return
-    height,width = array.shape[:2]
-    ax.add_patch(Rectangle((-.5, -.5), width, height, fill=False, edgecolor=color, linewidth=3))
-    title.set_color(color)
+        return fig
+    width,edge,gap,line = height*first[0].shape[1]/first[0].shape[0],.1,.12,1.3*letters/72
+    def left(j): return edge + j*(width + gap) + (j//gap_after*2*gap if gap_after else 0)
+    tops,end = [],edge
+    for row in rows:
+        tops.append(end + .06 + line*max((o[1].count('\n') + 1 if o[1] else 0 for o in row), default=0))
+        end = tops[-1] + height + .08
+    size = max(left(max(map(len, rows)) - 1) + width + edge, 3.2), end + edge
+    fig = Figure(figsize=size)
+    ax = fig.add_axes((0, 0, 1, 1))
+    for row,top in zip(rows, tops):
+        for j,(array,caption,color) in enumerate(row):
+            scale = min(width/array.shape[1], height/array.shape[0])
+            x,y,w,h = left(j), top, array.shape[1]*scale, array.shape[0]*scale
+            ax.imshow(array, extent=(x, x + w, y + h, y), aspect='auto')
+            ax.text(x, top - .04, caption, fontsize=letters, va='bottom', color=color or 'black')
+            if color: ax.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=color, linewidth=3))
+    ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
+    ax.set_axis_off()
+    return fig
 
 
 def _text(quality): return 'quality ?' if quality is None or np.isnan(quality) else f'quality {quality:.0f}'
@@ -61,13 +67,12 @@ def sheet_figure(
     height:float=1.5, # Of a picture, inches
 )->Figure:
     "Pictures in rows, each with its quality: a batch, or identities side by side"
-    fig,axes,room = _grid(pictures, height)
-    for i,row in enumerate(pictures):
-        for j,picture in enumerate(row):
-            lines = [_text(qualities[i][j])] if qualities is not None else []
-            if names is not None and j == 0: lines = [_short(str(names[i]), room), *lines]
-            _show(axes[i,j], picture, '\n'.join(lines))
-    return fig
+    first = next((o for row in pictures for o in row), None)
+    room = 0 if first is None else _room(height, _picture(first).shape)
+    def said(i, j):
+        lines = [_text(qualities[i][j])] if qualities is not None else []
+        return '\n'.join([_short(str(names[i]), room), *lines] if names is not None and j == 0 else lines)
+    return _sheet([[(o, said(i, j), None) for j,o in enumerate(row)] for i,row in enumerate(pictures)], height)
 
 
 def ranked_lists_figure(
@@ -78,13 +83,10 @@ def ranked_lists_figure(
     height:float=1.5, # Of a picture, inches
 )->Figure:
     "Each query and what the gallery answered, right in green and wrong in red"
-    fig,axes,_ = _grid([[query, *gallery] for query,gallery in zip(queries, galleries)], height)
-    for i,query in enumerate(queries):
-        _show(axes[i,0], query, titles[i] if titles is not None else 'query')
-        for j,(picture,ok) in enumerate(zip(galleries[i], correct[i]), 1):
-            word,color = ('right', right) if ok else ('wrong', wrong)
-            _show(axes[i,j], picture, f'{j} {word}', color)
-    return fig
+    def verdict(rank, ok): return (f'{rank} right', right) if ok else (f'{rank} wrong', wrong)
+    return _sheet([[(query, titles[i] if titles is not None else 'query', None),
+                    *((o, *verdict(rank, ok)) for rank,(o, ok) in enumerate(zip(galleries[i], correct[i]), 1))]
+                   for i,query in enumerate(queries)], height)
 
 
 def hardest_figure(
@@ -108,11 +110,7 @@ def hardest_pairs_figure(
     Each with its score and qualities, in the color of its verdict."""
     kinds = [list(o.itertuples()) for _,o in hard.groupby('same', sort=False)]
     rows = [o[i:i + columns] for o in kinds for i in range(0, len(o), columns)]
-    fig,axes,_ = _grid([[files[r] for o in row for r in (o.row1, o.row2)] for row in rows], height, gap_after=2)
-    for line,row in zip(axes if axes is not None else (), rows):
-        for k,o in enumerate(row):
-            color = right if o.correct else wrong
-            said = f'{"one person" if o.same else "two people"}, {o.score:.2f}\n{_text(o.quality1)}'
-            for ax,r,text in zip(line[3*k:], (o.row1, o.row2), (said, _text(o.quality2))):
-                _show(ax, files[r], text, color)
-    return fig
+    def pair(o):
+        color,said = right if o.correct else wrong, f'{"one person" if o.same else "two people"}, {o.score:.2f}'
+        return (files[o.row1], f'{said}\n{_text(o.quality1)}', color), (files[o.row2], _text(o.quality2), color)
+    return _sheet([[tile for o in row for tile in pair(o)] for row in rows], height, gap_after=2)

@@ -6,6 +6,7 @@ from fastai.vision.all import *
 
 from .arms import ARMS, added_by, chosen_arms, settings_of
 from .callbacks.centers import CenterUpdate
+from .callbacks.held_out import HeldOut, HeldOutLoss, ranking_losses
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
 from .callbacks.save_state import SaveState

@@ -24,6 +24,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from plum import dispatch
 
+from .callbacks.held_out import HeldOut
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
 from .columns import complete_table
@@ -69,7 +70,7 @@ def recognition_learner(
     else: options = {}
     model = Recognizer(arch, dls.c, pool=pool, neck=neck, head=head, levels=levels, **options)
     _set_pictures(dls, model, pretrained)
-    cbs = L(LossTerms()) + L(cbs)
+    cbs = L(LossTerms(), HeldOut()) + L(cbs)
     updates = any(isinstance(cb, PartialUpdate) for cb in cbs)
     if isinstance(model.head, PartialFC) and not updates: cbs = cbs + [PartialUpdate()]
     loss = _loss_of(model, loss)

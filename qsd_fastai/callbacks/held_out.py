@@ -1,0 +1,94 @@
+"What `valid_loss` says of people whom the head does not know, and the loss of a picture of theirs"
+import warnings
+
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.tracker import TrackerCallback
+from fastai.learner import AvgLoss, Recorder
+from fastai.torch_core import num_distrib
+
+from ..evaluation.metrics import RetrievalMetric, VerificationMetric
+from ..evaluation.retrieval import evaluate_retrieval
+from ..fits import is_fit
+from ..tensors import plain_tensor
+
+__all__ = ['HeldOut', 'HeldOutLoss', 'ranking_losses']
+
+
+class HeldOutLoss(AvgLoss):
+    """`valid_loss`, 0 to 1: 1 - mAP with a `Retrieval` metric, 1 - AUC with a `Verification` metric.
+
+    Held-out people have no class, and a triplet term over whatever stands together in a batch rises as embeddings
+    spread, while the search gets better. Without such a metric that term is all there is."""
+    metrics = ()
+
+    def accumulate(self,
+        learn, # `Learner`
+    ):
+        super().accumulate(learn)
+        self.metrics = learn.metrics
+
+    @property
+    def value(self):
+        for kind,figure in ((RetrievalMetric, 'mAP'), (VerificationMetric, 'auc')):
+            judge = next((o.judge for o in self.metrics if isinstance(o, kind)), None)
+            found = judge.found() if judge is not None and judge.store.current else None
+            if found: return 1 - float(getattr(found[0], figure))
+        return super().value
+
+
+class HeldOut(Callback):
+    """Makes `valid_loss` a `HeldOutLoss`, and the losses of `get_preds(with_loss=True)` those of `ranking_losses`.
+
+    Warns where a callback watches a `valid_loss` that nothing judges."""
+    order = Recorder.order + 5 # After predictions are gathered
+
+    def after_create(self): self.learn.recorder.loss = HeldOutLoss()
+
+    def before_fit(self):
+        judged = any(isinstance(o, RetrievalMetric | VerificationMetric) for o in self.metrics)
+        if judged or not is_fit(self.learn): return
+        watching = [o.name for o in self.learn.cbs if isinstance(o, TrackerCallback) and o.monitor == 'valid_loss']
+        if not watching: return
+        warnings.warn(f'{", ".join(watching)}: watches valid_loss, which does not say how well people are found: '
+                      "without a metric it is a term over single batches. Give metrics=Retrieval('mAP') and "
+                      "monitor='mAP'.", stacklevel=2)
+
+    @property
+    def wanted(self):
+        "Losses of pictures, where there are all of them: each of several processes has a part"
+        return getattr(getattr(self.learn, 'gather_preds', None), 'with_loss', False) and num_distrib() < 2
+
+    def before_validate(self): self.seen = []
+
+    def after_batch(self):
+        if not self.training and self.wanted: self.seen.append(self.learn.to_detach((self.pred, *self.yb)))
+
+    def after_validate(self):
+        if not self.wanted or not self.seen: return
+        emb,ids,*others = (torch.cat(list(map(plain_tensor, o))) for o in zip(*self.seen))
+        self.seen = []
+        try: self.learn.gather_preds.losses = ranking_losses(emb, ids, others[-1] if others else None)
+        except ValueError as e: warnings.warn(f'Losses are those of batches: {e}', stacklevel=2)
+
+
+def ranking_losses(
+    emb,        # `(n, nf)` embeddings
+    ids,        # `(n,)` int64
+    scene=None, # `(n, 3)` row, camera, role (1: query), as loaders give it; None: unknown
+)->torch.Tensor: # `(n,)` float32
+    """1 - AP of each query, which searches the gallery; without any, of each picture, which searches the others.
+
+    0 for a picture of the gallery, and for a query that nothing answers. ValueError where none can be answered."""
+    emb,ids = plain_tensor(emb), plain_tensor(ids)
+    n,roles = len(ids), None if scene is None else plain_tensor(scene)
+    query = torch.zeros(n, dtype=torch.bool) if roles is None else roles[:,2] == 1
+    if query.any() and not query.all():
+        sides = (o[of] for o in (emb, ids, roles[:,1].numpy()) for of in (query, ~query))
+        rows = query.nonzero()[:,0]
+    else:  # a camera of its own takes a picture out of what it searches
+        sides,rows = (o for o in (emb, ids, range(n)) for _ in range(2)), torch.arange(n)
+    ap = torch.from_numpy(evaluate_retrieval(*sides).per_query['ap'].to_numpy()).float()
+    losses = torch.zeros(n)
+    losses[rows] = (1 - ap).nan_to_num(0.)
+    return losses

@@ -75,6 +75,7 @@ from .private import without_folders
 from .qsd_loss import QSDLoss, identity_pairs, partner_pairs, select_pairs
 from .quality import label_table, norm_quality, similarity_quality
 from .runs.folder import read_run, run_folder, run_or_nothing
+from .runs.keys import under
 from .runs.made import table_content
 from .runs.tables import read_results
 from .runs.wandb_run import finish_run, start_run

@@ -79,6 +79,12 @@ class Run:
             self.folder.free()
             raise
 
+    def run_id(self,
+        title:str, # Of a stage
+    )->str:
+        "The id of its W&B run"
+        return f'{self.folder.id}-{stage_file(title)}'
+
     def show_quality(self,
         labelled:pd.DataFrame, # With computed labels in `quality`
     ):
@@ -92,7 +98,7 @@ class Run:
         correlation = known.rank().corr(computed.rank())
         what = f'the computed quality with true_quality over {len(known):,} training pictures'
         print(f'\nRank correlation of {what}: {correlation:.2f}')
-        self.current.wandb_run.summary['quality_rank_correlation'] = correlation
+        self.current.wandb_run.summary['final/quality_rank_correlation'] = correlation
         save_figure(quality_agreement_figure(computed, known, correlation), self.out/'quality_agreement.png')
 
     def finish(self,
@@ -133,11 +139,14 @@ class Stage:
         "The W&B run of this stage; it begins when somebody asks, and then what the stage is made with is noted"
         if self._wandb_run is None:
             run,args = self.run,self.run.args
-            apart = {*FREE, *(TUNING if self.first else ()), *(() if self.distils else METHOD)}
-            run.folder.begin(self.title, [k for k in args if k not in apart])
+            strange = {*(TUNING if self.first else ()), *(() if self.distils else METHOD)}
+            run.folder.begin(self.title, [k for k in args if k not in {*FREE, *strange}])
+            known = {k: v for k,v in without_folders(args).items() if k not in strange}
+            first = self.title if self.first else next(iter(run.results))
             self._wandb_run = start_run(name=f'{run.out.name} {self.title}', group=args.get('group') or run.out.name,
-                                        dir=run.out, id=f'{run.folder.id}-{self.name}',
-                                        config={**without_folders(args), 'stage': self.title})
+                                        dir=run.out, id=run.run_id(self.title),
+                                        job_type='train' if self.first else 'fine-tune',
+                                        config={**known, 'arm': self.title, 'reference': run.run_id(first)})
         return self._wandb_run
 
     def failed(self):
@@ -155,7 +164,7 @@ class Stage:
         self.wandb_run.summary.update({f'final/{k}': v for k,v in figures.items()})
         for k,figure in [pair for o in judgements for pair in o.plots.items()]:
             save_figure(figure, self.run.out/f'{self.name}_{k}.png')
-            self.wandb_run.log({f'final/{k}': figure_image(figure)})
+            self.wandb_run.log({f'plots/{k}': figure_image(figure)})
         finish_run(self.wandb_run)
 
 

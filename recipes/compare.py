@@ -76,8 +76,9 @@ def main(
     shown = gains['figure'].isin(gains['figure'].unique()[:8]) # As many as can be read
     figure = gains_figure(gains[shown], reference)
     save_figure(figure, out/'gains.png')
-    run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', config=without_folders(options))
-    tables = {name: wandb.Table(dataframe=frame) for name,frame in (('results', results), ('gains', gains))}
-    run.log({**tables, 'gains_plot': figure_image(figure)})
+    run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary',
+                    job_type='compare', config=without_folders(options))
+    tables = {'results': wandb.Table(dataframe=results), 'gains': wandb.Table(dataframe=gains)}
+    run.log({**under('tables', tables), 'plots/gains': figure_image(figure)})
     finish_run(run)
     print(f'\nEverything of this comparison is in {out}')

@@ -44,7 +44,7 @@ class TrackRun(Callback):
         project:str='qsd_fastai', # Where the run goes, when this starts it
         run_name:str=None,        # Shown in W&B
         group:str=None,           # Runs to be compared
-        config:dict=None,         # Beside what is found in the learner
+        config:dict=None,         # Beside what is found in the learner, which stands under `found`
         dir='runs',               # Where W&B keeps its files
         id:str=None,              # Of a run to go on with
         hardest:int=16,           # Queries in the table of the hardest, and pairs of each kind
@@ -69,9 +69,9 @@ class TrackRun(Callback):
         if wandb.run is not None and wandb.run is TrackRun.left: finish_run(wandb.run, failed=True)
         self.wandb_run,self.ours = wandb.run,wandb.run is None
         if self.ours:
-            self.wandb_run = start_run(self.project, self.run_name, self.group, self.dir, self.id)
+            self.wandb_run = start_run(self.project, self.run_name, self.group, self.dir, self.id, job_type='train')
             TrackRun.left = self.wandb_run
-        self.wandb_run.config.update({**found_config(self.learn), **(self.config or {})}, allow_val_change=True)
+        self.wandb_run.config.update({'found': found_config(self.learn), **(self.config or {})}, allow_val_change=True)
         for part,step in (('train', 'batch'), ('lr', 'batch'), ('valid', 'epoch'), ('mean', 'epoch')):
             self.wandb_run.define_metric(f'{part}/*', step_metric=step)
         self.known = epochs_known(self.wandb_run)
@@ -136,14 +136,14 @@ class TrackRun(Callback):
         quality = table.loc[table['split'] == 'train', 'quality'].astype(float)
         logged = {}
         if quality.notna().any():
-            logged['quality'] = wandb.Histogram(quality.dropna().to_numpy(), num_bins=40)
-            logged['quality_histogram'] = figure_image(quality_histogram_figure(quality))
+            logged['histograms/quality'] = wandb.Histogram(quality.dropna().to_numpy(), num_bins=40)
+            logged['plots/quality'] = figure_image(quality_histogram_figure(quality))
         store = next((m.store for m in self.learn.metrics if isinstance(m, RetrievalMetric)), None)
         hard = hardest_queries(store, self.hardest) if store is not None else ()
         if len(hard):
             files = picture_files(table).to_numpy()
-            logged['hardest_queries'] = hardest_table(hard, files, table['path'].to_numpy())
-            logged['hardest_queries_sheet'] = figure_image(hardest_figure(hard.head(8), files))
+            logged['tables/hardest_queries'] = hardest_table(hard, files, table['path'].to_numpy())
+            logged['plots/hardest_queries'] = figure_image(hardest_figure(hard.head(8), files))
         judge = next((m.judge for m in self.learn.metrics if isinstance(m, VerificationMetric)), None)
         found = judge.found() if judge else None
         if found: logged |= verification_pictures(found[0].per_pair, table, self.hardest)
@@ -165,7 +165,7 @@ def found_config(
         'size': size and list(size),
         'loss': described(learn.loss_func),
         'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__),
-        'lr': highest_rates(learn), 'wd': learn.wd,
+        'lr': highest_rates(learn), 'wd': learn.opt.hypers[-1].get('wd'),
         'n_epoch': learn.n_epoch, 'n_batches': len(dls.train),
         'callbacks': {cb.name: described(cb) for cb in own},
         'device': str(getattr(dls, 'device', None)), 'torch': torch.__version__}

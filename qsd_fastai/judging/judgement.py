@@ -5,6 +5,7 @@ from pathlib import Path
 from ..choices import one_of
 from ..data.loaders import picture_files
 from ..private import without_folders
+from ..runs.keys import under
 from ..runs.wandb_run import finish_run, kept_beside, start_run
 from ..runs.wandb_tables import figure_image
 
@@ -45,11 +46,12 @@ def track_judgement(
 ):
     "A W&B run of a model that was judged: figures as its summary, pictures, tables"
     config = {'protocol': found['protocol'], 'data': without_folders(found['data']), 'model': found['model']}
-    run = start_run(config=config, dir=dir, group=group or Path(dir).name, **kwargs)
-    run.summary.update(found['figures'])
+    run = start_run(config=config, dir=dir, group=group or Path(dir).name, job_type='evaluate', **kwargs)
+    run.summary.update(under('final', found['figures']))
     shown = picture_files(table).to_numpy(),table['path'].to_numpy()
-    pictures = {k: figure_image(v) for k,v in plots.items()}
-    with kept_beside(run): run.log({**pictures, **{k: make(*shown) for k,make in tables.items()}})
+    pictures = under('plots', {k: figure_image(v) for k,v in plots.items()})
+    made = under('tables', {k: make(*shown) for k,make in tables.items()})
+    with kept_beside(run): run.log({**pictures, **made})
     finish_run(run)
 
 

@@ -45,7 +45,7 @@ def judge_pairs(
     if hardest:
         hard = hardest_pairs(per_pair, hardest)
         plots['hardest_pairs'] = hardest_pairs_figure(hard, picture_files(table).to_numpy())
-        tables['hardest_pairs_table'] = partial(pairs_table, hard)
+        tables['hardest_pairs'] = partial(pairs_table, hard)
     if known:
         figures |= {f'accuracy {third}': float(thirds.loc[third, 'accuracy']) for third in ('worst', 'best')}
         for c in known:

@@ -71,7 +71,7 @@ def judge_search(
     if hardest:
         hard = hardest_queries(store, hardest)
         plots['hardest_queries'] = hardest_figure(hard, picture_files(table).to_numpy())
-        tables['hardest_queries_table'] = partial(hardest_table, hard)
+        tables['hardest_queries'] = partial(hardest_table, hard)
     if known:
         for third in ('worst', 'best'):
             reported |= {f'{c} {third}': float(thirds.loc[third, c]) for c in ('rank1', 'mAP')}

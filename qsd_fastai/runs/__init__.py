@@ -1,6 +1,7 @@
 """What a run leaves behind
 
 folder        Its folder, never written over; `--resume`
+keys          What every key of its W&B run is
 lock          One process at a time in a folder
 made          What it was made of and with: the content of its table, versions
 tables        Its table of results, read back

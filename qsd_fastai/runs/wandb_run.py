@@ -22,6 +22,7 @@ def start_run(
     dir='runs',               # Where W&B keeps its files; made if missing
     id:str=None,              # Of a run to go on with
     config:dict=None,         # First part of the configuration
+    job_type:str=None,        # What is done in it: train, fine-tune, evaluate, compare
 ): # The run, to be ended by `finish_run`
     """`wandb.init` that goes offline where there is no API key and `WANDB_MODE` does not decide
 
@@ -34,7 +35,7 @@ def start_run(
     Path(dir).mkdir(parents=True, exist_ok=True)
     # W&B itself looks at the environment but once
     mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')
-    known = {'project': project, 'name': name, 'group': group, 'id': id, 'config': config}
+    known = {'project': project, 'name': name, 'group': group, 'id': id, 'config': config, 'job_type': job_type}
     run = wandb.init(**known, dir=str(dir), mode=mode, resume='allow' if id else None,
                      settings=wandb.Settings(silent=True, console='off'))
     at_exit[run.id] = atexit.register(partial(finish_run, run, failed=True))

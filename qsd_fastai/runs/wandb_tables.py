@@ -11,6 +11,7 @@ from ..evaluation.rejection import error_vs_reject
 from ..evaluation.roc import far_of, roc_points
 from ..plots.curves import error_vs_reject_figure, roc_figure
 from ..plots.pictures import hardest_pairs_figure
+from .keys import under
 
 __all__ = ['figure_image', 'hardest_table', 'pairs_table', 'table_picture', 'verification_pictures']
 
@@ -60,14 +61,14 @@ def verification_pictures(
     files,hard = picture_files(table).to_numpy(),hardest_pairs(per_pair, n)
     score,same,row1,row2 = (per_pair[c] for c in ('score', 'same', 'row1', 'row2'))
     shown = hard.groupby('same', sort=False).head(8)
-    logged = {'roc': figure_image(roc_figure(roc_points(score, same))),
-              'hardest_pairs': pairs_table(hard, files, table['path'].to_numpy()),
-              'hardest_pairs_sheet': figure_image(hardest_pairs_figure(shown, files))}
+    logged = {'tables/hardest_pairs': pairs_table(hard, files, table['path'].to_numpy()),
+              **under('plots', {'roc': figure_image(roc_figure(roc_points(score, same))),
+                                'hardest_pairs': figure_image(hardest_pairs_figure(shown, files))})}
     quality = np.full(len(table), np.nan)
     quality[row1],quality[row2] = per_pair['quality1'],per_pair['quality2']
     try: rejection = error_vs_reject(score, same, row1, row2, quality, far=far_of(same))
     except ValueError: return logged  # no known quality, or too few pairs
-    return {**logged, 'error_vs_reject': figure_image(error_vs_reject_figure(rejection))}
+    return {**logged, 'plots/error_vs_reject': figure_image(error_vs_reject_figure(rejection))}
 
 
 def table_picture(

@@ -106,13 +106,18 @@ def test_offline_without_a_key_and_it_says_so(tracked):
     assert not list((folder/'home').glob('.local/share/wandb/artifacts/**/*'))
 
 
+def test_its_keys(tracked):
+    tracked[0].check_keys()
+
+
 def test_config(tracked, labelled_people):
     run,learn,*_ = tracked
-    c = run.config
+    assert run.config['note'] == 'mine'  # what is found does not stand beside what was said
+    c = run.config['found']
     known = {'body': 'test_resnet', 'size': [32, 16], 'n_identities': 8, 'n_ids': 4, 'n_imgs': 3, 'n_epoch': 2}
     assert {k: c[k] for k in known} == known
     assert c['n_batches'] == 4
-    assert (c['note'], c['optimizer'], c['device'], c['seed']) == ('mine', 'Adam', 'cpu', 0)
+    assert (c['optimizer'], c['device'], c['seed'], c['wd']) == ('Adam', 'cpu', 0, .01)
     assert c['parameters'] == sum(p.numel() for p in learn.model.parameters())
     np.testing.assert_allclose(c['lr'], [1e-4, 1e-3])
     assert c['loss']['name'] == 'RecognitionLoss'
@@ -159,10 +164,10 @@ def test_metrics_of_every_epoch(tracked):
 
 def test_hardest_queries_table(tracked):
     run,learn,*_ = tracked
-    row, = run.rows('hardest_queries')
-    assert row['hardest_queries']['_type'] == 'table-file'
-    assert row['hardest_queries']['nrows'] == 5
-    table,files = run.table('hardest_queries')
+    row, = run.rows('tables/hardest_queries')
+    assert row['tables/hardest_queries']['_type'] == 'table-file'
+    assert row['tables/hardest_queries']['nrows'] == 5
+    table,files = run.table('tables/hardest_queries')
     assert table['columns'] == ['query', 'path', 'quality', 'ap', 'first_rank', *(f'rank{k}' for k in range(1, 6))]
     hard = hardest_queries(learn.metrics[0].store, 5)
     pictures,known = learn.dls.table['path'],learn.dls.table['quality']
@@ -179,7 +184,7 @@ def test_hardest_queries_table(tracked):
         for cell,source in zip(shown, [o.row, *o.gallery]):
             assert files[cell['path']].read_bytes() == (root/pictures[source]).read_bytes()
         assert [c['caption'] for c in cells[5:]] == ['right' if ok else 'wrong' for ok in o.correct]
-    assert min(run.picture_size(row['hardest_queries_sheet'])) > 300
+    assert min(run.picture_size(row['plots/hardest_queries'])) > 300
 
 
 def test_verification_is_looked_at(labelled_people, offline, tmp_path):
@@ -193,10 +198,10 @@ def test_verification_is_looked_at(labelled_people, offline, tmp_path):
     make(labelled_people, metrics=metrics, cbs=track).fit(1, 1e-3)
     run, = runs(tmp_path)
     assert {'valid/mAP', 'valid/accuracy', 'valid/tar@1e-1'} <= set(run.rows('valid/mAP')[0])
-    row, = run.rows('hardest_pairs')
-    for k in ('roc', 'error_vs_reject', 'hardest_pairs_sheet', 'hardest_queries_sheet'):
+    row, = run.rows('tables/hardest_pairs')
+    for k in ('plots/roc', 'plots/error_vs_reject', 'plots/hardest_pairs', 'plots/hardest_queries'):
         assert min(run.picture_size(row[k])) > 300
-    table,files = run.table('hardest_pairs')
+    table,files = run.table('tables/hardest_pairs')
     hard = hardest_pairs(store, 3)
     assert len(table['data']) == len(hard) == 6
     root,pictures = Path(labelled_people.attrs['root']),labelled_people['path']
@@ -224,19 +229,19 @@ def test_verification_without_quality_is_looked_at_too(labelled_people, offline,
     track = TrackRun(dir=tmp_path, log_model=False, log_table=False)
     make(table, metrics=Verification(pairs=pairs, folds=2), cbs=track).fit(1, 1e-3)
     run, = runs(tmp_path)
-    row, = run.rows('hardest_pairs')
-    assert 'roc' in row
+    row, = run.rows('tables/hardest_pairs')
+    assert 'plots/roc' in row
     assert 'error_vs_reject' not in row
-    assert row['hardest_pairs']['nrows'] == 12
+    assert row['tables/hardest_pairs']['nrows'] == 12
 
 
 def test_quality_histogram(tracked):
     run,learn,*_ = tracked
-    row, = run.rows('quality')
-    assert row['quality']['_type'] == 'histogram'
+    row, = run.rows('histograms/quality')
+    assert row['histograms/quality']['_type'] == 'histogram'
     train = learn.dls.table.loc[learn.dls.table['split'] == 'train', 'quality'].dropna()
-    np.testing.assert_array_equal(row['quality']['values'], np.histogram(train, 40)[0])
-    assert min(run.picture_size(row['quality_histogram'])) > 300
+    np.testing.assert_array_equal(row['histograms/quality']['values'], np.histogram(train, 40)[0])
+    assert min(run.picture_size(row['plots/quality'])) > 300
 
 
 def test_model_and_table_are_artifacts(tracked):
@@ -275,7 +280,7 @@ def test_two_learners_are_two_runs_and_ctrl_c_is_a_failure(labelled_people, offl
     assert one.header.run_id == first.id != two.header.run_id
     assert one.exit == [1]
     assert not one.artifacts
-    assert not one.rows('quality')
+    assert not one.rows('histograms/quality')
     assert len(one.rows('train/loss')) == 6
     assert [r['epoch'] for r in one.rows('valid/mAP')] == [1]  # what was done is there
     assert two.exit == [0]
@@ -292,7 +297,7 @@ def test_the_users_run_goes_on(labelled_people, offline, tmp_path):
     finish_run(run)
     read, = runs(tmp_path)
     assert read.config['mine'] == 1
-    assert read.config['body'] == 'test_resnet'
+    assert read.config['found']['body'] == 'test_resnet'
     assert read.rows('after')
     assert not (tmp_path/'other').exists()
     assert [r['batch'] for r in read.rows('train/loss')] == list(range(8))
@@ -374,7 +379,7 @@ def test_a_learner_of_ones_own(labelled_people, offline, tmp_path):
     assert {'train/identity', 'train/triplet', 'train/loss', 'lr/group0'} <= set(run.rows('train/loss')[0])
     assert [r['epoch'] for r in run.rows('valid/loss')] == [1, 2]  # the epoch that stopped it included
     assert [a.type for a in run.artifacts.values()] == ['model']
-    assert run.config['loss']['name'] == 'RecognitionLoss'
+    assert run.config['found']['loss']['name'] == 'RecognitionLoss'
     learn.export('it.pkl')
     assert load_learner(tmp_path/'it.pkl').track_run.wandb_run is None
 

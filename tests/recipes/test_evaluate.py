@@ -33,6 +33,9 @@ from qsd_fastai.judging.models import learner_around, open_weights
 from qsd_fastai.judging.tables import JudgedTable
 from qsd_fastai.learner import recognition_learner
 
+sys.path.insert(0, str(Path(__file__).parents[1]/'runs'))
+from wandb_files import Run
+
 pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning'),
               pytest.mark.usefixtures('one_thread')]
 RECIPE = Path(__file__).parents[2]/'recipes'/'evaluate.py'
@@ -403,7 +406,10 @@ def test_as_people_run_it(recipe, people, tmp_path):
     for part in ('learner.pkl on', 'mAP', 'accuracy', 'wandb sync', 'Everything is in out'): assert part in done.stdout
     folder, = (tmp_path/'out'/'wandb').glob('offline-run-*')
     assert len(list((folder/'files'/'media').rglob('*.png'))) >= 9
-    assert list((folder/'files'/'media').rglob('hardest_pairs_table*.json'))
+    tracked = Run(folder)
+    tracked.check_keys()
+    assert tracked.rows('tables/hardest_pairs')
+    assert tracked.header.job_type == 'evaluate'
     again = dict(learner=str(people.folder/'learner.pkl'), data=str(people.folder/'images.csv'),
                  out=str(tmp_path/'out'))
     with pytest.raises(SystemExit, match='already holds a run'): recipe.main(**again)

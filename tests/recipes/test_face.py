@@ -19,6 +19,9 @@ import bins  # noqa: E402
 import face  # noqa: E402
 import folder  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).parents[1]/'runs'))
+from wandb_files import runs  # noqa: E402
+
 tiny = dict(arch='test_resnet', size=32, n_ids=4, n_imgs=3, epochs=1, tune_epochs=1)
 
 
@@ -53,7 +56,9 @@ def test_every_arm_is_judged_as_it_is_and_degraded(faces, capsys, monkeypatch):
                  'baseline.pkl',
                  'results.csv'):
         assert (faces/'one'/name).stat().st_size
-    assert len(list((faces/'one'/'wandb').glob('offline-run-*'))) == 4
+    tracked = runs(faces/'one')
+    assert len(tracked) == 4
+    for o in tracked: o.check_keys()
     labelled = read_table(faces/'one'/'labelled'/'images.csv')
     train = labelled['split'] == 'train'
     for rows in (train, ~train): assert labelled.loc[rows, 'quality'].between(0, 100).all()

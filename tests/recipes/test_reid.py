@@ -15,6 +15,9 @@ from qsd_fastai.data.table import read_table
 from qsd_fastai.drawn.people import generate_people
 from qsd_fastai.losses import WeightedRegularizedTriplet
 
+sys.path.insert(0, str(Path(__file__).parents[1]/'runs'))
+from wandb_files import runs
+
 ROOT = Path(__file__).parents[2]
 FACES = ROOT.parent/'shared'/'data'/'london_faces'/'images'
 tiny = ['--arch', 'test_resnet', '--height', 32, '--width', 16, '--n-ids', 4, '--n-imgs', 3, '--epochs', 2,
@@ -55,7 +58,15 @@ def test_reid_trains_labels_tunes_and_judges(people):
     for file in ('quality.png', 'quality_agreement.png', 'baseline_hardest_queries.png', 'fine-tuned_with_QSD_cmc.png',
                  'baseline.pkl'):
         assert (people/'one'/file).stat().st_size
-    assert len(list((people/'one'/'wandb').glob('offline-run-*'))) == 3
+    first,*tuned = tracked = runs(people/'one')
+    for o in tracked: o.check_keys()
+    assert [o.header.job_type for o in tracked] == ['train', 'fine-tune', 'fine-tune']
+    assert [o.config['arm'] for o in tracked] == list(results.index)
+    assert {o.config['reference'] for o in tracked} == {first.header.run_id}
+    # what a stage does not do is not said of it
+    assert not {'weight', 'pairs', 'tune_lr'} & set(first.config)
+    without,distilled = (set(o.config) for o in tuned)
+    assert distilled - without == {'weight', 'pairs'}
     assert 'already holds a run' in run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'one', *tiny,
                                         code=1)
 
@@ -112,6 +123,9 @@ def test_compare_runs_every_arm_with_the_same_seeds(people):
     assert gains.loc[('fine-tuned with QSD', 'mAP'), 'mean'] == pytest.approx((qsd - without).mean())
     assert 'Gain over "fine-tuned without QSD" of the same seed' in said
     assert (people/'compared'/'gains.png').stat().st_size
+    summary, = runs(people/'compared')
+    summary.check_keys()
+    assert summary.header.job_type == 'compare'
     groups = {json.loads((o/'run.json').read_text())['args']['group'] for o in (people/'compared').glob('seed*')}
     assert groups == {'compared'}
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
+from qsd_fastai.runs.keys import kind_of
+
 
 def records(file):
     "The records of a `.wandb` file: a log of blocks of 32 KiB, as LevelDB writes them"
@@ -52,13 +54,25 @@ class Run:
                 place[key] = json.loads(item.value_json)
             self.history.append(row)
 
+    def check_keys(self):
+        "One key, one type: what stands before the slash says what is there"
+        types = {'image-file': 'picture', 'table-file': 'table', 'histogram': 'histogram'}
+        assert self.history
+        for row in self.history:
+            for key,value in row.items():
+                if key.startswith('_'): continue
+                kind = types[value['_type']] if isinstance(value, dict) else 'number'
+                assert kind_of(key) == kind, f'{key} holds a {kind}'
+                assert kind != 'number' or isinstance(value, (int, float)), key
+
     def rows(self, key): return [row for row in self.history if key in row]
 
     def table(self, name):
         "What a logged table holds, and the files that it is made of"
-        artifact, = (a for k,a in self.artifacts.items() if k.endswith(name))
+        artifact, = (a for k,a in self.artifacts.items() if name.replace('/', '') in k)
         files = {o.path: Path(o.local_path) for o in artifact.manifest.contents}
-        return json.loads(files[f'{name}.table.json'].read_text()),files
+        held, = (o for o in files if o.endswith('.table.json'))
+        return json.loads(files[held].read_text()),files
 
     def picture_size(self, logged):
         with Image.open(self.folder/'files'/logged['path']) as img: return img.size

@@ -1,0 +1,31 @@
+"Every key of a W&B run: what stands before its slash says what it is, in all recipes"
+__all__ = ['AXES', 'PARTS', 'kind_of', 'under']
+
+AXES = 'batch','epoch'          # What curves are drawn over, counted from the first fit of the run
+PARTS = {'train': 'number',     # A batch: the loss and its terms
+         'lr': 'number',        # A batch: of each parameter group
+         'mean': 'number',      # An epoch: terms and the smoothed loss
+         'valid': 'number',     # An epoch: metrics
+         'final': 'number',     # Of the model as it came out, in the summary
+         'plots': 'picture',
+         'tables': 'table',
+         'histograms': 'histogram'}
+
+
+def kind_of(
+    key:str, # Of a run
+)->str:
+    "Number, picture, table or histogram. ValueError for a key without a known beginning"
+    part = key.split('/')[0]
+    if key in AXES: return 'number'
+    if part not in PARTS or part == key:
+        raise ValueError(f'{key!r} is no key of a run. Begin it with one of {", ".join(o + "/" for o in PARTS)}')
+    return PARTS[part]
+
+
+def under(
+    part:str,   # Of `PARTS`
+    found:dict, # Name -> what is to be logged
+)->dict:
+    "The same under their keys. ValueError for an unknown part"
+    return {key: o for name,o in found.items() if kind_of(key := f'{part}/{name}')}

@@ -18,6 +18,7 @@ from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
 from ..plots.pictures import hardest_figure
 from ..plots.quality import quality_histogram_figure
+from ..runs.keys import under
 from ..runs.wandb_run import epochs_known, finish_run, kept_beside, start_run
 from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
 from .loss_terms import loss_terms
@@ -30,7 +31,9 @@ class TrackRun(Callback):
 
     Every loss term and learning rate a batch, metrics an epoch, and at the end the model, the table, the quality
     histogram, the hardest queries with their ranked gallery and, with `Verification`, the ROC curve, error against
-    rejection and the hardest pairs. validate, get_preds and lr_find log nothing.
+    rejection and the hardest pairs. Where `SaveModelCallback` loads the best model, all of these are of its epoch:
+    the artifact has the alias best, otherwise last, and its epoch and figures; `final/` in the summary has them, too.
+    validate, get_preds and lr_find log nothing.
 
     Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C
     say, leaves its run open; it is marked as failed when the next one starts, or when Python ends. Without an API key
@@ -77,7 +80,7 @@ class TrackRun(Callback):
         self.known = epochs_known(self.wandb_run)
         run,*done = self.logged
         self.first_batch,self.first_epoch = done if run == self.wandb_run.id else (0, 0)  # `fine_tune` is two fits
-        self.trained,self.rows = False,0
+        self.trained,self.rows,self.best = False,0,None
 
     def after_batch(self):
         if not self.tracks or not self.training: return
@@ -92,11 +95,31 @@ class TrackRun(Callback):
         # else it was done before a resume; what W&B has not got, for the process was killed, is logged again
         if self.trained or self.first_epoch + self.epoch >= self.known: self._log_epoch()
         self.rows = len(self.recorder.values)
+        if self._keeper is not None and self._keeper.new_best: self.best = self._state()
 
-    def _log_epoch(self):
+    @property
+    def _keeper(self):
+        "What loads the best model at the end"
+        savers = (cb for cb in self.learn.cbs if isinstance(cb, SaveModelCallback))
+        return next((cb for cb in savers if not cb.every_epoch and not cb.at_end), None)
+
+    def _state(self):
+        "What is known of the model as it is after an epoch: figures, the hardest queries, pairs"
+        store = next((m.store for m in self.learn.metrics if isinstance(m, RetrievalMetric)), None)
+        judge = next((m.judge for m in self.learn.metrics if isinstance(m, VerificationMetric)), None)
+        hard = hardest_queries(store, self.hardest) if store is not None else ()
+        found = judge.found() if judge else None
+        figures = {k.removeprefix('valid/'): float(v) for k,v in self._figures().items() if k.startswith('valid/')}
+        epoch = self.first_epoch + self.epoch + 1
+        return {'epoch': epoch, 'figures': figures, 'hard': hard, 'pairs': found and found[0].per_pair}
+
+    def _figures(self):
         names = {'train_loss': 'mean/smooth_loss', 'valid_loss': 'valid/loss'}
         found = zip(self.recorder.metric_names[1:], self.recorder.values[-1])
-        row = {names.get(k, f'valid/{k}'): v for k,v in found if v is not None and v == v}
+        return {names.get(k, f'valid/{k}'): v for k,v in found if v is not None and v == v}
+
+    def _log_epoch(self):
+        row = self._figures()
         collected = getattr(self.learn, 'loss_terms', None)
         means = collected.epochs[-1] if collected and collected.epochs else {}
         row |= {f'mean/{k}': v for k,v in means.items() if k != 'epoch'}
@@ -111,10 +134,16 @@ class TrackRun(Callback):
         batches = self.first_batch + self.n_epoch*len(self.dls.train)
         self.logged = self.wandb_run.id,batches,self.first_epoch + self.n_epoch
         table = getattr(self.dls, 'table', None)
+        state = (self._state() if self._keeper is None else self.best) if self.recorder.values else None
+        known = {'epoch': state['epoch'], **state['figures']} if state else {}
+        self.wandb_run.summary.update(under('final', known))
         with kept_beside(self.wandb_run):
-            if self.log_model: self._log_artifact('model', 'model', 'model.pth', lambda f: torch.save(weights, f))
+            if self.log_model:
+                alias = 'last' if self._keeper is None else 'best'
+                known |= {'monitor': self._keeper.monitor} if self._keeper else {}
+                self._log_artifact('model', 'model', 'model.pth', lambda f: torch.save(weights, f), known, [alias])
             if table is not None and self.log_table: self._log_table(table)
-            if table is not None: self._log_pictures(table)
+            if table is not None: self._log_pictures(table, state)
         if self.ours:
             finish_run(self.wandb_run)
             TrackRun.left = None
@@ -124,29 +153,26 @@ class TrackRun(Callback):
         if len(table) > 100_000: file,write = 'images.parquet',table.to_parquet
         self._log_artifact('table', 'dataset', file, write, table.attrs.get('record'))
 
-    def _log_artifact(self, name, kind, file, write, metadata=None):
+    def _log_artifact(self, name, kind, file, write, metadata=None, aliases=None):
         artifact = wandb.Artifact(f'{self.wandb_run.id}-{name}', kind, metadata=metadata)
         with tempfile.TemporaryDirectory() as tmp:
             write(Path(tmp)/file)
             artifact.add_file(str(Path(tmp)/file))  # W&B makes a copy
-        self.wandb_run.log_artifact(artifact)
+        self.wandb_run.log_artifact(artifact, aliases=aliases)
 
-    def _log_pictures(self, table):
+    def _log_pictures(self, table, state):
         "Quality histogram, curves, hardest queries and pairs, as W&B tables and as pictures"
         quality = table.loc[table['split'] == 'train', 'quality'].astype(float)
         logged = {}
         if quality.notna().any():
             logged['histograms/quality'] = wandb.Histogram(quality.dropna().to_numpy(), num_bins=40)
             logged['plots/quality'] = figure_image(quality_histogram_figure(quality))
-        store = next((m.store for m in self.learn.metrics if isinstance(m, RetrievalMetric)), None)
-        hard = hardest_queries(store, self.hardest) if store is not None else ()
-        if len(hard):
+        if state and len(hard := state['hard']):
             files = picture_files(table).to_numpy()
             logged['tables/hardest_queries'] = hardest_table(hard, files, table['path'].to_numpy())
             logged['plots/hardest_queries'] = figure_image(hardest_figure(hard.head(8), files))
-        judge = next((m.judge for m in self.learn.metrics if isinstance(m, VerificationMetric)), None)
-        found = judge.found() if judge else None
-        if found: logged |= verification_pictures(found[0].per_pair, table, self.hardest)
+        pairs = state and state['pairs']
+        if pairs is not None: logged |= verification_pictures(pairs, table, self.hardest)
         if logged: self.wandb_run.log(logged)
 
 

@@ -13,7 +13,7 @@ import torch
 import wandb
 from fastai.callback.core import Callback
 from fastai.callback.schedule import SchedCos
-from fastai.callback.tracker import EarlyStoppingCallback
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
 
@@ -285,6 +285,42 @@ def test_two_learners_are_two_runs_and_ctrl_c_is_a_failure(labelled_people, offl
     assert [r['epoch'] for r in one.rows('valid/mAP')] == [1]  # what was done is there
     assert two.exit == [0]
     assert sorted(a.type for a in two.artifacts.values()) == ['model', 'run_table']
+
+
+class Seen(Callback):
+    "AP of each query after each epoch, and the weights"
+    order = 70
+    def before_fit(self): self.ap,self.weights = [],[]
+
+    def after_epoch(self):
+        judged = self.metrics[0].judge.found()[0].per_query
+        self.ap.append(np.sort(judged['ap'].dropna())[:5])
+        self.weights.append({k: v.clone() for k,v in self.model.state_dict().items()})
+
+
+@pytest.mark.parametrize('best', [True, False], ids=['best', 'last'])
+def test_all_that_is_kept_is_of_one_epoch(labelled_people, offline, tmp_path, best):
+    "mAP made to fall after the second epoch"
+    learn,seen = make(labelled_people, path=tmp_path),Seen()
+    class Rise(Callback):
+        "The monitored figure by epoch"
+        order = 59
+        def after_epoch(self): self.recorder.values[-1][1] = [.9, .2, .5][self.epoch]
+    cbs = [seen, Rise(), TrackRun(dir=tmp_path, hardest=5), *([SaveModelCallback()] if best else [])]
+    learn.fit(3, 1e-2, cbs=cbs)
+    run, = runs(tmp_path)
+    epoch = 2 if best else 3
+    artifact, = (a for a in run.artifacts.values() if a.type == 'model')
+    assert set(artifact.aliases) == {'best' if best else 'last', 'latest'}
+    known = json.loads(artifact.metadata)
+    assert known['epoch'] == epoch
+    assert known.get('monitor') == ('valid_loss' if best else None)
+    assert known['mAP'] == pytest.approx(run.rows('valid/mAP')[epoch - 1]['valid/mAP'])
+    weights = torch.load(next(Path(o.local_path) for o in artifact.manifest.contents), weights_only=True)
+    assert all(torch.equal(weights[k], v) for k,v in seen.weights[epoch - 1].items())
+    table,_ = run.table('tables/hardest_queries')
+    np.testing.assert_allclose([row[3] for row in table['data']], seen.ap[epoch - 1], atol=1e-6)
+    assert run.summary['final/epoch'] == epoch
 
 
 def test_the_users_run_goes_on(labelled_people, offline, tmp_path):

@@ -41,6 +41,10 @@ class Run:
         self.exit = [e.exit_code for e in of('exit')]
         self.steps = {m.glob_name: m.step_metric for m in of('metric')}
         self.artifacts = {a.name: a for a in of('artifact')}
+        self.summary = {}
+        for update in of('summary'):
+            for item in update.update:
+                self.summary[item.key or '/'.join(item.nested_key)] = json.loads(item.value_json)
         self.config,self.history = {},[]
         for update in (*(r.config for r in of('run')), *of('config')):
             for item in update.update:

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import re
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from qsd_fastai.drawn.people import generate_people
 from qsd_fastai.runs.folder import opened
 
 GOLDEN = Path(__file__).parent/'golden'
+sys.path.insert(0, str(Path(__file__).parent)) # For `started`
 
 if 'PYTEST_XDIST_WORKER' in os.environ: # Every core has a test already, and so have the programs that tests start
     os.environ['OMP_NUM_THREADS'] = '1'

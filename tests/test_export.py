@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from started import start
 
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.drawn.faces import generate_faces
@@ -272,9 +273,9 @@ def test_the_recipe(exported):
     (folder/'run.json').write_text(json.dumps({'id': 'a', 'args': args}))
     (folder/'results.csv').write_text(',mAP\nwith QSD,.5\n')
     pictures = Path(table.attrs['root'])/'labelled.csv'
-    args = [ROOT/'recipes'/'export.py', folder/'learner.pkl', '--out', folder/'out', '--pictures', pictures]
-    done = subprocess.run([sys.executable, '-W', 'ignore', *map(str, args)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    args = folder/'learner.pkl', '--out', folder/'out', '--pictures', pictures
+    ended,said = start(ROOT/'recipes'/'export.py', *args, folder=folder)
+    assert ended == 0, said
     assert {o.name for o in (folder/'out').iterdir()} == {'model.onnx', 'model.pt2', 'model.md'}
     card = (folder/'out'/'model.md').read_text()
     assert 'body test_resnet' in card

@@ -3,11 +3,8 @@ import ast
 import importlib
 import inspect
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from argparse import SUPPRESS
 
 import folder as folder_script
@@ -18,6 +15,7 @@ from common.sets import Set, a_set
 from fastcore.docments import docments
 from fastcore.script import anno_parser
 from made_up import ROOT, draw
+from started import start
 
 from qsd_fastai.data.table import read_table
 
@@ -103,11 +101,9 @@ def busstop(tmp_path):
 
 
 def run(at, *args, code=0):
-    env = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{PREP}'}
-    command = [sys.executable, '-W', 'ignore', str(at/'busstop.py'), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=at, env=env)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    ended,said = start(at/'busstop.py', *args, folder=at)
+    assert ended == code, said
+    return said
 
 
 def test_the_set_of_the_readme(busstop):

@@ -1,13 +1,11 @@
 "Labels of a table from a saved learner and from weights: the column, the published text form, the report, a stop"
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from made_up import ROOT, draw
 from quality import embed_in_blocks
+from started import start
 
 from qsd_fastai.data.labels import join_quality
 from qsd_fastai.data.loaders import recognition_dataloaders
@@ -19,10 +17,9 @@ from qsd_fastai.quality import similarity_quality
 
 def run(folder, *args, code=0):
     script = str(ROOT/'data_prep'/'quality.py')
-    command = [sys.executable, '-W', 'ignore', script, *map(str, args)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+    ended,said = start(script, *args, folder=folder)
+    assert ended == code, said[-5000:]
+    return said
 
 
 @pytest.fixture(scope='module')

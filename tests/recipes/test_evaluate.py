@@ -1,8 +1,6 @@
 "The recipe that judges: its parts in this process, and as people run it"
 import errno
 import json
-import os
-import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from fastai.torch_core import set_seed
 from matplotlib.figure import Figure
 from PIL import Image
+from started import start
 
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.data.pairs import write_pairs
@@ -399,11 +398,9 @@ def test_embeddings_without_the_pictures(recipe, people, tmp_path, capsys):
 def test_as_people_run_it(recipe, people, tmp_path):
     args = ['--learner', people.folder/'learner.pkl', '--data', people.folder/'images.csv', '--out', 'out', '--wandb',
             '--hardest', 3]
-    env = {**os.environ, 'WANDB_MODE': 'offline', 'COLUMNS': '200'}
-    done = subprocess.run([sys.executable, '-W', 'ignore', str(RECIPE), *map(str, args)], cwd=tmp_path, env=env,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for part in ('learner.pkl on', 'mAP', 'accuracy', 'wandb sync', 'Everything is in out'): assert part in done.stdout
+    ended,said = start(RECIPE, *args, folder=tmp_path, WANDB_MODE='offline', COLUMNS='200')
+    assert ended == 0, said
+    for part in ('learner.pkl on', 'mAP', 'accuracy', 'wandb sync', 'Everything is in out'): assert part in said
     folder, = (tmp_path/'out'/'wandb').glob('offline-run-*')
     assert len(list((folder/'files'/'media').rglob('*.png'))) >= 9
     tracked = Run(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fastai.learner import load_learner
+from started import start
 
 from qsd_fastai.data.table import read_table
 from qsd_fastai.drawn.people import generate_people
@@ -28,10 +29,9 @@ def command(script, *args): return [sys.executable, '-W', 'ignore', str(ROOT/scr
 
 
 def run(folder, script, *args, code=0):
-    env = {**os.environ, 'WANDB_MODE': 'offline', 'COLUMNS': '200'}
-    done = subprocess.run(command(script, *args), cwd=folder, env=env, capture_output=True, text=True, timeout=280)
-    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+    ended,said = start(ROOT/script, *args, folder=folder, WANDB_MODE='offline', COLUMNS='200')
+    assert ended == code, said[-5000:]
+    return said
 
 
 @pytest.fixture(scope='module')

@@ -38,6 +38,7 @@ from qsd_fastai.learner import imprint_head, recognition_learner
 from qsd_fastai.models.bodies.by_name import make_body
 from qsd_fastai.models.heads.by_name import make_head
 from qsd_fastai.plots.curves import gains_figure
+from qsd_fastai.terminal import for_terminal
 
 WAYS = ('shrink', 28), ('shrink', 20), ('shrink', 14), ('shrink', 10), ('blur', .7), ('jpeg', .9)
 COPIES = DegradedCopies(severity=(.1, .7))
@@ -145,10 +146,10 @@ def main(
     found = pd.DataFrame(rows)
     found = found[(found['steps'] == steps) & found['arm'].isin([o.title for o in chosen])]
     found = found[found['seed'].isin(numbers)].drop(columns=['steps', 's a step'])
-    print(f'\n{arm_means(found).to_string()}')
+    print(f'\n{for_terminal(arm_means(found))}')
     if len(chosen) == 1: return
     print(f'\nOver "{chosen[0].title}": mean ± half the 95 % interval (positive seeds)')
     gains = arm_gains(found, chosen[0].title)
-    print(f'\n{gains_table(gains).to_string()}')
+    print(f'\n{for_terminal(gains_table(gains))}')
     shown = gains[~gains['figure'].str.startswith('AUC')]
     save_figure(gains_figure(shown, chosen[0].title), file.with_name('gains.png'))

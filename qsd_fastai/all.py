@@ -82,3 +82,4 @@ from .runs.wandb_run import finish_run, start_run
 from .runs.wandb_tables import figure_image
 from .schedules import warmup_multistep
 from .stages import Run, rehearse
+from .terminal import for_terminal

@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 
 from .runs.folder import opened
+from .terminal import rows_only
 
 __all__ = ['in_one_line', 'line_of']
 
@@ -26,7 +27,8 @@ def in_one_line(
 ):
     """Decorate a command: what its user can do something about ends it in one line, a bug with a traceback
 
-    SIGTERM, which clusters send before they kill, is Ctrl-C. Either ends the program with a word on how to go on."""
+    SIGTERM, which clusters send before they kill, is Ctrl-C. Either ends the program with a word on how to go on.
+    Where the output is no terminal it holds rows, and no progress bars."""
     ours = PACKAGE,Path(inspect.unwrap(main).__code__.co_filename).parent
 
     @wraps(main)
@@ -34,7 +36,7 @@ def in_one_line(
         before = list(opened)
         running.append(main)
         try:
-            with _terminated(): return main(*args, **kwargs)
+            with _terminated(), rows_only(): return main(*args, **kwargs)
         except KeyboardInterrupt:
             if len(running) > 1: raise # The outermost command has the last word
             raise SystemExit(f'\n{_stopped(before)}') from None

@@ -24,6 +24,7 @@ from .runs.folder import FREE, RunFolder, stage_file
 from .runs.made import table_content
 from .runs.wandb_run import finish_run, start_run
 from .runs.wandb_tables import figure_image
+from .terminal import for_terminal
 
 __all__ = ['Run', 'Stage', 'rehearse']
 
@@ -104,13 +105,13 @@ class Run:
     def finish(self,
         said:str, # What the figures are of, above the table
     )->pd.DataFrame: # A row a stage
-        "Write `results.csv`, and print it in %: stages below each other, or side by side where there are many figures"
+        "Write `results.csv`, and print it in %"
         results = pd.DataFrame(self.results).T.dropna(axis=1, how='all') # Too few pairs for a rate
         save_frame(results, self.out/'results.csv')
         self.folder.note(results=file_hash(self.out/'results.csv'))
         self.folder.close()
         shown = (100*results).round(1)
-        print(f'\n{said}\n\n{(shown if shown.shape[1] < 9 else shown.T).to_string()}')
+        print(f'\n{said}\n\n{for_terminal(shown)}')
         print(f'\nEverything of this run is in {self.out}')
         return results
 

@@ -70,9 +70,9 @@ def main(
     reference = chosen[0].title
     gains = arm_gains(results, reference, some_seeds=budget > 0)
     save_frame(gains, out/'gains.csv', index=False)
-    print(f'\n{results["seed"].nunique()} seeds, in %: mean ± standard deviation\n\n{arm_means(results).to_string()}')
+    print(f'\n{results["seed"].nunique()} seeds, in %: mean ± standard deviation\n\n{for_terminal(arm_means(results))}')
     print(f'\nGain over "{reference}" of the same seed, in points: mean ± half the 95 % interval (positive seeds)')
-    print(f'\n{gains_table(gains).to_string()}')
+    print(f'\n{for_terminal(gains_table(gains))}')
     shown = gains['figure'].isin(gains['figure'].unique()[:8]) # As many as can be read
     figure = gains_figure(gains[shown], reference)
     save_figure(figure, out/'gains.png')

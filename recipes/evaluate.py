@@ -116,5 +116,5 @@ def main(
             save_frame(shown, out/'mean.csv')
             found |= {'figures': shown.to_dict('index'), 'data': [str(one.file) for one in judged]}
             save_text(json.dumps(found, indent=1, default=str), out/'results.json')
-    print(f'\n{model["file"]} on {data}, in %\n\n{(100*shown).round(2).to_string()}')
+    print(f'\n{model["file"]} on {data}, in %\n\n{for_terminal((100*shown).round(2))}')
     print(f'\nEverything is in {out}; how it was judged in results.json')

@@ -1,6 +1,7 @@
 "The recipes as people run them: a command in a folder, tiny data"
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,9 @@ def test_reid_trains_labels_tunes_and_judges(people):
     assert results.notna().all(axis=None)
     assert results.stack().between(0, 1).all()
     for name in results.index: assert name in said
+    assert not {'\r', '█'} & set(said)  # a log holds rows of epochs, no bars
+    assert max(map(len, said.split('\n'))) < 200
+    assert len(re.findall(r'^[01] +\d+\.\d+ +', said, re.M)) == 4
     assert 'Rank correlation of the computed quality with true_quality over 48 training pictures' in said
     assert 'wandb sync' in said
     labelled = read_table(people/'one'/'labelled'/'images.csv')

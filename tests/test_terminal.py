@@ -1,0 +1,40 @@
+"Tables that fit, and logs without bars"
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from fastprogress import fastprogress as bars
+
+from qsd_fastai.terminal import for_terminal, rows_only
+
+
+@pytest.mark.parametrize(('rows', 'columns', 'shape'), [(3, 4, (4, 5)), (3, 30, (31, 4)), (40, 41, None)])
+def test_a_table_fits(rows, columns, shape):
+    table = pd.DataFrame(np.ones((rows, columns)), [f'fine-tuned {i}' for i in range(rows)],
+                         [f'mAP {i}' for i in range(columns)])
+    text = for_terminal(table)
+    assert max(map(len, text.split('\n'))) <= 100
+    for name in (*table.index, *table.columns): assert name in text
+    assert text.count('1.0') == rows*columns
+    if shape: assert len(text.split('\n')) == shape[0]
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_a_log_holds_no_bars(capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: terminal, raising=False)
+    monkeypatch.setattr(bars, 'WRITER_FN', print)
+    def drawn():
+        master = bars.ConsoleMasterBar(range(2))
+        for i in master:
+            for _ in bars.ConsoleProgressBar(range(3), leave=False, parent=master): pass
+            master.write(['epoch', str(i)], table=True)
+        return capsys.readouterr().out
+    with rows_only():
+        with rows_only(): inner = drawn()
+        outer = drawn()
+    for said in (inner, outer):
+        assert ('█' in said and '\r' in said) == terminal
+        assert said.count('epoch') >= 2
+    assert '█' in drawn()
+    assert not bars.NO_BAR

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 TESTS  ?=
 
-.PHONY: demo test test-lowest lint nbs bench clean
+.PHONY: demo test install test-lowest install-lowest lint nbs bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python recipes/reid.py
@@ -12,12 +12,17 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest $(strip $(TESTS))
 
+install: $(VENV)/ready-dev
+
 # the tests with the lowest versions that settings.ini allows, in an environment of their own
-test-lowest: export PIP_CONSTRAINT = $(CURDIR)/.venv-lowest/lowest.txt
-test-lowest:
+test-lowest: install-lowest
+	$(MAKE) test VENV=.venv-lowest
+
+install-lowest: export PIP_CONSTRAINT = $(CURDIR)/.venv-lowest/lowest.txt
+install-lowest:
 	mkdir -p .venv-lowest
 	sed -n 's/^ *\([A-Za-z0-9_-]*\)>=\([0-9.]*\)$$/\1==\2/p' settings.ini > .venv-lowest/lowest.txt
-	$(MAKE) test VENV=.venv-lowest
+	$(MAKE) install VENV=.venv-lowest
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check

@@ -38,6 +38,8 @@ def start_run(
     known = {'project': project, 'name': name, 'group': group, 'id': id, 'config': config, 'job_type': job_type}
     run = wandb.init(**known, dir=str(dir), mode=mode, resume='allow' if id else None,
                      settings=wandb.Settings(silent=True, console='off'))
+    # W&B counts an offline run that is gone on with from 0 again, and its server drops steps that it has
+    if run.offline and (steps := _values_of(run, b'_step')): run.log({}, step=max(steps) + 1, commit=False)
     at_exit[run.id] = atexit.register(partial(finish_run, run, failed=True))
     return run
 
@@ -63,11 +65,12 @@ def finish_run(
 ):
     "End a run, and say where it is"
     atexit.unregister(at_exit.pop(run.id, None))
-    folder,offline = Path(run.dir).parent,run.offline
+    folders,offline = _folders_of(run) if run.offline else [],run.offline
     url = None if offline or run.disabled else run.url
     run.finish(exit_code=int(failed))
     if not said: return
-    if offline: print(f'W&B run kept offline. To upload it: wandb login, then wandb sync {folder}')
+    parts = ' '.join(map(str, folders))
+    if offline: print(f'W&B run kept offline. To upload it: wandb login, then wandb sync {parts}')
     elif url: print(f'W&B run: {url}')
 
 
@@ -78,10 +81,19 @@ def epochs_known(
 
     Of a run that is online W&B says it. Of one that is offline, files of the same id beside it have the rows."""
     if not run.offline: return int(run.summary.get('epoch') or 0)
-    files = Path(run.dir).parents[1].glob(f'offline-run-*-{run.id}/run-{run.id}.wandb')
-    # a key and its value, as text, in an item of a row
-    found = [int(o) for file in files for o in re.findall(rb'\x05epoch\x82\x01.(\d+)', file.read_bytes())]
-    return max(found, default=0)
+    return max(_values_of(run, b'epoch'), default=0)
+
+
+def _folders_of(run):
+    "Of an offline run, one for each time that it was gone on with, oldest first"
+    return sorted(Path(run.dir).parents[1].glob(f'offline-run-*-{run.id}'), key=lambda o: o.stat().st_mtime_ns)
+
+
+def _values_of(run, key):
+    "Whole numbers in the files of an offline run: a key of five letters and its value, as text, in an item of a row"
+    files = [o/f'run-{run.id}.wandb' for o in _folders_of(run)]
+    item = rb'\x05' + key + rb'\x82\x01.(\d+)'
+    return [int(o) for file in files if file.is_file() for o in re.findall(item, file.read_bytes())]
 
 
 @contextmanager

@@ -341,7 +341,7 @@ def test_the_users_run_goes_on(labelled_people, offline, tmp_path):
     assert not {'model', 'dataset'} & {a.type for a in read.artifacts.values()}
 
 
-def test_resume_with_the_same_id(labelled_people, offline, tmp_path):
+def test_resume_with_the_same_id(labelled_people, offline, tmp_path, capsys):
     def fit(resume, *cbs):
         state,track = SaveState(tmp_path/'s', resume),TrackRun(dir=tmp_path, id='again')
         make(labelled_people).fit(3, 1e-3, cbs=[state, track, *cbs])
@@ -349,6 +349,10 @@ def test_resume_with_the_same_id(labelled_people, offline, tmp_path):
     fit(True)
     one,two = runs(tmp_path)
     assert one.header.run_id == two.header.run_id == 'again'
+    steps = [[r['_step'] for r in o.history] for o in (one, two)]
+    assert steps[0][0] == 0
+    assert steps[1] == list(range(steps[0][-1] + 1, steps[0][-1] + 1 + len(two.history)))
+    assert capsys.readouterr().out.rstrip().endswith(f'wandb sync {one.folder} {two.folder}')
     assert (one.exit, two.exit) == ([1], [0])
     # what was done before is not logged again
     assert [r['batch'] for r in two.rows('train/loss')] == list(range(4, 12))

@@ -24,11 +24,11 @@ def faces(tmp_path):
     "Four smooth pictures of two people, of several sizes; the faces are twice the template and a little off"
     rows,notes = [], [HEAD]
     for k,size in enumerate([(300, 260), (260, 300), (400, 400), (250, 250)]):
-        file = tmp_path/'raw'/f'p{k // 2}'/f'{k}.png'
+        file = tmp_path/'raw'/f'p{k//2}'/f'{k}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(k).integers(0, 255, (6, 6, 3), np.uint8)
         Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(file)
-        rows.append((f'p{k // 2}/{k}.png', f'p{k // 2}', 'train'))
+        rows.append((f'p{k//2}/{k}.png', f'p{k//2}', 'train'))
         notes.append(rows[-1][0] + ',' + ','.join(f'{v:.3f}' for v in (FACE_TEMPLATE*2 + k).reshape(-1)))
     table = pd.DataFrame(rows, columns=['path', 'identity', 'split'])
     write_table(table, tmp_path/'raw'/'images.csv')
@@ -42,12 +42,12 @@ def test_by_noted_landmarks(faces, capsys):
     source,out,marks = str(faces/'raw'/'images.csv'), faces/'out', str(faces/'marks.csv')
     align_script.main(source, str(out), landmarks=marks, format='png')
     table = read_table(out/'images.csv')
-    assert table['path'].tolist() == [f'images/p{k // 2}/{k}.png' for k in range(4)]
+    assert table['path'].tolist() == [f'images/p{k//2}/{k}.png' for k in range(4)]
     assert table['aligned'].tolist() == [1]*4
     assert not (out/'missing.txt').exists()
     assert table['identity'].tolist() == ['p0', 'p0', 'p1', 'p1']
     for k,path in enumerate(table['path']):
-        files = out/path, faces/'raw'/f'p{k // 2}'/f'{k}.png'
+        files = out/path, faces/'raw'/f'p{k//2}'/f'{k}.png'
         got,raw = (np.asarray(Image.open(f).convert('RGB'), float) for f in files)
         assert got.shape == (112, 112, 3)
         inside = raw[k:k + 224:2, k:k + 224:2][5:100, 5:100]  # at half the size, without a turn

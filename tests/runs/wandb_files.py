@@ -33,7 +33,7 @@ class Run:
     def __init__(self, folder):
         self.folder = Path(folder)
         for _ in range(600):  # another process writes it, and on a busy machine it comes late
-            self.records = records(next(self.folder.glob('*.wandb')))
+            self.records = [r for file in self.folder.glob('*.wandb') for r in records(file)]
             if {'run', 'exit'} <= {r.WhichOneof('record_type') for r in self.records}: break
             time.sleep(.1)
         of = lambda kind: [getattr(r, kind) for r in self.records if r.WhichOneof('record_type') == kind]

@@ -36,7 +36,8 @@ def start_run(
     # W&B itself looks at the environment but once
     mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')
     known = {'project': project, 'name': name, 'group': group, 'id': id, 'config': config, 'job_type': job_type}
-    run = wandb.init(**known, dir=str(dir), mode=mode, resume='allow' if id else None,
+    # its process may be one that another program has started, elsewhere
+    run = wandb.init(**known, dir=str(Path(dir).absolute()), mode=mode, resume='allow' if id else None,
                      settings=wandb.Settings(silent=True, console='off'))
     # W&B counts an offline run that is gone on with from 0 again, and its server drops steps that it has
     if run.offline and (steps := _values_of(run, b'_step')): run.log({}, step=max(steps) + 1, commit=False)
@@ -69,7 +70,8 @@ def finish_run(
     url = None if offline or run.disabled else run.url
     run.finish(exit_code=int(failed))
     if not said: return
-    parts = ' '.join(map(str, folders))
+    here = Path.cwd()
+    parts = ' '.join(str(o.relative_to(here) if o.is_relative_to(here) else o) for o in folders)
     if offline: print(f'W&B run kept offline. To upload it: wandb login, then wandb sync {parts}')
     elif url: print(f'W&B run: {url}')
 

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from qsd_fastai.runs.wandb_run import has_key, kept_beside
+from started import start
+
+from qsd_fastai.runs.wandb_run import finish_run, has_key, kept_beside, start_run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from wandb_files import runs
@@ -24,6 +26,22 @@ raise KeyboardInterrupt'''
     assert 'KeyboardInterrupt' in done.stderr
     assert run.exit == [1]
     assert run.rows('a')
+
+
+def test_a_program_that_a_tracked_one_starts_elsewhere_keeps_its_run(tmp_path, monkeypatch):
+    "W&B lends it its process, which knows another folder"
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    outer = start_run(dir=tmp_path/'outer')
+    (tmp_path/'inner').mkdir()
+    (tmp_path/'inner.py').write_text('from qsd_fastai.runs.wandb_run import finish_run, start_run\n'
+                                     'run = start_run(dir="mine")\nrun.log({"train/a": 1})\nfinish_run(run)')
+    try:
+        ended,said = start(tmp_path/'inner.py', folder=tmp_path/'inner')
+        assert ended == 0, said
+        run, = runs(tmp_path/'inner'/'mine')
+        assert run.rows('train/a')
+        assert f'wandb sync mine/wandb/{run.folder.name}' in said
+    finally: finish_run(outer, said=False)
 
 
 def test_has_key(monkeypatch, tmp_path):

@@ -14,10 +14,10 @@ def for_terminal(
 )->str:
     "A table as text: rows as columns where it is too wide otherwise, in parts one under the other where both are"
     texts = [o.to_string() for o in (table, table.T)]
-    return next((o for o in texts if width_of(o) <= width), table.to_string(line_width=width))
+    return next((o for o in texts if _width(o) <= width), table.to_string(line_width=width))
 
 
-def width_of(text): return max(map(len, text.split('\n')))
+def _width(text): return max(map(len, text.split('\n')))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.learner import AvgLoss, Recorder
 from fastai.torch_core import num_distrib
 
-from ..evaluation.metrics import RetrievalMetric, VerificationMetric
+from ..evaluation.metrics import RetrievalMetric, VerificationMetric, judge_of
 from ..evaluation.retrieval import evaluate_retrieval
 from ..fits import is_fit
 from ..tensors import plain_tensor
@@ -31,7 +31,7 @@ class HeldOutLoss(AvgLoss):
     @property
     def value(self):
         for kind,figure in ((RetrievalMetric, 'mAP'), (VerificationMetric, 'auc')):
-            judge = next((o.judge for o in self.metrics if isinstance(o, kind)), None)
+            judge = judge_of(self.metrics, kind)
             found = judge.found() if judge is not None and judge.store.current else None
             if found: return 1 - float(getattr(found[0], figure))
         return super().value
@@ -46,7 +46,7 @@ class HeldOut(Callback):
     def after_create(self): self.learn.recorder.loss = HeldOutLoss()
 
     def before_fit(self):
-        judged = any(isinstance(o, RetrievalMetric | VerificationMetric) for o in self.metrics)
+        judged = any(judge_of(self.metrics, o) for o in (RetrievalMetric, VerificationMetric))
         if judged or not is_fit(self.learn): return
         watching = [o.name for o in self.learn.cbs if isinstance(o, TrackerCallback) and o.monitor == 'valid_loss']
         if not watching: return

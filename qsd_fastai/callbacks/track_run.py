@@ -13,7 +13,7 @@ from fastcore.basics import defaults, store_attr
 from torch import nn
 
 from ..data.loaders import picture_files, picture_size
-from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_queries
+from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_queries, judge_of
 from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
 from ..plots.pictures import hardest_figure
@@ -105,10 +105,9 @@ class TrackRun(Callback):
 
     def _state(self):
         "What is known of the model as it is after an epoch: figures, the hardest queries, pairs"
-        store = next((m.store for m in self.learn.metrics if isinstance(m, RetrievalMetric)), None)
-        judge = next((m.judge for m in self.learn.metrics if isinstance(m, VerificationMetric)), None)
-        hard = hardest_queries(store, self.hardest) if store is not None else ()
-        found = judge.found() if judge else None
+        search,pairs = (judge_of(self.learn.metrics, o) for o in (RetrievalMetric, VerificationMetric))
+        hard = hardest_queries(search.store, self.hardest) if search else ()
+        found = pairs.found() if pairs else None
         figures = {k.removeprefix('valid/'): float(v) for k,v in self._figures().items() if k.startswith('valid/')}
         epoch = self.first_epoch + self.epoch + 1
         return {'epoch': epoch, 'figures': figures, 'hard': hard, 'pairs': found and found[0].per_pair}

@@ -14,7 +14,7 @@ from .store import EmbeddingStore, Judge
 from .verification import evaluate_verification, pair_folds, verification_by_quality
 
 __all__ = ['Retrieval', 'RetrievalJudge', 'RetrievalMetric', 'Verification', 'VerificationJudge', 'VerificationMetric',
-           'hardest_pairs', 'hardest_queries']
+           'hardest_pairs', 'hardest_queries', 'judge_of']
 
 GROUPS = '_(worst|middle|best)'
 
@@ -116,6 +116,14 @@ class StoredMetric(Metric):
         if found is None: return float('nan')
         what,_,group = self.figure.partition('_')
         return float(found[1].loc[group, what]) if group else self.of_all(found[0], what)
+
+
+def judge_of(
+    metrics, # Of a `Learner`
+    kind,    # `RetrievalMetric` or `VerificationMetric`
+): # `Judge`, or `None` where there is no such metric
+    "What all metrics of a kind ask"
+    return next((o.judge for o in metrics if isinstance(o, kind)), None)
 
 
 class RetrievalMetric(StoredMetric):

@@ -67,7 +67,7 @@ def sheet_figure(
     height:float=1.5, # Of a picture, inches
 )->Figure:
     "Pictures in rows, each with its quality: a batch, or identities side by side"
-    first = next((o for row in pictures for o in row), None)
+    first = next((o for row in pictures for o in row), None) if names is not None else None
     room = 0 if first is None else _room(height, _picture(first).shape)
     def said(i, j):
         lines = [_text(qualities[i][j])] if qualities is not None else []

@@ -88,7 +88,10 @@ def epochs_known(
 
 def _folders_of(run):
     "Of an offline run, one for each time that it was gone on with, oldest first"
-    return sorted(Path(run.dir).parents[1].glob(f'offline-run-*-{run.id}'), key=lambda o: o.stat().st_mtime_ns)
+    own = Path(run.dir).parent # Its file may come late
+    # a second one of the same second has a number behind the id
+    files = own.parent.glob(f'offline-run-*/run-{run.id}.wandb')
+    return sorted({own, *(o.parent for o in files)}) # By time, which is in their names
 
 
 def _values_of(run, key):

@@ -300,7 +300,7 @@ class Seen(Callback):
 
 @pytest.mark.parametrize('best', [True, False], ids=['best', 'last'])
 def test_all_that_is_kept_is_of_one_epoch(labelled_people, offline, tmp_path, best):
-    "mAP made to fall after the second epoch"
+    "The figure that is watched is best after the second of three epochs"
     learn,seen = make(labelled_people, path=tmp_path),Seen()
     class Rise(Callback):
         "The monitored figure by epoch"
@@ -321,6 +321,24 @@ def test_all_that_is_kept_is_of_one_epoch(labelled_people, offline, tmp_path, be
     table,_ = run.table('tables/hardest_queries')
     np.testing.assert_allclose([row[3] for row in table['data']], seen.ap[epoch - 1], atol=1e-6)
     assert run.summary['final/epoch'] == epoch
+
+
+def test_the_best_epoch_of_a_run_that_is_resumed(labelled_people, offline, tmp_path):
+    "It was before the stop: its figures are known, its hardest queries are not, and no others are shown for them"
+    class Rise(Callback):
+        order = 59
+        def after_epoch(self): self.recorder.values[-1][1] = [.2, .9, .8][self.epoch]
+    def fit(resume, *cbs):
+        learn = make(labelled_people, path=tmp_path)
+        track = TrackRun(dir=tmp_path, id='again', log_table=False)
+        learn.fit(3, 1e-2, cbs=[Rise(), SaveModelCallback(), track, SaveState(tmp_path/'s', resume), *cbs])
+    with pytest.raises(KeyboardInterrupt): fit(False, StopAt(1))
+    fit(True)
+    _,run = runs(tmp_path)
+    artifact, = (a for a in run.artifacts.values() if a.type == 'model')
+    assert json.loads(artifact.metadata)['epoch'] == 1
+    assert 'best' in artifact.aliases
+    assert not run.rows('tables/hardest_queries')
 
 
 def test_the_users_run_goes_on(labelled_people, offline, tmp_path):

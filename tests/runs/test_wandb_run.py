@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from started import start
 
-from qsd_fastai.runs.wandb_run import finish_run, has_key, kept_beside, start_run
+from qsd_fastai.runs.wandb_run import _folders_of, _values_of, finish_run, has_key, kept_beside, start_run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from wandb_files import runs
@@ -42,6 +42,18 @@ def test_a_program_that_a_tracked_one_starts_elsewhere_keeps_its_run(tmp_path, m
         assert run.rows('train/a')
         assert f'wandb sync mine/wandb/{run.folder.name}' in said
     finally: finish_run(outer, said=False)
+
+
+def test_a_run_that_is_gone_on_with_within_a_second(tmp_path):
+    names = '000000-a', '000000-a-1', '000001-a', '000002-ba'
+    folders = [tmp_path/'wandb'/f'offline-run-20260101_{o}' for o in names]
+    for o,steps in zip(folders, ((0, 1), (2,), (), (9,))):
+        (o/'files').mkdir(parents=True)
+        rows = b''.join(b'\x05_step\x82\x01\x01%d' % k for k in steps)
+        if steps: (o/f'run-{"ba" if o.name.endswith("-ba") else "a"}.wandb').write_bytes(rows)
+    run = SimpleNamespace(dir=str(folders[2]/'files'), id='a', offline=True)
+    assert _folders_of(run) == folders[:3]
+    assert _values_of(run, b'_step') == [0, 1, 2]
 
 
 def test_has_key(monkeypatch, tmp_path):

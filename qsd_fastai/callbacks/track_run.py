@@ -108,7 +108,9 @@ class TrackRun(Callback):
         search,pairs = (judge_of(self.learn.metrics, o) for o in (RetrievalMetric, VerificationMetric))
         hard = hardest_queries(search.store, self.hardest) if search else ()
         found = pairs.found() if pairs else None
-        figures = {k.removeprefix('valid/'): float(v) for k,v in self._figures().items() if k.startswith('valid/')}
+        # named as a judgement names them
+        figures = {k.removeprefix('valid/').replace('_', ' '): float(v) for k,v in self._figures().items()
+                   if k.startswith('valid/')}
         epoch = self.first_epoch + self.epoch + 1
         return {'epoch': epoch, 'figures': figures, 'hard': hard, 'pairs': found and found[0].per_pair}
 

@@ -63,7 +63,11 @@ def test_reid_trains_labels_tunes_and_judges(people):
                  'baseline.pkl'):
         assert (people/'one'/file).stat().st_size
     first,*tuned = tracked = runs(people/'one')
-    for o in tracked: o.check_keys()
+    for o in tracked:
+        o.check_keys()
+        final = [k for k in o.summary if k.startswith('final/')]
+        assert 'final/mAP best' in final
+        assert not any('_' in k for k in final if 'quality' not in k)  # one figure, one name
     assert [o.header.job_type for o in tracked] == ['train', 'fine-tune', 'fine-tune']
     assert [o.config['arm'] for o in tracked] == list(results.index)
     assert {o.config['reference'] for o in tracked} == {first.header.run_id}

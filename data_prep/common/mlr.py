@@ -42,6 +42,22 @@ def low_rows(
     return rows, what
 
 
+def rate_of(
+    path,   # Of a picture, as its table has it
+    seed=0, # Of the drawing
+): # One of `RATES`
+    "By how much a picture is down-sampled, whatever else is in its table"
+    return int(np.random.default_rng([seed, zlib.crc32(path.encode())]).choice(RATES))
+
+
+def lowered(
+    img,  # PIL picture
+    rate, # That its sides are divided by
+): # A smaller one
+    "A picture down-sampled (bicubic)"
+    return img.resize(tuple(max(1, round(s/rate)) for s in img.size), Image.BICUBIC)
+
+
 def with_low_resolution(
     table,     # Table of pictures, `attrs['root']` their folder
     rows,      # Of `low_rows`
@@ -56,8 +72,7 @@ def with_low_resolution(
     root,out = Path(table.attrs['root']),Path(out)
     check_apart(table, out)
     names = new_names(table['path'].tolist(), '.png')
-    draws = [np.random.default_rng([seed, zlib.crc32(p.encode())]) for p in table['path']]
-    rates = np.where(rows, [int(rng.choice(RATES)) for rng in draws], 1)
+    rates = np.where(rows, [rate_of(p, seed) for p in table['path']], 1)
 
     def write(i):
         try: img = open_picture(root/table['path'].iloc[i])
@@ -66,8 +81,7 @@ def with_low_resolution(
                              '`python data_prep/doctor.py` lists all of them.') from e
         file = out/names[i]
         file.parent.mkdir(parents=True, exist_ok=True)
-        size = tuple(max(1, round(s/rates[i])) for s in img.size)
-        with in_one_move(file) as part: img.resize(size, Image.BICUBIC).save(part)
+        with in_one_move(file) as part: lowered(img, rates[i]).save(part)
 
     todo = np.flatnonzero(rates > 1)
     with ThreadPoolExecutor(max(1, workers)) as pool:

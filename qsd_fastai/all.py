@@ -45,7 +45,7 @@ from .judging.sets import PairSets
 from .judging.tables import hardest_shown, pictures_of, tables_to_judge
 from .judging.templates import judge_templates
 from .labelling import OnlineQuality, cross_fitted_labels
-from .learner import imprint_head, recognition_learner
+from .learner import RecognitionLearner, imprint_head, recognition_learner
 from .losses import (
     CenterLoss,
     IdentityLoss,

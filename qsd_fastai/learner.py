@@ -1,11 +1,8 @@
-"A plain fastai `Learner` for recognition, and embeddings from it"
-import math
+"A fastai `Learner` for recognition: it trains an embedding, and its verbs say who is in a picture"
+import os
 import warnings
-from contextlib import nullcontext
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
-import pandas as pd
 import torch
 
 # each of these gives `Learner` some of its methods: fit_one_cycle, to_fp16, fine_tune, ...
@@ -13,24 +10,17 @@ from fastai.callback import fp16, progress, schedule, training  # noqa: F401
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize
-from fastai.learner import Learner
-from fastai.torch_core import TensorBase
-
-# its `show_results` for all pictures must be defined before ours: of two that fit, the later one is taken
-from fastai.vision import learner as vision_learner  # noqa: F401
-from fastai.vision.core import TensorImage
-from fastai.vision.data import get_grid
+from fastai.learner import Learner, mk_metric
 from fastcore.basics import patch
 from fastcore.foundation import L
-from plum import dispatch
 
 from .callbacks.held_out import HeldOut
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
 from .columns import complete_table
-from .data.blocks import TensorQuality, TensorScene
-from .data.folders import list_pictures
-from .data.loaders import TableRow, picture_files, picture_size
+from .data.blocks import RecognitionImage
+from .data.given import given_rows
+from .data.loaders import RecognitionDataLoaders, picture_size
 from .data.transforms import Squish
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
@@ -39,8 +29,111 @@ from .models.heads.partial_fc import PartialFC
 from .models.preprocess import Preprocess, stats_differ
 from .models.recognizer import Recognizer, recognizer_splitter
 from .tensors import plain_tensor
+from .verbs import interpretation  # noqa: F401
+from .verbs.answers import Answer, Gallery, answer_of
+from .verbs.refusals import flat_metrics, refuse_callbacks, refuse_loss
+from .verbs.results import Results, answers_of_loader, as_judged, has_labels, some
 
-__all__ = ['imprint_head', 'pictures_of_loader', 'recognition_learner']
+__all__ = ['RecognitionLearner', 'imprint_head', 'pictures_of_loader', 'recognition_learner']
+
+
+class RecognitionLearner(Learner):
+    """A fastai `Learner` of `recognition_learner`: `predict` says who it is, `show_results` what a search answers
+
+    `learn.gallery = table` names the people that `predict` looks for, as `Gallery` has them; `None`, as at first: those
+    it was trained on."""
+    _gallery = None
+
+    @property
+    def gallery(self)->Gallery|None: return self._gallery
+
+    @gallery.setter
+    def gallery(self, table):
+        self._gallery = None
+        if table is None: return
+        gallery = Gallery(table, self.dls.path)
+        gallery.embedded(self)
+        self._gallery = gallery
+
+    @property
+    def metrics(self)->L: return self._metrics
+
+    @metrics.setter
+    def metrics(self, metrics): self._metrics = flat_metrics(metrics).map(mk_metric)
+
+    def add_cbs(self,
+        cbs, # Callbacks
+    ):
+        "As in fastai; ValueError for `MixUp` and its kin"
+        refuse_callbacks(cbs)
+        return super().add_cbs(cbs)
+
+    def add_cb(self,
+        cb, # A callback
+    ):
+        "As in fastai; ValueError for `MixUp` and its kin"
+        refuse_callbacks(cb)
+        return super().add_cb(cb)
+
+    def predict(self,
+        item,                  # One picture: a file, bytes, a PIL picture, an array, a tensor, a row of a table
+        rm_type_tfms=None,     # As in fastai
+        with_input:bool=False, # Begin with the picture, as fastai does?
+        top:int=5,             # Identities in `nearest`
+    )->Answer: # With `with_input`: `(picture, name, index, scores)`
+        """Who it is, how sure, and how good a picture: `name,index,scores = learn.predict(picture)`, or an `Answer`.
+
+        Of the gallery, where there is one; else of those the head was trained on."""
+        dl = _loader(self, item, rm_type_tfms=rm_type_tfms, num_workers=0)
+        if dl.n != 1: raise ValueError(f'item holds {dl.n} pictures, and predict is for one. Use `learn.embed(item)`, '
+                                       'or `learn.show_results(dl=learn.dls.test_dl(item))`.')
+        with self.no_bar(): emb = plain_tensor(self.get_preds(dl=dl)[0]).float()
+        answer = answer_of(self, emb[0], dl.dataset.tls[0][0], top)
+        return (answer.picture, *answer) if with_input else answer
+
+    def validate(self,
+        ds_idx:int=1, # Which of `dls`, where `dl` is not given
+        dl=None,      # A loader of `dls`, or `dls.test_dl(table, with_labels=True)`: rows in any order, of any people
+        cbs=None,     # Callbacks of this validation
+    ):
+        "As in fastai: loss and metrics; ValueError for a loader without labels"
+        if dl is not None and hasattr(getattr(dl, 'dataset', None), 'tls') and not has_labels(dl):
+            raise ValueError('dl has pictures without labels, and there is nothing to judge them by. '
+                             'Use `learn.dls.test_dl(table, with_labels=True)`.')
+        return super().validate(ds_idx, dl, cbs)
+
+    def show_results(self,
+        ds_idx:int=1,      # Which of `dls`, where `dl` is not given: 0 training, 1 validation
+        dl=None,           # A loader of `dls`, or `dls.test_dl(table, with_labels=True)`, or without labels
+        max_n:int=4,       # Pictures that search, a row each
+        shuffle:bool=True, # Any of them? Else the first
+        nrows:int=None,    # In place of `max_n`
+        ncols:int=None,    # Pictures a row: one that searches and its answers; 6 when not given
+        figsize:tuple=None, # `(width, height)` of all, inches; the height is kept
+        **kwargs,          # Of loaders that are not fastai's: as in fastai
+    ):
+        """Pictures that search, a row each, with their first answers, right and wrong marked.
+
+        Queries search the gallery of the loader; where it has none, each picture searches all others. Pictures without
+        labels search `learn.gallery`, or show whom the head names."""
+        if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+        if not hasattr(getattr(dl, 'dataset', None), 'tls'):
+            return super().show_results(ds_idx, dl, max_n, shuffle, **kwargs)
+        n,top = nrows or max_n,(ncols or 6) - 1
+        height = 1.5 if figsize is None else max(figsize[1]/n - .5, 1.)
+        if not has_labels(dl): return answers_of_loader(self, dl, some(dl.n, n, shuffle), top, height)
+        results = Results(self, dl)
+        queries = sorted(results.hardest)
+        results.draw([queries[i] for i in some(len(queries), n, shuffle)], top, height)
+
+
+def _loader(learn, data, root=None, **kwargs):
+    "A loader of whatever holds pictures, in their order, with the transforms of validation"
+    if isinstance(learn.dls, RecognitionDataLoaders): return learn.dls.test_dl(data, root=root, **kwargs)
+    # loaders of blocks of one's own take what their pictures were made of, or pictures
+    files = [o.file for o in given_rows(data, root, learn.dls.path)]
+    if not all(isinstance(o, (str, os.PathLike)) for o in files): files = [RecognitionImage.create(o) for o in files]
+    return learn.dls.test_dl(files, **kwargs)
 
 
 def recognition_learner(
@@ -58,7 +151,7 @@ def recognition_learner(
     cbs=None,              # Callbacks beside fastai's own
     splitter=recognizer_splitter, # Parameter groups: body; pool, neck and head
     **kwargs,              # For `Learner`: `opt_func`, `lr`, `wd`, `path`, `moms`, ...
-)->Learner:
+)->RecognitionLearner:
     "A fastai `Learner` that trains an embedding of identities; in evaluation its model gives the embedding `(bs, nf)`"
     if not getattr(dls, 'c', 0):
         raise ValueError('dls.c is 0: no training identity. Give a table with training rows and an `IdentityBlock`.')
@@ -74,13 +167,12 @@ def recognition_learner(
     updates = any(isinstance(cb, PartialUpdate) for cb in cbs)
     if isinstance(model.head, PartialFC) and not updates: cbs = cbs + [PartialUpdate()]
     loss = _loss_of(model, loss)
-    learn = Learner(dls, model, loss_func=loss, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
-    learn.made_by = recognition_learner  # exported with it: whoever loads it imports this module, and so has `embed`
-    return learn
+    return RecognitionLearner(dls, model, loss_func=loss, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
 
 
 def _loss_of(model, loss):
     margin = isinstance(model.head, MarginHead | PartialFC)
+    refuse_loss(loss)
     if loss is None: return MarginLoss(model.head) if margin else RecognitionLoss()
     if margin and isinstance(loss, RecognitionLoss) and not isinstance(loss, MarginLoss):
         raise ValueError(f'{type(model.head).__name__} gives cosines, and {type(loss).__name__} knows no margin. '
@@ -126,44 +218,23 @@ class _AddMirrored(Callback):
 
 @patch
 def embed(self:Learner,
-    data,                 # A table, a `DataLoader`, or what `list_pictures` takes: a folder, a picture, a list of them
+    data,                 # A table or its row, a folder, a picture, a list of these, or a `DataLoader` of fastai
     root=None,            # The folder the paths of a table start from; `table.attrs['root']` when not given
     bs:int=None,          # Pictures a batch; that of validation when not given
     normalize:bool=False, # To unit length?
     flip:bool=False,      # Add the embedding of the mirror image, as face protocols do?
 )->torch.Tensor: # `(n, nf)` float32 on the CPU, in the order of `data`
     "Embeddings of pictures, with the transforms of validation"
-    as_judged = nullcontext()
     size = {'bs': bs} if bs else {}
     if isinstance(data, DataLoader):
         dl = data.new(shuffle=False, drop_last=False, **size)
-        # training pictures, but not changed at random
-        if hasattr(dl.dataset, 'set_split_idx'): as_judged = dl.dataset.set_split_idx(1)
     elif isinstance(data, torch.utils.data.DataLoader):
         raise ValueError("data is a loader of torch. Give fastai's DataLoader, a table or a list of picture files.")
-    else:
-        data = picture_files(data, root) if isinstance(data, pd.DataFrame) else list_pictures(data)
-        dl = self.dls.test_dl([TableRow(o) for o in data], **size) if len(data) else ()
+    else: dl = _loader(self, data, root, **size)
     if not len(dl): raise ValueError('data holds no picture to embed. Give a table, list or loader that does.')
     mirrored = [_AddMirrored()] if flip else None
-    with as_judged: emb = plain_tensor(self.get_preds(dl=dl, cbs=mirrored)[0]).float()
+    with as_judged(dl): emb = plain_tensor(self.get_preds(dl=dl, cbs=mirrored)[0]).float()
     return torch.nn.functional.normalize(emb) if normalize else emb
-
-
-@dispatch
-def show_results(x:TensorImage, y:tuple[TensorBase, TensorQuality, TensorScene], samples:object, outs:object,
-                 ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
-    "`learn.show_results()`: pictures, who they show and how good they are; an embedding names nobody and adds nothing"
-    if ctxs is None:
-        n,(height,width) = min(len(samples), max_n),x.shape[-2:]
-        ncols = ncols or math.ceil(math.sqrt(n) if nrows is None else n/nrows)
-        nrows = nrows or math.ceil(n/ncols)
-        figsize = figsize or (1.6*ncols, (1.6*min(height/width, 2) + .6)*nrows)  # inches; a title takes .6
-        with plt.rc_context({'axes.titlesize': 9, 'figure.constrained_layout.use': True}):
-            ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize)
-    for sample,ctx in zip(samples, ctxs):
-        for part in sample: part.show(ctx=ctx, **kwargs)
-    return ctxs
 
 
 def imprint_head(

@@ -6,6 +6,7 @@ import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 import qsd_fastai
@@ -35,6 +36,11 @@ def test_the_python_lines_run(tmp_path, monkeypatch):
     assert len(done['tuned'].recorder.values) == 1
     assert len(done['tuned'].recorder.values[0]) == 5
     assert done['tuned'].track_run.logged[2] == 1  # epochs, to W&B
+    shutil.copy(next(Path('market1501/images').glob('*')), 'somebody.jpg')
+    exec(re.search(r'```python\n(learn\.gallery.*?)```', readme, re.S)[1], done)
+    assert done['cosines'][done['index']] == done['cosines'].max()
+    assert len(plt.get_fignums()) == 2
+    plt.close('all')
 
 
 def test_what_it_names_is_there():

@@ -23,7 +23,7 @@ FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling',
           {'unknown', 'schedules', 'taught', 'balance', 'teachers'}, {'columns', 'qsd_loss'},
           {'data', 'models', 'losses', 'quality', 'evaluation'},
           {'drawn', 'distillation', 'plots', 'pt2'}, {'labelling', 'panning', 'runs'}, {'callbacks', 'commands'},
-          {'learner', 'embedder'}, {'export', 'arms', 'judging'}, {'stages'}, {'all'}]
+          {'verbs'}, {'learner', 'embedder'}, {'export', 'arms', 'judging'}, {'stages'}, {'all'}]
 
 
 def each(files):

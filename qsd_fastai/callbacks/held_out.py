@@ -1,6 +1,8 @@
 "What `valid_loss` says of people whom the head does not know, and the loss of a picture of theirs"
 import warnings
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
@@ -12,7 +14,7 @@ from ..evaluation.retrieval import evaluate_retrieval
 from ..fits import is_fit
 from ..tensors import plain_tensor
 
-__all__ = ['HeldOut', 'HeldOutLoss', 'ranking_losses']
+__all__ = ['HeldOut', 'HeldOutLoss', 'Sides', 'ranking_losses']
 
 
 class HeldOutLoss(AvgLoss):
@@ -72,6 +74,38 @@ class HeldOut(Callback):
         except ValueError as e: warnings.warn(f'Losses are those of batches: {e}', stacklevel=2)
 
 
+@dataclass
+class Sides:
+    "Who searches whom among pictures that are judged: queries the gallery, or each picture all others"
+    asking: torch.Tensor   # `(n_queries,)` numbers of the pictures that search
+    searched: torch.Tensor # `(n_gallery,)` numbers of the pictures that are searched
+    cameras: tuple         # Of both; where each picture searches the others, what takes it out of what it searches
+
+    @classmethod
+    def of(cls,
+        n:int,      # Pictures
+        scene=None, # `(n, 3)` row, camera, role (1: query), as loaders give it; None: unknown
+    ):
+        "Queries search where there are some, and a gallery"
+        roles = None if scene is None else plain_tensor(scene)
+        query = torch.zeros(n, dtype=torch.bool) if roles is None else roles[:, 2] == 1
+        if not query.any() or query.all(): return cls(every := torch.arange(n), every, (every.numpy(), every.numpy()))
+        return cls(query.nonzero()[:, 0], (~query).nonzero()[:, 0], tuple(roles[o, 1].numpy() for o in (query, ~query)))
+
+    @property
+    def each_other(self)->bool:
+        "Does each picture search the others?"
+        return self.asking is self.searched
+
+    def split(self,
+        emb, # `(n, nf)` embeddings
+        ids, # `(n,)` int64
+    )->tuple:
+        "What `evaluate_retrieval` and `ranked_gallery` begin with"
+        emb,ids = plain_tensor(emb), plain_tensor(ids)
+        return *(o[of] for o in (emb, ids) for of in (self.asking, self.searched)), *self.cameras
+
+
 def ranking_losses(
     emb,        # `(n, nf)` embeddings
     ids,        # `(n,)` int64
@@ -80,15 +114,7 @@ def ranking_losses(
     """1 - AP of each query, which searches the gallery; without any, of each picture, which searches the others.
 
     0 for a picture of the gallery, and for a query that nothing answers. ValueError where none can be answered."""
-    emb,ids = plain_tensor(emb), plain_tensor(ids)
-    n,roles = len(ids), None if scene is None else plain_tensor(scene)
-    query = torch.zeros(n, dtype=torch.bool) if roles is None else roles[:,2] == 1
-    if query.any() and not query.all():
-        sides = (o[of] for o in (emb, ids, roles[:,1].numpy()) for of in (query, ~query))
-        rows = query.nonzero()[:,0]
-    else:  # a camera of its own takes a picture out of what it searches
-        sides,rows = (o for o in (emb, ids, range(n)) for _ in range(2)), torch.arange(n)
-    ap = torch.from_numpy(evaluate_retrieval(*sides).per_query['ap'].to_numpy()).float()
-    losses = torch.zeros(n)
-    losses[rows] = (1 - ap).nan_to_num(0.)
+    sides,losses = Sides.of(len(ids), scene), torch.zeros(len(ids))
+    ap = evaluate_retrieval(*sides.split(emb, ids)).per_query['ap'].to_numpy(np.float32, copy=True)
+    losses[sides.asking] = (1 - torch.from_numpy(ap)).nan_to_num(0.)
     return losses

@@ -18,6 +18,7 @@ degraded      Copies of a whole set at stated severities
 copies        Degraded copies of the pictures of a batch, of known severity
 blocks        `IdentityBlock`, `QualityBlock`, `SceneBlock`: what a batch holds beside pictures
 transforms    Augmentation of a picture: squish, crop, mirror, erase, low resolution, light
+given         Whatever is handed over as pictures, as rows with their files
 order         The order of one pass over training pictures
 loaders       Batches of `n_ids` x `n_imgs`, partners, and the whole way from a table to `DataLoaders`
 """

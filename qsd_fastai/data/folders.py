@@ -80,7 +80,7 @@ def said_of(
 
 
 def list_pictures(
-    data, # A folder, a file, its bytes, an open file, a PIL picture or an array; a table; or a list of these
+    data, # A folder, a file, its bytes, an open file, a PIL picture or an array; a table or its row; or a list of these
 )->list:
     """Pictures for `Embedder.embed` and `learn.embed`, each something that `open_picture` takes.
 
@@ -92,12 +92,13 @@ def list_pictures(
         if passed_over: warnings.warn(f'{data}: {said_of(passed_over)}', stacklevel=2)
         if found: return [str(folder/p) for p in found]
         raise FileNotFoundError(f'{data} holds no picture. Name a folder with {", ".join(SUFFIXES)} below it.')
-    if hasattr(data, 'columns') and 'path' in data:
-        return [os.path.join(data.attrs.get('root', '.'), p) for p in data['path']]
+    if hasattr(data, 'attrs') and 'path' in data:  # a table, or a row of one
+        paths = data['path'] if hasattr(data, 'columns') else [data['path']]
+        return [os.path.join(data.attrs.get('root', '.'), p) for p in paths]
     single = isinstance(data, (bytes, bytearray, memoryview, Image.Image)) or hasattr(data, 'read')
     if single or (is_array(data) and len(data.shape) in (2, 3)): return [data]
     if isinstance(data, dict) or hasattr(data, 'columns') or not hasattr(data, '__iter__'):
-        raise ValueError(f'data is a {type(data).__name__}. Give a folder, a file, a picture or a list of them, '
+        raise ValueError(f'data is of type {type(data).__name__}. Give a folder, a file, a picture or a list of them, '
                          'or a table with a column path.')
     data = list(data)
     if not data: raise ValueError('data is empty, there is no picture to embed. Give at least one.')

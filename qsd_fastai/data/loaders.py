@@ -2,7 +2,8 @@
 import math
 import os
 import random
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
 
@@ -11,23 +12,23 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.data.block import DataBlock
-from fastai.data.core import TfmdDL
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import Normalize
 from fastai.torch_core import num_distrib
 from fastai.vision.core import imagenet_stats
 from fastcore.basics import merge
-from fasttransform import DisplayedTransform
 
 from ..choices import one_of
 from ..columns import complete_table
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .copies import DegradedCopies
+from .given import PictureOf, TableRow, complete_rows, given_rows, picture_files, table_rows
 from .order import identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
 
-__all__ = ['IdentityDL', 'TableRow', 'picture_files', 'picture_size', 'recognition_block', 'recognition_dataloaders',
-           'table_rows']
+__all__ = ['IdentityDL', 'RecognitionBlock', 'RecognitionDataLoaders', 'TableRow', 'picture_files', 'picture_size',
+           'recognition_block', 'recognition_dataloaders', 'table_rows']
 
 
 class IdentityDL(TfmdDL):
@@ -131,15 +132,16 @@ class IdentityDL(TfmdDL):
         **kwargs,          # For `TfmdDL.show_batch`
     ):
         "Show one identity a row; with partners, each row of pictures above the row of their partners"
-        if not show or unique or ctxs is not None:
-            return super().show_batch(b, max_n or 9, ctxs, show, unique, **kwargs)
-        if b is None: b = self.one_batch()
-        if self.deals and (self.partners or self.copies) and len(b[0]) == self.bs*(1 + self.copies):
+        if not show or ctxs is not None: return super().show_batch(b, max_n or 9, ctxs, show, unique, **kwargs)
+        with _one_picture(self) if unique else nullcontext():
+            if b is None: b = self.one_batch()
+        if self.deals and (self.partners or self.copies) and len(b[0]) == self.bs*(1 + self.copies) and not unique:
             order = torch.arange(len(b[0])).view(2, -1, self.n_imgs).transpose(0, 1).flatten()
             b = tuple(o[order.to(o.device)] for o in b)
-        max_n = min(max_n or (4*self.n_imgs if self.by_identity else 9), len(b[0]))
+        in_rows = self.by_identity and not unique
+        max_n = min(max_n or (4*self.n_imgs if in_rows else 9), len(b[0]))
         if not ncols:
-            usual = self.n_imgs if self.by_identity else math.ceil(math.sqrt(max_n))
+            usual = self.n_imgs if in_rows else math.ceil(math.sqrt(max_n))
             ncols = math.ceil(max_n/nrows) if nrows else usual
         nrows = nrows or math.ceil(max_n/ncols)
         height,width = b[0].shape[-2:]
@@ -148,18 +150,15 @@ class IdentityDL(TfmdDL):
             super().show_batch(b, max_n, **merge({'nrows': nrows, 'ncols': ncols, 'figsize': size}, kwargs))
 
 
-def picture_files(
-    table:pd.DataFrame, # With a column `path`
-    root=None,          # The folder the paths start from; `table.attrs['root']` when not given
-)->pd.Series:
-    "The file of each picture of a table"
-    table = complete_table(table)
-    return pd.Series(_files(table, root), index=table.index, dtype=object)
-
-
-def _files(table, root):
-    root = root if root is not None else table.attrs.get('root', '.')
-    return [os.path.join(root, p) for p in table['path']]
+@contextmanager
+def _one_picture(dl):
+    "A loader that gives its first picture again and again"
+    own = vars(dl).pop('get_idxs', None)
+    dl.get_idxs = lambda: repeat(0)
+    try: yield
+    finally:
+        del dl.get_idxs
+        if own is not None: dl.get_idxs = own
 
 
 def picture_size(
@@ -170,44 +169,59 @@ def picture_size(
     return next((tuple(o) for o in sizes if isinstance(o, tuple)), None)
 
 
-@dataclass(slots=True)
-class TableRow:
-    "One picture of a table, for the getters of `recognition_block`; rows of a `DataFrame` cost more than the pictures"
-    file: object              # The picture, as `open_picture` takes it
-    identity: str = ''        # Who
-    quality: float = math.nan # 0 to 100, NaN = unknown
-    scene: list = None        # `[row of the table, camera, split]`; transforms would go into the parts of a tuple
-    path: str = None          # The picture, as the table has it
-
-    @property
-    def held_out(self): return self.scene[2] != 'train'
-
-
-def table_rows(
-    table:pd.DataFrame, # With the columns of a table
-    root=None,          # The folder the paths start from; `table.attrs['root']` when not given
-)->list:
-    "A `TableRow` for each row of a table"
-    return _rows(complete_table(table), root)
-
-
-def _rows(table, root):
-    identity,quality,camera,split = (table[c].tolist() for c in ('identity', 'quality', 'camera', 'split'))
-    scenes = zip(range(len(table)), camera, split)
-    parts = zip(_files(table, root), identity, quality, scenes, table['path'])
-    return [TableRow(file, who, q, list(scene), path) for file,who,q,scene,path in parts]
-
-
-class PictureOf(DisplayedTransform):
-    "The picture of a `TableRow`; anything else is one itself, so that `learn.predict` takes whatever can be opened"
-    input_types = (object,)  # what fastai's `test_dl` begins with here: no transform is left out
-
-    def encodes(self, o:object): return o.file if isinstance(o, TableRow) else o
-
-
 def _held_out(rows):
     held_out = [o.held_out for o in rows]
     return [i for i,o in enumerate(held_out) if not o], [i for i,o in enumerate(held_out) if o]
+
+
+class RecognitionDataLoaders(DataLoaders):
+    "`DataLoaders` over rows of a table, whose `test_dl` takes whatever holds pictures"
+    def test_dl(self,
+        test_items,             # As `given_rows` takes it: a table, its row, a folder, files, PIL pictures, arrays
+        rm_type_tfms=None,      # As in fastai
+        with_labels:bool=False, # Identity, quality and scene too? For `validate` and `show_results`; of a table only
+        root=None,              # The folder the paths of rows start from; that which the table tells when not given
+        **kwargs,               # For `TfmdDL`: `bs`, `num_workers`
+    )->TfmdDL:
+        "A loader with the transforms of validation, in the order of the pictures"
+        rows = given_rows(test_items, root, self.path)
+        if with_labels: _refuse_unlabelled(rows)
+        dl = super().test_dl(rows, rm_type_tfms, with_labels, **kwargs)
+        dl.dataset.n_inp = self.valid_ds.n_inp # fastai forgets it
+        return dl
+
+
+def _refuse_unlabelled(rows):
+    nobody = sum(o.identity == '' for o in rows)
+    if nobody:
+        raise ValueError(f'{nobody} of {len(rows)} pictures have no identity, and with_labels=True asks for it. Give a '
+                         'table with the columns identity and split, or leave it out.')
+
+
+class RecognitionBlock(DataBlock):
+    "A `DataBlock` over `table_rows` that also takes the table itself"
+    def datasets(self,
+        source,             # A table, or its `table_rows`
+        verbose:bool=False, # Show messages?
+    ):
+        "Fastai's `Datasets`"
+        rows = table_rows(source) if isinstance(source, pd.DataFrame) else source
+        dsets = super().datasets(rows, verbose)
+        dsets._dbunch_type = RecognitionDataLoaders
+        return dsets
+
+    def dataloaders(self,
+        source,             # A table, or its `table_rows`
+        path=None,          # Folder of the learner; that of the table when not given
+        verbose:bool=False, # Show messages?
+        **kwargs,           # For the loaders: `dl_type=IdentityDL`, `n_ids`, `n_imgs`, `bs`, `num_workers`, `device`
+    )->RecognitionDataLoaders:
+        "Loaders of training and validation; `dls.table` is the table, where it was given"
+        known = isinstance(source, pd.DataFrame)
+        if path is None: path = source.attrs.get('root', '.') if known else '.'
+        dls = super().dataloaders(source, Path(path), verbose, **kwargs)
+        if known: dls.table = complete_table(source).reset_index(drop=True)
+        return dls
 
 
 def recognition_block(
@@ -218,8 +232,8 @@ def recognition_block(
     cameras:list=None,          # All camera names; found in the items when not given
     resize:str='bilinear',      # Filter that brings pictures to `size`: 'bilinear', 'bicubic'
     copies=False,               # Add a degraded copy of each training picture? True, or a `DegradedCopies`
-)->DataBlock:
-    """The usual `DataBlock`: picture -> (identity, quality, scene), over `table_rows`.
+)->RecognitionBlock:
+    """The usual `DataBlock`: picture -> (identity, quality, scene), over a table.
 
     `augment=True` mirrors and shifts, by up to 10 pixels at width 128 as published, in proportion at others; 'face'
     mirrors and does as `FaceAugment()`. Quality is that of the picture as it is on disk: what `augment` and `erase`
@@ -233,8 +247,8 @@ def recognition_block(
     if erase: batch_tfms.append(RandomErasing(erase))
     blocks = (PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras))
     getters = [PictureOf(), *(attrgetter(o) for o in ('identity', 'quality', 'scene'))]
-    return DataBlock(blocks=blocks, n_inp=1, getters=getters, splitter=_held_out, item_tfms=Squish(size, resize),
-                     batch_tfms=batch_tfms)
+    return RecognitionBlock(blocks=blocks, n_inp=1, getters=getters, splitter=_held_out, batch_tfms=batch_tfms,
+                            item_tfms=Squish(size, resize))
 
 
 def recognition_dataloaders(
@@ -265,7 +279,7 @@ def recognition_dataloaders(
     if copies and partners: raise ValueError('partners and copies both double a batch. Choose one of them.')
     block = recognition_block(size, augment, erase, stats, cameras, resize, copies)
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    dls = block.dataloaders(_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
+    dls = block.dataloaders(complete_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
                             partners=partners, by=by, seed=seed, num_workers=workers, device=device,
                             val_bs=bs or 2*n_ids*n_imgs)
     dls.table = table.reset_index(drop=True)

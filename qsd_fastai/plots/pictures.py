@@ -8,7 +8,8 @@ from PIL import Image
 from ..data.pictures import open_picture
 from .style import letters, right, wrong
 
-__all__ = ['hardest_figure', 'hardest_pairs_figure', 'ranked_lists_figure', 'sheet_figure']
+__all__ = ['captioned_figure', 'hardest_figure', 'hardest_pairs_figure', 'ranked_lists_figure', 'sheet_figure',
+           'shortened']
 
 
 def _picture(o, most=400):
@@ -21,7 +22,7 @@ def _picture(o, most=400):
 def _room(height, shape): return int(height*shape[1]/shape[0]*72/(.58*letters))
 
 
-def _sheet(rows, height=1.5, gap_after=None):
+def _sheet(rows, height=1.5, gap_after=None, figure=Figure):
     """A figure of rows of `(picture, caption, color)`: each picture `height` inches high at most, under its caption.
 
     Where there is a color, framed and captioned in it. After each `gap_after` pictures of a row there is a wider gap.
@@ -30,7 +31,7 @@ def _sheet(rows, height=1.5, gap_after=None):
     rows = [[(_picture(picture), caption, color) for picture,caption,color in row] for row in rows]
     first = next((o for row in rows for o in row), None)
     if first is None:
-        fig = Figure(figsize=(3.2, 1))
+        fig = figure(figsize=(3.2, 1))
         fig.text(.5, .5, 'nothing to show', ha='center', va='center')
         return fig
     width,edge,gap,line = height*first[0].shape[1]/first[0].shape[0],.1,.12,1.3*letters/72
@@ -40,7 +41,7 @@ def _sheet(rows, height=1.5, gap_after=None):
         tops.append(end + .06 + line*max((o[1].count('\n') + 1 if o[1] else 0 for o in row), default=0))
         end = tops[-1] + height + .08
     size = max(left(max(map(len, rows)) - 1) + width + edge, 3.2), end + edge
-    fig = Figure(figsize=size)
+    fig = figure(figsize=size)
     ax = fig.add_axes((0, 0, 1, 1))
     for row,top in zip(rows, tops):
         for j,(array,caption,color) in enumerate(row):
@@ -75,18 +76,44 @@ def sheet_figure(
     return _sheet([[(o, said(i, j), None) for j,o in enumerate(row)] for i,row in enumerate(pictures)], height)
 
 
+def captioned_figure(
+    pictures,         # `(n,)` pictures
+    captions,         # `(n,)` lines over each
+    columns:int=6,    # Side by side
+    height:float=1.5, # Of a picture, inches
+    figure=Figure,    # As in `ranked_lists_figure`
+)->Figure:
+    "Pictures with what is said of each"
+    tiles = [(o, said, None) for o,said in zip(pictures, captions)]
+    return _sheet([tiles[i:i + columns] for i in range(0, len(tiles), columns)], height, figure=figure)
+
+
+def shortened(
+    name:str,         # Of an identity
+    picture,          # Over which it stands
+    height:float=1.5, # Of the picture, inches
+)->str:
+    "A name that ends where the picture does"
+    return _short(str(name), _room(height, _picture(picture).shape))
+
+
 def ranked_lists_figure(
     queries,          # `(n,)` pictures
     galleries,        # `(n, top)` pictures, best first
-    correct,          # `(n, top)` bool, the query's identity?
+    correct=None,     # `(n, top)` bool, the query's identity? Nobody knows when not given
     titles=None,      # `(n,)` a line over each query, its quality and AP say
+    captions=None,    # `(n, top)` a line over each answer, under its rank
     height:float=1.5, # Of a picture, inches
+    figure=Figure,    # What makes it; `plt.figure` shows it too, where figures are shown
 )->Figure:
     "Each query and what the gallery answered, right in green and wrong in red"
-    def verdict(rank, ok): return (f'{rank} right', right) if ok else (f'{rank} wrong', wrong)
+    def answer(i, j, picture):
+        word,color = ('', None) if correct is None else (' right', right) if correct[i][j] else (' wrong', wrong)
+        said = f'{j + 1}{word}' if captions is None else f'{j + 1}{word}\n{captions[i][j]}'
+        return picture, said, color
     return _sheet([[(query, titles[i] if titles is not None else 'query', None),
-                    *((o, *verdict(rank, ok)) for rank,(o, ok) in enumerate(zip(galleries[i], correct[i]), 1))]
-                   for i,query in enumerate(queries)], height)
+                    *(answer(i, j, o) for j,o in enumerate(galleries[i]))]
+                   for i,query in enumerate(queries)], height, figure=figure)
 
 
 def hardest_figure(

@@ -101,6 +101,12 @@ class PartialFC(nn.Module):
             emb = unit(emb)
             return F.linear(emb, unit(self.active.to(emb.dtype)))
 
+    def cosines(self,
+        emb, # `(n, nf)`
+    ): # `(n, n_ids)`, of the identities that this process holds
+        "To all identities, sampled or not"
+        return F.linear(unit(emb), unit(self.weight))
+
     def terms(self,
         cosine,             # `(bs, n)` of `forward`
         emb,                # `(bs, nf)` that gave them

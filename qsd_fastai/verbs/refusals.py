@@ -1,0 +1,49 @@
+"What fastai's users add to a learner and what is of no use to people without a class: a sentence in place of a figure"
+from fastai.callback.mixup import MixHandler
+from fastai.learner import Metric
+from fastai.losses import BaseLoss
+from fastai.metrics import AccumMetric
+from fastcore.foundation import L
+from torch.nn.modules.loss import _Loss
+
+__all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_loss']
+
+
+def flat_metrics(
+    metrics, # One, a list, or a list with lists in it, `[Retrieval('mAP'), Verification('auc', pairs=pairs)]`
+)->L:
+    "All of them in one list; ValueError for those of classes"
+    found = [o for group in L(metrics) for o in (group if isinstance(group, (L, list, tuple)) else [group])]
+    for o in found: _refuse_metric(o)
+    return L(found)
+
+
+def _refuse_metric(metric):
+    func = getattr(metric, 'func', None if isinstance(metric, Metric) else metric)
+    func = getattr(func, 'func', func)
+    if not isinstance(metric, AccumMetric) and getattr(func, '__module__', '') != 'fastai.metrics': return
+    name = getattr(metric, 'name', None) or getattr(func, '__name__', type(metric).__name__)
+    raise ValueError(f"metrics holds {name}, which compares classes, and people that are held out have none. Use "
+                     "Retrieval('rank1', 'mAP'), or a function of (emb, identity, quality, scene).")
+
+
+def refuse_callbacks(
+    cbs, # That are added
+):
+    "ValueError for those that mix pictures of different people"
+    for cb in L(cbs):
+        kind = cb if isinstance(cb, type) else type(cb)
+        if issubclass(kind, MixHandler):
+            raise ValueError(f'{kind.__name__} makes one picture of two people, and triplets and distillation need to '
+                             'know who it shows. Leave it out: augment, erase and copies of recognition_dataloaders '
+                             'vary pictures.')
+
+
+def refuse_loss(
+    loss, # For a learner
+):
+    "ValueError for a loss of classes, which would take a `Recognition` for logits"
+    if isinstance(loss, BaseLoss | _Loss):
+        name = type(loss).__name__
+        raise ValueError(f'loss is {name}, which takes logits and labels alone. Give RecognitionLoss(identity=...), '
+                         'with a function of (logits, ids), or leave it out.')

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from common.layout import new_table
-from common.pictures import listing, pictures_in
+from common.pictures import all_readable, listing, pictures_in
 from common.sets import a_set
 from common.told import told_by_folders
 
@@ -173,9 +173,6 @@ def pairs_table(
     elif head == ['10', '300']: record['published'] = {'train': (13233, 5749)}
     if head and len(head) == 1: record['view'] = 1
     table.attrs['record'] = record
-    table = readable(table)
-    paired = {*pairs['path1'], *pairs['path2']}
-    if broken := [u for u in table.attrs.get('unreadable', []) if u.split('\t')[0] in paired]:
-        raise ValueError(f'{len(broken)} pictures of the pairs cannot be read, first {broken[0]!r}. '
-                         'Copy them again: no pair may be left out.')
+    remedy = 'Copy them again: no pair may be left out.'
+    table = all_readable(table, readable, remedy, {*pairs['path1'], *pairs['path2']})
     return table, check_pairs(pairs, table)

@@ -15,41 +15,16 @@ are RGB; AdaFace's networks want BGR.
 import posixpath
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from common.command import relative
 from common.layout import base_name, find, new_table
-from common.matlab import read_variables
+from common.matlab import read_pairs_file
 from common.pictures import pictures_in, some
 from common.sets import a_set
 
 PROBE,MATCH,DISTRACTOR = 'Probe', 'Gallery_Match', 'Gallery_Distractor'
 LISTS = {'probe': 'probe_img_ID_pairs.mat', 'gallery': 'gallery_match_img_ID_pairs.mat'}
 PUBLISHED = {'train': (7_804, 2_570), 'query': (3_728, 2_569), 'gallery': (157_871, 155_997)}
-
-
-def read_pairs_file(
-    file, # probe_img_ID_pairs.mat or gallery_match_img_ID_pairs.mat
-    kind, # Probe or gallery: variables are `<kind>_set` (names) and `<kind>_ids`, the latter may be missing
-): # `(names, ids)`, lists of text and of whole numbers
-    "Who is in which picture; ValueError naming file and what is wrong with it"
-    found = read_variables(file, (f'{kind}_set', f'{kind}_ids'))
-    def refuse(what): raise ValueError(f'{file} {what}. Copy it again.') from None
-    if f'{kind}_set' not in found: refuse(f"has no variable '{kind}_set'")
-    names,ids = found[f'{kind}_set'], found.get(f'{kind}_ids')
-    listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
-    if not listed: refuse(f'has no list of names in {kind}_set')
-    ids = [n.split('_')[0] for n in names] if ids is None else ids
-    try:
-        if isinstance(ids, np.ndarray) and not (np.mod(ids, 1) == 0).all(): raise ValueError
-        ids = [int(n) for n in ids]
-    except (ValueError, TypeError): refuse('tells no whole number for each identity')
-    if len(names) != len(ids) or not names: refuse(f'has {len(names)} names and {len(ids)} identities')
-    bad = [n for n in names if not n or '/' in n or '\\' in n]
-    if bad: refuse(f'says {bad[0][:60]!r}, which is not the name of a picture')
-    twice = pd.Series(names).duplicated()
-    if twice.any(): refuse(f'has {names[twice.argmax()]!r} twice')
-    return names, ids
 
 
 def _placed(names, there, file):

@@ -3,6 +3,7 @@
 Cells of text and arrays of numbers are read, which is what such lists are. SciPy's reader knows all of MATLAB, but a
 damaged file ends the program there without a word (1.17); here it is an error that names the file."""
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,26 @@ def read_variables(
         said = str(e).rstrip('.')
         raise MatlabError(f'{file} is damaged ({said}). Copy it again.') from None
     return out
+
+
+def read_pairs_file(
+    file, # probe_img_ID_pairs.mat and the like
+    kind, # Variables are `<kind>_set` (names) and `<kind>_ids`; the latter may be missing: the names tell
+): # `(names, ids)`, lists of text and of whole numbers
+    "Who is in which picture; ValueError naming file and what is wrong with it"
+    found = read_variables(file, (f'{kind}_set', f'{kind}_ids'))
+    def refuse(what): raise ValueError(f'{file} {what}. Copy it again.') from None
+    if f'{kind}_set' not in found: refuse(f"has no variable '{kind}_set'")
+    names,ids = found[f'{kind}_set'], found.get(f'{kind}_ids')
+    listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    if not listed: refuse(f'has no list of names in {kind}_set')
+    ids = [n.split('_')[0] for n in names] if ids is None else ids
+    try:
+        if isinstance(ids, np.ndarray) and not (np.mod(ids, 1) == 0).all(): raise ValueError
+        ids = [int(n) for n in ids]
+    except (ValueError, TypeError): refuse('tells no whole number for each identity')
+    if len(names) != len(ids) or not names: refuse(f'has {len(names)} names and {len(ids)} identities')
+    bad = [n for n in names if not n or '/' in n or '\\' in n]
+    if bad: refuse(f'says {bad[0][:60]!r}, which is not the name of a picture')
+    if len(set(names)) < len(names): refuse(f'has {Counter(names).most_common(1)[0][0]!r} twice')
+    return names, ids

@@ -107,12 +107,14 @@ def readable(
 
 
 def all_readable(
-    table,    # Table of pictures
-    readable, # The function of that name, with its options
-    remedy,   # What to do about one that is not
+    table,      # Table of pictures
+    readable,   # The function of that name, with its options
+    remedy,     # What to do about one that is not
+    among=None, # Paths of those that may not be lost; all when not given
 ):
-    "`table` with what `readable` found out; ValueError where one cannot be read, in sets that may lose none"
+    "`table` with what `readable` found out; ValueError where one cannot be read that may not be lost"
     looked = readable(table)
-    if bad := looked.attrs.get('unreadable'):
-        raise ValueError(f'{len(bad)} of {len(table)} pictures cannot be read, first {bad[0]!r}. {remedy}')
+    among = set(table['path'] if among is None else among)
+    if bad := [o for o in looked.attrs.get('unreadable', []) if o.split('\t')[0] in among]:
+        raise ValueError(f'{len(bad)} of {len(among)} pictures cannot be read, first {bad[0]!r}. {remedy}')
     return looked

@@ -69,7 +69,7 @@ class Set:
         published=None, # Split -> `(pictures, identities)` as published, to compare what is found with
         splits=0,       # How many splits there are, or a function of the source and options that tells; 0: no `--split`
         made_from=folder_of_pictures, # Function of the source and options that tells what a table is made from
-        lists=(),       # Names of the lists that must stand beside the table
+        lists=(),       # Names of the lists that must stand beside the table, or a function of source and options
         each=None,      # Function of the source that gives several, a table each
         recipe='reid',  # What to do with the table: reid, face, evaluate
     ):
@@ -154,7 +154,8 @@ class Set:
         for name,k in asked.items():
             more = {} if k is None else {'split': k}
             wanted[to/name] = {**record, 'options': {**record['options'], **more}}
-        lists = [beside(to/'images.csv')[n] for n in self.lists]
+        names = _call(self.lists, given) if callable(self.lists) else self.lists
+        lists = [beside(to/'images.csv')[n] for n in names]
         whole = all(p.is_file() for p in lists)
         lacking = [file for file,o in wanted.items() if not (is_made(file, o, given['force']) and whole)]
         if not lacking: return self._say_there(list(wanted), lists)
@@ -175,7 +176,7 @@ class Set:
             if len(files) > 1: warnings.simplefilter('ignore')
             for file in files:
                 table = read_table(file)
-                if 'pairs' in self.lists: read_pairs(beside(file)['pairs'], table)
+                if beside(file)['pairs'] in lists: read_pairs(beside(file)['pairs'], table)
         what = f'{files[0]} is' if len(files) == 1 else f'{len(files)} tables, {files[0]} and so on, are'
         if lists: what = f"{files[0]} and {', '.join(p.name for p in lists)} are"
         print(f'{what} there already, made from the same pictures in the same way: nothing to do.')
@@ -187,7 +188,7 @@ class Set:
         if isinstance(lists, pd.DataFrame): lists = {'pairs': lists}
         for k,v in table.attrs['record'].items():
             if k != 'published': print(f'{k}: {v}')
-        if lists:  # those of a stopped run, or of another table, are not believed
+        if lists or self.lists:  # those of a stopped run, or of another table, are not believed
             for old in beside(file).values(): old.unlink(missing_ok=True)
         written = finish(table, file, {**table.attrs['record'], **record}, self.recipe)
         if lists: write_lists(lists, file, written, dict(zip(table['path'], written['path'])))

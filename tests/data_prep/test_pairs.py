@@ -64,7 +64,7 @@ def test_lists_that_cannot_be_read(lfw, n, line, said):
 
 def test_a_pair_whose_picture_cannot_be_read(lfw):
     (lfw/'lfw'/'Cy'/'Cy_0001.jpg').write_text('no picture')
-    with pytest.raises(ValueError, match=r"1 pictures of the pairs cannot be read, first 'Cy/Cy_0001\.jpg"):
+    with pytest.raises(ValueError, match=r"1 of 6 pictures cannot be read, first 'Cy/Cy_0001\.jpg"):
         pairs_table(lfw/'lfw', lfw/'pairs.txt')
 
 

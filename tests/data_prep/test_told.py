@@ -244,6 +244,15 @@ def tinyface(root):
         savemat(root/'Testing_Set'/f'{of}_img_ID_pairs.mat', found)
 
 
+def survface(root):
+    at,who = root/'Face_Identification_Test_Set',{'gallery': '1_cam1_1.jpg', 'mated_probe': '1_cam2_2.jpg'}
+    draw(root, 'training_set/3/3_cam1_1.jpg')
+    draw(at, *[f'{k}/{n}' for k,n in who.items()], 'unmated_probe/distractors_1.jpg')
+    for kind,name in who.items():
+        found = {f'{kind}_set': np.array([[name]], object), f'{kind}_ids': [[1]]}
+        savemat(at/f'{kind}_img_ID_pairs.mat', found)
+
+
 def pair_list(root):
     draw(root, *[f'{who}/{k}.jpg' for who in ('train/a', 'test/b', 'test/c') for k in (1, 2)])
     (root/'list.txt').write_text('test/b/1.jpg test/b/2.jpg 1\ntest/b/1.jpg test/c/1.jpg 0\n')
@@ -274,6 +283,9 @@ SOURCES = {
     'tinyface': (tinyface, {}, {'Testing_Set/Probe': 'query', 'Testing_Set/Gallery_Match': 'gallery'}),
     'scface': (copied('mugshots/001_frontal.jpg', 'cameras/001_cam1_1.jpg'), {},
                {'mugshots': 'gallery', 'cameras': 'query'}),
+    'survface': (survface, {}, {'training_set': 'train', 'Face_Identification_Test_Set/gallery': 'gallery',
+                                'Face_Identification_Test_Set/mated_probe': 'query',
+                                'Face_Identification_Test_Set/unmated_probe': 'query'}),
     'viper': (copied(*[f'cam_{c}/{i:03d}_45.bmp' for c in 'ab' for i in range(4)]), {}, {}),
     'ilids': (copied(*[f'Persons/{i:04d}{k:03d}.jpg' for i in range(1, 5) for k in (1, 2)]), {}, {}),
     'pairs': (pair_list, {'list_file': 'list.txt'}, {'train': 'train', 'test': 'gallery'})}

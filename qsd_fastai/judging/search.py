@@ -6,11 +6,13 @@ import numpy as np
 from ..columns import complete_table
 from ..data.loaders import picture_files
 from ..evaluation.metrics import RetrievalJudge, hardest_queries
+from ..evaluation.open_set import open_set_rates
 from ..evaluation.rejection import retrieval_vs_reject
 from ..evaluation.reranking import expand_queries, k_reciprocal
 from ..evaluation.retrieval import by_quality, evaluate_distances, evaluate_retrieval
 from ..evaluation.single_shot import single_shot_cmc
 from ..evaluation.store import EmbeddingStore
+from ..evaluation.templates import pool_templates
 from ..plots.curves import cmc_figure, error_vs_reject_figure
 from ..plots.pictures import hardest_figure
 from ..plots.quality import map_by_quality_figure
@@ -35,8 +37,11 @@ def judge_search(
     reject_figure:str='mAP',  # Of queries kept: mAP, rank1, mINP; none when empty
     hardest:int=8,            # Queries to look at; 0 shows none
 )->Judgement:
-    "CMC, mAP and mINP, for each way to search that is asked for; thirds by the first known quality"
+    """CMC, mAP and mINP, for each way to search that is asked for; thirds by the first known quality
+
+    Where the table's record asks for an open set, TPIR at its FPIRs and rank, too."""
     table,rows = complete_table(table), range(len(table)) if rows is None else rows
+    record = table.attrs.get('record') or {}
     held = (table['split'] != 'train').to_numpy()[rows]
     quality = table[known[0]] if known else None
     store = EmbeddingStore.of_table(table, emb[held], np.asarray(rows)[held], quality)
@@ -60,7 +65,11 @@ def judge_search(
         reported |= {f'{k}{end}': _figure(found, k) for k in figures}
         cmc[end.strip() or 'plain'] = found.cmc
         per_query = per_query.join(found.per_query.drop(columns='query').add_suffix(end))
-    if (table.attrs.get('record') or {}).get('single_gallery_shot'):
+    unmated = ~np.isin(who[0], who[1])
+    if (asked := record.get('open_set')) and unmated.any() and not unmated.all():
+        open_set = _open_set(asked, emb[query], emb[~query], *who[:2], not euclidean)
+        reported |= {f'tpir{asked["rank"]}@{o.asked:g}': float(o.tpir) for o in open_set.rates.itertuples()}
+    if record.get('single_gallery_shot'):
         seen = who[2:] if cameras else (None, None)
         asked = emb[query],emb[~query],*who[:2],*seen
         single = single_shot_cmc(*asked, n_draws=draws or None, max_rank=most, normalize=not euclidean)
@@ -88,6 +97,7 @@ def judge_search(
                 'expand': [expand, alpha] if expand else None,
                 'rerank': list(rerank) if rerank else None,
                 'single_gallery_shot': (draws or 'exact') if 'single gallery shot' in cmc else None,
+                'open_set': record.get('open_set'),
                 'rejection': rejection and f'{rejection.what}, unit query, {rejection.how}'}
     return Judgement(reported, protocol, {'per_query': per_query}, plots, tables)
 
@@ -107,6 +117,14 @@ def judge_held_out(
     if not asked.any(): return Judgement({}, {})
     known = [by] if by and held.loc[asked, by].notna().any() else []
     return judge_search(held, learn.embed(held, flip=flip), None, known, figures, cameras=cameras, reject_figure='')
+
+
+def _open_set(asked, q, g, q_ids, g_ids, normalize):
+    "`open_set_rates` as the record asks for them: among pictures, or among the mean of the pictures of each person"
+    if asked.get('gallery') == 'mean of a person':
+        pooled = pool_templates(g, g_ids)
+        g,g_ids = pooled.emb,pooled.template
+    return open_set_rates(q, g, q_ids, g_ids, fpir=asked['fpir'], rank=asked['rank'], normalize=normalize)
 
 
 def _rank(cmc, name): return float(cmc[min(int(name.removeprefix('rank')), len(cmc)) - 1])

@@ -287,6 +287,32 @@ def test_single_gallery_shot_where_the_record_says_so(recipe, people, tmp_path):
     assert result['protocol']['search']['single_gallery_shot'] == 'exact'
 
 
+def test_open_set_where_the_record_says_so(recipe, people, tmp_path):
+    table,folder = people.table.copy(),people.folder/'open'
+    lost = (table['split'] == 'gallery') & (table['identity'] == table['identity'][table['split'] == 'query'].iloc[0])
+    table.attrs = {**people.table.attrs, 'record': {'open_set': {'rank': 2, 'fpir': [.5, 0.],
+                                                                'gallery': 'mean of a person'}}}
+    emb = people.emb[~lost[table['split'] != 'train'].to_numpy()]
+    table = write_table(table[~lost], folder/'images.csv')
+    held = table[table['split'] != 'train'].reset_index(drop=True)
+    np.savez(tmp_path/'emb.npz', path=held['path'].to_numpy(dtype=str), emb=emb.numpy())
+    found = judged(recipe, tmp_path/'out', data=str(folder/'images.csv'), embeddings=str(tmp_path/'emb.npz'))
+    query = (held['split'] == 'query').to_numpy()
+    who,unit = held['identity'].to_numpy(),torch.nn.functional.normalize(emb.double()).numpy()
+    names = sorted(set(who[~query]))
+    means = np.stack([unit[~query & (who == n)].mean(0) for n in names])
+    scores = unit[query]@(means/np.linalg.norm(means, axis=1, keepdims=True)).T
+    mated = np.isin(who[query], names)
+    assert 0 < (~mated).sum() < len(mated)
+    wrong,own = np.sort(scores[~mated].max(1)), who[query][mated][:, None] == names
+    place = np.argsort(np.argsort(-scores[mated]))[own]
+    for rate in (.5, 0.):
+        limit = wrong[::-1][int(len(wrong)*rate)]
+        want = ((scores[mated][own] > limit) & (place < 2)).mean()
+        assert found['figures'][f'tpir2@{rate:g}'] == pytest.approx(want)
+    assert found['protocol']['search']['open_set']['rank'] == 2
+
+
 def test_templates(recipe, people, tmp_path):
     folder = people.folder/'templates'
     table = write_table(people.table, folder/'images.csv')

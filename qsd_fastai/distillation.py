@@ -173,7 +173,7 @@ class QualityDistillation(Callback):
     def after_loss(self):
         weight = self._now(self.weight)
         with torch.set_grad_enabled(weight != 0): value = self._distill(trace=weight != 0)
-        self.terms = {'qsd': value.detach(), **{f'qsd_{k}': v for k,v in self.qsd.terms.items()}}
+        self.terms = {'qsd': value.detach(), **{f'qsd_{k}': v for k,v in (self.qsd.terms | self.qsd.stats).items()}}
         self.terms['qsd_pairs'] = torch.tensor(self.qsd.n_pairs/max(self.qsd.n_candidates, 1))
         self.n_candidates,self.n_kept = self.n_candidates + self.qsd.n_candidates, self.n_kept + self.qsd.n_pairs
         self.n_batches += 1

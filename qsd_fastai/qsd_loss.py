@@ -93,7 +93,7 @@ class QSDLoss(nn.Module):
         self.amplify = one_of('amplify', amplify, 'reference', 'detached', 'none')
         self.map_norm = one_of('map_norm', map_norm, 'none', 'l2')
         self.distance = one_of('distance', distance, 'l2', 'l1')
-        self.terms,self.n_pairs,self.n_candidates = {}, 0, 0
+        self.terms,self.stats,self.n_pairs,self.n_candidates = {}, {}, 0, 0
 
     def forward(self,
         levels:list,          # One batch each: maps `(bs, c, h, w)`, tokens `(bs, n_tokens, c)` or vectors `(bs, n)`
@@ -103,7 +103,7 @@ class QSDLoss(nn.Module):
         level_weights=None,   # In place of those given at creation, when a schedule changes them
         taught_by=None,       # Levels of another network on the same pictures, which then teaches; they get no gradient
         ids=None,             # `(bs,)` identities, for `mean`
-    ): # Scalar; `terms` keeps each level's part of it, weighted
+    ): # Scalar; `terms` keeps each level's part of it, weighted, `stats` gap in quality and cosines of the pairs kept
         weights = self.level_weights if level_weights is None else level_weights
         names = [f'level{i + 1}' for i in range(len(levels))] if names is None else list(names)
         _check_levels(levels, names, weights, len(quality))
@@ -113,6 +113,7 @@ class QSDLoss(nn.Module):
             teacher,student = select_pairs(quality, pairs, self.tau, self.unlabelled_as_equal)
             stop = self._stop(quality, teacher, student)
             some = len(student) > 0
+            self.stats = {'gap': _mean(quality.as_subclass(torch.Tensor)[teacher] - quality[student])}
             parts = [w*self._level(name, level, source, teacher, student, stop) if w and some
                      else full_precision(level[:0]).sum() # exactly 0, and still part of the graph
                      for name,level,source,w in zip(names, levels, sources, weights)]
@@ -142,9 +143,11 @@ class QSDLoss(nn.Module):
         return found
 
     def _level(self, name, level, source, teacher, student, stop):
-        if level.dim() != 2: return self._maps(level, source, teacher, student, stop)
+        if level.dim() != 2: return self._maps(name, level, source, teacher, student, stop)
         s,t = full_precision(level)[student], held(full_precision(source)[teacher], stop)
-        if name != 'logits' or self.logits == 'cosine': return (1 - F.cosine_similarity(t, s, dim=1, eps=1e-6)).mean()
+        cosine = F.cosine_similarity(t, s, dim=1, eps=1e-6)
+        self.stats[f'cosine_{name}'] = _mean(cosine)
+        if name != 'logits' or self.logits == 'cosine': return (1 - cosine).mean()
         s,t = (F.log_softmax(o/self.temperature, 1) for o in (s, t))
         return F.kl_div(s, t, reduction='batchmean', log_target=True)
 
@@ -152,9 +155,10 @@ class QSDLoss(nn.Module):
         energy = energy_map(level)
         return F.normalize(energy.flatten(1), dim=1).view_as(energy) if self.map_norm == 'l2' else energy
 
-    def _maps(self, level, source, teacher, student, stop):
+    def _maps(self, name, level, source, teacher, student, stop):
         own = self._energy(level)
         s,t = own[student], held((own if source is level else self._energy(source))[teacher], stop)
+        self.stats[f'cosine_{name}'] = _mean(F.cosine_similarity(t.detach().flatten(1), s.detach().flatten(1)))
         gap = (s - t).square().mean() if self.distance == 'l2' else (s - t).abs().mean()
         if self.amplify == 'none': return gap
         scores = s.detach() if self.amplify == 'detached' else s
@@ -163,6 +167,9 @@ class QSDLoss(nn.Module):
         # constant maps have no spread to amplify by: the term is 0 there, where the published formula divides by 0
         flat = spread <= 1e-6*top
         return torch.where(flat, gap*0., 2/torch.where(flat, 1., spread)*gap)
+
+
+def _mean(of_pairs): return full_precision(of_pairs.detach()).sum()/max(len(of_pairs), 1)
 
 
 def _check_levels(levels, names, weights, n):

@@ -122,6 +122,13 @@ def test_value_naive(amplify, map_norm, distance, device):
     np.testing.assert_allclose(value.item(), sum(wanted), rtol=1e-9)
     assert loss.n_candidates == len(pairs[0])
     assert 0 < loss.n_pairs < loss.n_candidates
+    kept = naive_select(quality.tolist(), listed)
+    assert float(loss.stats['gap']) == pytest.approx(np.mean([float(quality[t] - quality[s]) for t,s in kept]))
+    for name,level in zip('abcd', levels):
+        taught = level.detach().double().cpu()
+        if level.dim() > 2: taught = taught.square().mean(1 if level.dim() == 4 else 2).flatten(1) # Energies
+        cosines = [float((taught[t]*taught[s]).sum()/taught[t].norm()/taught[s].norm()) for t,s in kept]
+        assert float(loss.stats[f'cosine_{name}']) == pytest.approx(np.mean(cosines))
 
 
 @pytest.mark.parametrize('amplify', ['reference', 'detached', 'none'])
@@ -546,8 +553,9 @@ def test_schedules():
 def test_terms_are_logged_and_default_weights_fit_any_number_of_levels():
     terms = LossTerms()
     fit(learner(batches(), [QualityDistillation(), terms]), 2)
+    cosines = [f'qsd_cosine_{o}' for o in ('level1', 'level2', 'emb', 'logits')]
     assert list(terms.frame()) == ['epoch', 'identity', 'triplet', 'qsd', 'qsd_level1', 'qsd_level2', 'qsd_emb',
-                                   'qsd_logits', 'qsd_pairs']
+                                   'qsd_logits', 'qsd_gap', *cosines, 'qsd_pairs']
     row = terms.frame().iloc[-1]
     assert row['qsd'] == pytest.approx(sum(row[f'qsd_{o}'] for o in ('level1', 'level2', 'emb', 'logits')))
     assert 0 < row['qsd_pairs'] <= 1

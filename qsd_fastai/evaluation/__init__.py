@@ -15,5 +15,7 @@ given         What is given to be judged, checked
 roc           ROC, EER, TAR at FAR
 templates     Several pictures as one (IJB)
 rejection     What rejecting the worst pictures is worth
+intervals     95 % intervals of means and shares
+maps          Embeddings laid out in two dimensions
 comparison    Arms over seeds: means and paired gains
 """

@@ -192,11 +192,15 @@ def hardest_queries(
     store,     # `EmbeddingStore` after a validation
     n:int=16,  # Queries
     top:int=5, # Gallery pictures of each
-)->pd.DataFrame: # `row, quality, ap, first_rank`, `gallery` (rows of the table) and `correct`, the hardest first
-    "The answerable queries with the lowest average precision, and what the gallery answered"
+)->pd.DataFrame: # A row a query, the hardest first
+    """The answerable queries with the lowest average precision, and what the gallery answered
+
+    `row, quality, ap, first_rank`, `answer` (the row of the first right one), `gallery` (rows of the table), `correct`.
+    """
     judge = store.judge(RetrievalJudge)
     found = judge.found() if judge else None
-    if found is None: return pd.DataFrame(columns=['row', 'quality', 'ap', 'first_rank', 'gallery', 'correct'])
+    columns = ['row', 'quality', 'ap', 'first_rank', 'answer', 'gallery', 'correct']
+    if found is None: return pd.DataFrame(columns=columns)
     emb,ids,quality,scene = store.gathered()
     query = scene[:,2] == 1
     worst = found[0].per_query.query('answerable').sort_values(['ap', 'query'], kind='stable').head(n)
@@ -205,11 +209,13 @@ def hardest_queries(
     cameras = (scene[q, 1], scene[g, 1]) if judge.kwargs.get('exclude_same_camera', True) else (None, None)
     # ranked as it was judged
     normalize = judge.kwargs.get('normalize', True)
-    lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], *cameras, top=top, normalize=normalize)
+    first = worst['first_rank'].astype(int).to_numpy()
+    lists = ranked_gallery(emb[q], emb[g], ids[q], ids[g], *cameras, top=max(top, *first, 0), normalize=normalize)
     asked,there = scene[q, 0].numpy(), scene[g, 0].numpy()  # numpy takes a tensor of one number for that number
-    found = [[there[i] for i in row if i >= 0] for row in lists.index]
+    found = [[there[i] for i in row[:top] if i >= 0] for row in lists.index]
+    answer = [there[row[k - 1]] for row,k in zip(lists.index, first)]
     return pd.DataFrame({'row': asked, 'quality': quality[q].numpy(), 'ap': worst['ap'].to_numpy(),
-                         'first_rank': worst['first_rank'].astype(int).to_numpy(), 'gallery': found,
+                         'first_rank': first, 'answer': answer, 'gallery': found,
                          'correct': [list(o[:len(f)]) for o,f in zip(lists.right, found)]})
 
 

@@ -17,6 +17,7 @@ import torch
 from ..unknown import check_quality
 from .distances import DistanceBlocks, GivenDistances
 from .given import one_each, quality_groups
+from .intervals import mean_interval, share_interval, with_ends
 from .ranking import match_ranks
 from .same_camera import Matches, no_answer
 
@@ -159,12 +160,14 @@ def by_quality(
     """Rank-1, mAP and mINP of the queries in groups of rising quality, one row each, over the answerable queries.
 
     Equal qualities stay in one group, so groups may differ in size. Queries of unknown quality are in none of them, but
-    in a last row `unknown` where there are any. Columns: n_queries, quality_from, quality_to, rank1, mAP, mINP.
+    in a last row `unknown` where there are any. Columns: n_queries, quality_from, quality_to, rank1, mAP, mINP, and the
+    ends of 95 % intervals, `rank1 low`, `rank1 high` (Wilson), `mAP low`, `mAP high` (Student).
     ValueError for a wrong length or a quality outside 0..100."""
     quality = check_quality(quality)
     one_each(quality, len(per_query), 'quality', 'queries')
     judged = per_query.assign(quality=quality, rank1=(per_query.first_rank == 1).astype(float))
     rows = quality_groups(judged[per_query.answerable.to_numpy()], bins)
     return pd.DataFrame([{'n_queries': len(o), 'quality_from': o.quality.min(), 'quality_to': o.quality.max(),
-                          'rank1': o.rank1.mean(), 'mAP': o.ap.mean(), 'mINP': o.inp.mean()} for o in rows.values()],
-                        index=pd.Index(rows, name='group'))
+                          'rank1': o.rank1.mean(), 'mAP': o.ap.mean(), 'mINP': o.inp.mean(),
+                          **with_ends('rank1', share_interval(o.rank1 == 1)), **with_ends('mAP', mean_interval(o.ap))}
+                         for o in rows.values()], index=pd.Index(rows, name='group'))

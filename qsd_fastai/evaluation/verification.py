@@ -12,6 +12,7 @@ import torch
 from ..tensors import finite_rows, plain_vector
 from ..unknown import check_quality
 from .given import given_labels, one_each, plain_rows, quality_groups, same_width, unit_rows
+from .intervals import share_interval, with_ends
 from .roc import area_under_roc, equal_error_rate, tar_at_far
 
 __all__ = ['VerificationResult', 'contiguous_folds', 'evaluate_pair_distances', 'evaluate_verification', 'fuse_flip',
@@ -176,7 +177,8 @@ def verification_by_quality(
 
     Equal qualities stay in one group. A pair with a picture of unknown quality is in none of them, but in a last row
     `unknown`. Columns: n_pairs, quality_from, quality_to, accuracy, refused (share of true pairs), accepted (share of
-    false pairs). ValueError for a wrong length or range."""
+    false pairs), and the ends of Wilson's 95 % interval, `accuracy low` and `accuracy high`. ValueError for a wrong
+    length or range."""
     quality = []
     for name,o in (('quality1', quality1), ('quality2', quality2)):
         quality.append(o := check_quality(o, name))
@@ -184,5 +186,6 @@ def verification_by_quality(
     rows = quality_groups(per_pair.assign(quality=np.minimum(*quality)), bins)  # NaN where one is unknown
     return pd.DataFrame([{'n_pairs': len(o), 'quality_from': o.quality.min(), 'quality_to': o.quality.max(),
                           'accuracy': o.correct.mean(), 'refused': 1 - o.correct[o.same].mean(),
-                          'accepted': 1 - o.correct[~o.same].mean()} for o in rows.values()],
+                          'accepted': 1 - o.correct[~o.same].mean(),
+                          **with_ends('accuracy', share_interval(o.correct))} for o in rows.values()],
                         index=pd.Index(rows, name='group'))

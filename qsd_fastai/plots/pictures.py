@@ -8,11 +8,14 @@ from PIL import Image
 from ..data.pictures import open_picture
 from .style import letters, right, wrong
 
-__all__ = ['captioned_figure', 'hardest_figure', 'hardest_pairs_figure', 'ranked_lists_figure', 'sheet_figure',
-           'shortened']
+__all__ = ['captioned_figure', 'hardest_figure', 'hardest_pairs_figure', 'picture_array', 'quality_text',
+           'ranked_lists_figure', 'sheet_figure', 'shortened', 'tiles_figure']
 
 
-def _picture(o, most=400):
+def picture_array(
+    o,        # Anything that `open_picture` takes
+    most=400, # Longest side of one from a file, pixels
+)->np.ndarray: # `(height, width, 3)`
     "Anything that `open_picture` takes as an RGB array; a file no larger than a figure can show"
     img = open_picture(o, 4*most**2)  # a large JPEG is decoded small
     if not isinstance(o, (Image.Image, np.ndarray)): img.thumbnail((most, most))
@@ -22,13 +25,18 @@ def _picture(o, most=400):
 def _room(height, shape): return int(height*shape[1]/shape[0]*72/(.58*letters))
 
 
-def _sheet(rows, height=1.5, gap_after=None, figure=Figure):
+def tiles_figure(
+    rows,           # Of `(picture, caption, color)`; a color of `None` frames nothing
+    height=1.5,     # Of a picture, inches at most
+    gap_after=None, # Pictures of a row from one wider gap to the next
+    figure=Figure,  # As in `ranked_lists_figure`
+)->Figure:
     """A figure of rows of `(picture, caption, color)`: each picture `height` inches high at most, under its caption.
 
     Where there is a color, framed and captioned in it. After each `gap_after` pictures of a row there is a wider gap.
     All stand in one axes, in inches from the upper left corner: an axes each would take most of the time of a run's
     pictures."""
-    rows = [[(_picture(picture), caption, color) for picture,caption,color in row] for row in rows]
+    rows = [[(picture_array(picture), caption, color) for picture,caption,color in row] for row in rows]
     first = next((o for row in rows for o in row), None)
     if first is None:
         fig = figure(figsize=(3.2, 1))
@@ -55,7 +63,11 @@ def _sheet(rows, height=1.5, gap_after=None, figure=Figure):
     return fig
 
 
-def _text(quality): return 'quality ?' if quality is None or np.isnan(quality) else f'quality {quality:.0f}'
+def quality_text(
+    quality, # 0 to 100, NaN or None where it is not known
+)->str:
+    "As captions have it"
+    return 'quality ?' if quality is None or np.isnan(quality) else f'quality {quality:.0f}'
 
 
 def _short(text, n): return text if len(text) <= n else text[:max(n - 1, 1)] + '…'
@@ -69,11 +81,11 @@ def sheet_figure(
 )->Figure:
     "Pictures in rows, each with its quality: a batch, or identities side by side"
     first = next((o for row in pictures for o in row), None) if names is not None else None
-    room = 0 if first is None else _room(height, _picture(first).shape)
+    room = 0 if first is None else _room(height, picture_array(first).shape)
     def said(i, j):
-        lines = [_text(qualities[i][j])] if qualities is not None else []
+        lines = [quality_text(qualities[i][j])] if qualities is not None else []
         return '\n'.join([_short(str(names[i]), room), *lines] if names is not None and j == 0 else lines)
-    return _sheet([[(o, said(i, j), None) for j,o in enumerate(row)] for i,row in enumerate(pictures)], height)
+    return tiles_figure([[(o, said(i, j), None) for j,o in enumerate(row)] for i,row in enumerate(pictures)], height)
 
 
 def captioned_figure(
@@ -85,7 +97,7 @@ def captioned_figure(
 )->Figure:
     "Pictures with what is said of each"
     tiles = [(o, said, None) for o,said in zip(pictures, captions)]
-    return _sheet([tiles[i:i + columns] for i in range(0, len(tiles), columns)], height, figure=figure)
+    return tiles_figure([tiles[i:i + columns] for i in range(0, len(tiles), columns)], height, figure=figure)
 
 
 def shortened(
@@ -94,7 +106,7 @@ def shortened(
     height:float=1.5, # Of the picture, inches
 )->str:
     "A name that ends where the picture does"
-    return _short(str(name), _room(height, _picture(picture).shape))
+    return _short(str(name), _room(height, picture_array(picture).shape))
 
 
 def ranked_lists_figure(
@@ -105,15 +117,18 @@ def ranked_lists_figure(
     captions=None,    # `(n, top)` a line over each answer, under its rank
     height:float=1.5, # Of a picture, inches
     figure=Figure,    # What makes it; `plt.figure` shows it too, where figures are shown
+    first=None,       # `(n,)` `(rank, picture)` of the first right answer where it is further down, or `None`
 )->Figure:
     "Each query and what the gallery answered, right in green and wrong in red"
     def answer(i, j, picture):
         word,color = ('', None) if correct is None else (' right', right) if correct[i][j] else (' wrong', wrong)
         said = f'{j + 1}{word}' if captions is None else f'{j + 1}{word}\n{captions[i][j]}'
         return picture, said, color
-    return _sheet([[(query, titles[i] if titles is not None else 'query', None),
-                    *(answer(i, j, o) for j,o in enumerate(galleries[i]))]
-                   for i,query in enumerate(queries)], height, figure=figure)
+    rows = [[(query, titles[i] if titles is not None else 'query', None),
+             *(answer(i, j, o) for j,o in enumerate(galleries[i]))] for i,query in enumerate(queries)]
+    for row,found in zip(rows, first or ()):
+        if found is not None: row.append((found[1], f'{found[0]} right', right))
+    return tiles_figure(rows, height, figure=figure)
 
 
 def hardest_figure(
@@ -121,9 +136,10 @@ def hardest_figure(
     files,             # The picture of each row of the table
 )->Figure:
     "`ranked_lists_figure` of the hardest queries"
-    titles = [f'query, AP {o.ap:.2f}\n{_text(o.quality)}' for o in hard.itertuples()]
+    titles = [f'query, AP {o.ap:.2f}\n{quality_text(o.quality)}' for o in hard.itertuples()]
     galleries = [[files[r] for r in o] for o in hard['gallery']]
-    return ranked_lists_figure([files[r] for r in hard['row']], galleries, list(hard['correct']), titles)
+    first = [None if any(o.correct) else (o.first_rank, files[o.answer]) for o in hard.itertuples()]
+    return ranked_lists_figure([files[r] for r in hard['row']], galleries, list(hard['correct']), titles, first=first)
 
 
 def hardest_pairs_figure(
@@ -139,5 +155,6 @@ def hardest_pairs_figure(
     rows = [o[i:i + columns] for o in kinds for i in range(0, len(o), columns)]
     def pair(o):
         color,said = right if o.correct else wrong, f'{"one person" if o.same else "two people"}, {o.score:.2f}'
-        return (files[o.row1], f'{said}\n{_text(o.quality1)}', color), (files[o.row2], _text(o.quality2), color)
-    return _sheet([[tile for o in row for tile in pair(o)] for row in rows], height, gap_after=2)
+        first = files[o.row1],f'{said}\n{quality_text(o.quality1)}',color
+        return first, (files[o.row2], quality_text(o.quality2), color)
+    return tiles_figure([[tile for o in row for tile in pair(o)] for row in rows], height, gap_after=2)

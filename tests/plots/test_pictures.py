@@ -77,11 +77,14 @@ def test_ranked_lists(assert_tidy):
 
 def test_hardest_figure(assert_tidy):
     files = [picture() for _ in range(6)]
-    hard = pd.DataFrame({'row': [4, 5], 'quality': [7.6, np.nan], 'ap': [.014, .5], 'first_rank': [9, 1],
-                         'gallery': [[0, 1, 2], [3]], 'correct': [[False, True, False], [True]]})
+    hard = pd.DataFrame({'row': [4, 5, 1], 'quality': [7.6, np.nan, 50], 'ap': [.014, .5, .1],
+                         'first_rank': [2, 1, 37], 'answer': [1, 3, 0],
+                         'gallery': [[0, 1, 2], [3], [2, 3]], 'correct': [[False, True, False], [True], [False]*2]})
     fig = hardest_figure(hard, files)
     assert titles(fig) == ['query, AP 0.01\nquality 8', '1 wrong', '2 right', '3 wrong',
-                           'query, AP 0.50\nquality ?', '1 right']
+                           'query, AP 0.50\nquality ?', '1 right',
+                           'query, AP 0.10\nquality 50', '1 wrong', '2 wrong', '37 right']
+    assert np.array_equal(arrays(fig)[-1], files[0])
     assert np.array_equal(arrays(fig)[0], files[4])
     assert np.array_equal(arrays(fig)[3], files[2])
     assert_tidy(fig)

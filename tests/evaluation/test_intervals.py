@@ -1,0 +1,33 @@
+"Intervals against known values, and the map of embeddings"
+import numpy as np
+import pytest
+from scipy import stats
+
+from qsd_fastai.evaluation.intervals import mean_interval, share_interval, with_ends
+from qsd_fastai.evaluation.maps import flat_map
+
+
+def test_intervals():
+    low,high = share_interval([1]*8 + [0]*2)
+    assert (low, high) == pytest.approx((.4901625, .9433178), abs=1e-6) # Wilson (1927), 8 of 10
+    assert share_interval([1]*5)[1] == 1
+    assert share_interval([1]*5)[0] == pytest.approx(5/(5 + stats.norm.ppf(.975)**2))
+    values = np.array([.1, .4, .5, .9])
+    half = stats.t.ppf(.975, 3)*values.std(ddof=1)/2
+    assert mean_interval(values) == pytest.approx((values.mean() - half, values.mean() + half))
+    for empty in (mean_interval([.5]), share_interval([])): assert np.isnan(empty).all()
+    assert with_ends('mAP', (1, 2)) == {'mAP low': 1, 'mAP high': 2}
+
+
+@pytest.mark.parametrize('n', [1, 2, 5, 30])
+def test_neighbours_stay_neighbours(n):
+    rng = np.random.default_rng(0)
+    ids = np.arange(n) % 2
+    emb = np.eye(6)[ids] + .05*rng.normal(size=(n, 6))
+    places = flat_map(emb)
+    assert places.shape == (n, 2)
+    assert np.isfinite(places).all()
+    if n < 5: return
+    np.testing.assert_array_equal(places, flat_map(emb))
+    far = np.linalg.norm(places[:, None] - places[None], axis=2) + 1e9*np.eye(n)
+    assert (ids[far.argmin(1)] == ids).all()

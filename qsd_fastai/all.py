@@ -79,7 +79,7 @@ from .runs.keys import under
 from .runs.made import table_content
 from .runs.tables import read_results
 from .runs.wandb_run import finish_run, start_run
-from .runs.wandb_tables import figure_image
+from .runs.wandb_tables import figure_image, log_closing
 from .schedules import warmup_multistep
 from .stages import Run, rehearse
 from .terminal import for_terminal

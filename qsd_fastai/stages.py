@@ -23,7 +23,7 @@ from .quality import comparable
 from .runs.folder import FREE, RunFolder, stage_file
 from .runs.made import table_content
 from .runs.wandb_run import finish_run, start_run
-from .runs.wandb_tables import figure_image
+from .runs.wandb_tables import figure_images
 from .terminal import for_terminal
 
 __all__ = ['Run', 'Stage', 'rehearse']
@@ -124,7 +124,7 @@ class Stage:
     ):
         self.run,self.title,self.first,self.distils = run,title,not run.results,False
         self.name = stage_file(title)
-        self._wandb_run = None
+        self._wandb_run = self.track = None
 
     def cbs(self,
         *cbs, # Of the method and the schedule; `None` is passed over
@@ -132,8 +132,8 @@ class Stage:
         "Callbacks of the fit: those given, the state that it is resumed from, and tracking"
         cbs = [cb for cb in cbs if cb is not None]
         self.distils = any(isinstance(cb, QualityDistillation) for cb in cbs)
-        assert self.wandb_run # It begins before the fit, which then goes on in it
-        return [*cbs, SaveState(self.run.out/f'{self.name}.state', self.run.resume), TrackRun()]
+        self.track = TrackRun(into=self.wandb_run)
+        return [*cbs, SaveState(self.run.out/f'{self.name}.state', self.run.resume), self.track]
 
     @property
     def wandb_run(self):
@@ -147,7 +147,8 @@ class Stage:
             self._wandb_run = start_run(name=f'{run.out.name} {self.title}', group=args.get('group') or run.out.name,
                                         dir=run.out, id=run.run_id(self.title),
                                         job_type='train' if self.first else 'fine-tune',
-                                        config={**known, 'arm': self.title, 'reference': run.run_id(first)})
+                                        config={**known, 'arm': self.title, 'reference': run.run_id(first)},
+                                        tracked=not args.get('no_wandb'))
         return self._wandb_run
 
     def failed(self):
@@ -163,9 +164,11 @@ class Stage:
         figures = {k: v for o in judgements for k,v in o.figures.items()}
         self.run.results[self.title] = figures
         self.wandb_run.summary.update({f'final/{k}': v for k,v in figures.items()})
-        for k,figure in [pair for o in judgements for pair in o.plots.items()]:
-            save_figure(figure, self.run.out/f'{self.name}_{k}.png')
-            self.wandb_run.log({f'plots/{k}': figure_image(figure)})
+        plots = {k: figure for o in judgements for k,figure in o.plots.items()}
+        for k,figure in plots.items(): save_figure(figure, self.run.out/f'{self.name}_{k}.png')
+        if not self.wandb_run.disabled: self.wandb_run.log(figure_images(plots))
+        for k in ('batches', 'epochs') if self.track else ():
+            save_frame(getattr(self.track, k).frame(), self.run.out/f'{self.name}_{k}.csv', index=False)
         finish_run(self.wandb_run)
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-__all__ = ['finite_rows', 'full_precision', 'plain_labels', 'plain_tensor', 'plain_vector']
+__all__ = ['finite_rows', 'full_precision', 'numbers', 'plain_labels', 'plain_tensor', 'plain_vector']
 
 
 def plain_tensor(
@@ -48,3 +48,16 @@ def plain_vector(
 )->np.ndarray: # `(n,)`
     "Numbers as a flat array; bfloat16, which numpy lacks, as float32"
     return plain_labels(x.float() if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 else x)
+
+
+def numbers(
+    scalars:dict, # Name -> a tensor of one number, on any device, or a number
+)->dict: # Name -> number
+    "What they hold: those of a device wait for it once and come in one transfer"
+    found,by_device = {k: v for k,v in scalars.items() if not isinstance(v, torch.Tensor)},{}
+    for k,v in scalars.items():
+        if k not in found: by_device.setdefault(v.device, []).append(k)
+    for names in by_device.values():
+        stacked = torch.stack([scalars[k].detach().as_subclass(torch.Tensor).float().reshape(()) for k in names])
+        found |= dict(zip(names, stacked.cpu().tolist()))
+    return {k: found[k] for k in scalars}

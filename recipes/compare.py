@@ -20,7 +20,6 @@ next ones, and so on. What was chosen so is confirmed on seeds that it was not c
 import sys
 from importlib import import_module
 
-import wandb
 from fastcore.script import anno_parser, call_parse
 
 from qsd_fastai.all import *
@@ -77,9 +76,8 @@ def main(
     shown = gains['figure'].isin(gains['figure'].unique()[:8]) # As many as can be read
     figure = gains_figure(gains[shown], reference)
     save_figure(figure, out/'gains.png')
-    run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary',
-                    job_type='compare', config=without_folders(options))
-    tables = {'results': wandb.Table(dataframe=results), 'gains': wandb.Table(dataframe=gains)}
-    run.log({**under('tables', tables), 'plots/gains': figure_image(figure)})
+    run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare',
+                    config=without_folders(options), tracked=not given.get('no_wandb'))
+    log_closing(run, {'results': results, 'gains': gains}, {'gains': figure})
     finish_run(run)
     print(f'\nEverything of this comparison is in {out}')

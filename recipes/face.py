@@ -57,6 +57,7 @@ def main(
     flip:bool=False,          # Judge the sum of the embeddings of picture and mirror image
     seed:int=0,               # Of weights, batches and augmentation
     group:str='',             # Of the runs in W&B; the name of the folder when not given
+    no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
     workers:int=0,            # Loading processes; 0 loads in this one
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):

@@ -41,6 +41,7 @@ def main(
     shuffle_quality:bool=False, # The same as shuffled in place of with
     seed:int=0,               # Of weights, batches and augmentation
     group:str='',             # Of the runs in W&B; the name of the folder when not given
+    no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
     workers:int=0,            # Loading processes; 0 loads in this one
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):

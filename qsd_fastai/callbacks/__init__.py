@@ -6,6 +6,7 @@ centers         Moves the centers of a `CenterLoss`
 octuplet        Fine-tunes by the Octuplet loss, a peer
 partial_update  Moves the centers of a `PartialFC`
 track_run       Logs to Weights & Biases
+found           What is known about a learner without being told
 save_state      Resume: keeps all that a fit needs to go on
 kept            What it has kept, read back
 """

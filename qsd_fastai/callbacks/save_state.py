@@ -17,8 +17,9 @@ from ..files import save_whole
 from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
 from ..tensors import plain_tensor
+from .found import highest_rates
 from .kept import own_loader, read_state, same_table, table_state
-from .track_run import TrackRun, highest_rates
+from .track_run import TrackRun
 
 __all__ = ['Diverged', 'SaveState', 'random_state', 'set_random_state']
 

@@ -1,44 +1,49 @@
 "The Weights & Biases callback: one run that holds all one wants to look at afterwards"
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-import wandb
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 from fastai.torch_core import get_model, rank_distrib
-from fastcore.basics import defaults, store_attr
-from torch import nn
+from fastcore.basics import store_attr
 
-from ..data.loaders import picture_files, picture_size
+from ..data.loaders import picture_files
 from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_queries, judge_of
 from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
 from ..plots.pictures import hardest_figure
 from ..plots.quality import quality_histogram_figure
+from ..runs.history import History
 from ..runs.keys import under
-from ..runs.wandb_run import epochs_known, finish_run, kept_beside, start_run
+from ..runs.made import made_with, peak_memory
+from ..runs.wandb_run import active_run, epochs_known, finish_run, kept_beside, start_run, wandb
 from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
+from ..tensors import numbers
+from .found import found_config
 from .loss_terms import loss_terms
 
 __all__ = ['TrackRun']
+
+STEPS = {'train': 'batch', 'lr': 'batch', 'valid': 'epoch', 'mean': 'epoch', 'cost': 'epoch'} # What curves are over
 
 
 class TrackRun(Callback):
     """Logs a fit to Weights & Biases, from its configuration to the hardest cases
 
-    Every loss term and learning rate a batch, metrics an epoch, and at the end the model, the table, the quality
-    histogram, the hardest queries with their ranked gallery and, with `Verification`, the ROC curve, error against
-    rejection and the hardest pairs. Where `SaveModelCallback` loads the best model, all of these are of its epoch:
-    the artifact has the alias best, otherwise last, and its epoch and figures; `final/` in the summary has them, too.
+    Every loss term and learning rate a batch, metrics, pictures a second and memory an epoch, and at the end the model,
+    the table, the quality histogram, the hardest queries with their ranked gallery and, with `Verification`, the ROC
+    curve, error against rejection and the hardest pairs. Where `SaveModelCallback` loads the best model, all of these
+    are of its epoch: the artifact has the alias best, otherwise last, and its epoch and figures; `final/` in the
+    summary has them, too.
     validate, get_preds and lr_find log nothing.
 
     Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C
     say, leaves its run open; it is marked as failed when the next one starts, or when Python ends. Without an API key
-    the run is kept offline, and a line says how to upload it. fastai's own `WandbCallback` does not run with current
-    fastcore."""
+    the run is kept offline, and a line says how to upload it; without W&B the numbers are in `batches` and `epochs`
+    all the same. fastai's own `WandbCallback` does not run with current fastcore."""
     # after the Recorder, the schedulers, the progress bar, and SaveModelCallback, which loads the best model at the end
     order = SaveModelCallback.order + 4
     left = None  # the run that one of these has started and not finished
@@ -53,12 +58,26 @@ class TrackRun(Callback):
         hardest:int=16,           # Queries in the table of the hardest, and pairs of each kind
         log_model:bool=True,      # Keep the model as an artifact?
         log_table:bool=True,      # Keep the table of pictures as an artifact?
+        every:int=1,              # Batches from one that is logged to the next
+        into=None,                # A run of `start_run` to log to; that of `wandb.init`, or one of its own, by default
     ):
         store_attr()
         self.wandb_run = None
+        self.batches,self.epochs = History(),History()
         self.logged = (None, 0, 0)  # id of the run that was logged to last, and how many batches and epochs
 
-    def __getstate__(self): return {**self.__dict__, 'wandb_run': None}  # for `Learner.export`
+    def __getstate__(self): return {**self.__dict__, 'wandb_run': None, 'into': None}  # for `Learner.export`
+
+    def state_dict(self):
+        "What was logged so far, for a fit that is resumed"
+        return {'batches': self.batches.state_dict(), 'epochs': self.epochs.state_dict()}
+
+    def load_state_dict(self,
+        state:dict, # Of `state_dict`
+    ):
+        "Go on from there"
+        self.batches.load_state_dict(state['batches'])
+        self.epochs.load_state_dict(state['epochs'])
 
     def before_fit(self):
         self.fits,self.begun = is_fit(self.learn),False
@@ -69,26 +88,40 @@ class TrackRun(Callback):
         "The run starts with the first epoch: by then every callback has agreed to the fit"
         self.begun = self.fits
         if not self.tracks or self.wandb_run is not None: return
-        if wandb.run is not None and wandb.run is TrackRun.left: finish_run(wandb.run, failed=True)
-        self.wandb_run,self.ours = wandb.run,wandb.run is None
+        if TrackRun.left is not None and active_run() is TrackRun.left: finish_run(TrackRun.left, failed=True)
+        self.wandb_run = self.into or active_run()
+        self.ours = self.wandb_run is None
         if self.ours:
             self.wandb_run = start_run(self.project, self.run_name, self.group, self.dir, self.id, job_type='train')
             TrackRun.left = self.wandb_run
-        self.wandb_run.config.update({'found': found_config(self.learn), **(self.config or {})}, allow_val_change=True)
-        for part,step in (('train', 'batch'), ('lr', 'batch'), ('valid', 'epoch'), ('mean', 'epoch')):
-            self.wandb_run.define_metric(f'{part}/*', step_metric=step)
+        known = {'found': found_config(self.learn), **made_with(), **(self.config or {})}
+        self.wandb_run.config.update(known, allow_val_change=True)
+        for part,step in STEPS.items(): self.wandb_run.define_metric(f'{part}/*', step_metric=step)
         self.known = epochs_known(self.wandb_run)
         run,*done = self.logged
         self.first_batch,self.first_epoch = done if run == self.wandb_run.id else (0, 0)  # `fine_tune` is two fits
-        self.trained,self.rows,self.best = False,0,None
+        if run != self.wandb_run.id: self.batches,self.epochs = History(),History()
+        self.trained,self.rows,self.best,self.cost = False,0,None,{}
+
+    def before_train(self): self.pictures,self.start = 0,time.perf_counter()
 
     def after_batch(self):
         if not self.tracks or not self.training: return
         self.trained = True
-        terms = {f'train/{k}': float(v) for k,v in loss_terms(self.learn).items()}
-        row = {'train/loss': float(self.loss.detach()), **terms}
-        row |= {f'lr/group{i}': h['lr'] for i,h in enumerate(self.opt.hypers)}
-        self.wandb_run.log({**row, 'batch': self.first_batch + self.epoch*self.n_iter + self.iter})
+        self.pictures += len(self.yb[0])
+        batch = self.first_batch + self.epoch*self.n_iter + self.iter
+        if batch % self.every: return
+        # one transfer: each that waits for the device holds up the next step
+        row = numbers(under('train', {'loss': self.loss, **loss_terms(self.learn)}))
+        row |= {f'lr/group{i}': h['lr'] for i,h in enumerate(self.opt.hypers)} | {'batch': batch}
+        self.batches.add(row)
+        self.wandb_run.log(row)
+
+    def after_train(self):
+        if not self.tracks: return
+        seconds = time.perf_counter() - self.start
+        memory = peak_memory(getattr(self.dls, 'device', None))
+        self.cost = under('cost', {'pictures_a_second': self.pictures/seconds, **memory}) if self.pictures else {}
 
     def after_epoch(self):
         if not self.tracks: return
@@ -124,7 +157,9 @@ class TrackRun(Callback):
         collected = getattr(self.learn, 'loss_terms', None)
         means = collected.epochs[-1] if collected and collected.epochs else {}
         row |= {f'mean/{k}': v for k,v in means.items() if k != 'epoch'}
-        self.wandb_run.log({**row, 'epoch': self.first_epoch + self.epoch + 1})
+        row |= {**self.cost, 'epoch': self.first_epoch + self.epoch + 1}
+        self.epochs.add(row)
+        self.wandb_run.log(row)
 
     def after_fit(self):
         # by every process: each has some of the centers of a `PartialFC`
@@ -138,6 +173,13 @@ class TrackRun(Callback):
         state = (self._state() if self._keeper is None else self.best) if self.recorder.values else None
         known = {'epoch': state['epoch'], **state['figures']} if state else {}
         self.wandb_run.summary.update(under('final', known))
+        if not self.wandb_run.disabled: self._log_end(weights, table, state, known)
+        if self.ours:
+            finish_run(self.wandb_run)
+            TrackRun.left = None
+
+    def _log_end(self, weights, table, state, known):
+        "The model, the table, pictures"
         with kept_beside(self.wandb_run):
             if self.log_model:
                 alias = 'last' if self._keeper is None else 'best'
@@ -145,9 +187,6 @@ class TrackRun(Callback):
                 self._log_artifact('model', 'model', 'model.pth', lambda f: torch.save(weights, f), known, [alias])
             if table is not None and self.log_table: self._log_table(table)
             if table is not None: self._log_pictures(table, state)
-        if self.ours:
-            finish_run(self.wandb_run)
-            TrackRun.left = None
 
     def _log_table(self, table):
         file,write = 'images.csv',partial(table.to_csv, index=False)
@@ -175,61 +214,3 @@ class TrackRun(Callback):
         pairs = state and state['pairs']
         if pairs is not None: logged |= verification_pictures(pairs, table, self.hardest)
         if logged: self.wandb_run.log(logged)
-
-
-def found_config(
-    learn, # `Learner` in a fit
-)->dict:
-    "What is known about a learner without being told"
-    dls,model = learn.dls,get_model(learn.model)
-    body = getattr(model, 'body', model)
-    opt_func,size = getattr(learn.opt_func, 'func', learn.opt_func),picture_size(dls)
-    own = [cb for cb in learn.cbs if type(cb) not in defaults.callbacks and not isinstance(cb, TrackRun)]
-    found = {
-        'body': (getattr(body, 'pretrained_cfg', None) or {}).get('architecture') or type(body).__name__,
-        'parameters': sum(p.numel() for p in model.parameters()),
-        'n_identities': getattr(dls, 'c', None),
-        'size': size and list(size),
-        'loss': described(learn.loss_func),
-        'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__),
-        'lr': highest_rates(learn), 'wd': learn.opt.hypers[-1].get('wd'),
-        'n_epoch': learn.n_epoch, 'n_batches': len(dls.train),
-        'callbacks': {cb.name: described(cb) for cb in own},
-        'device': str(getattr(dls, 'device', None)), 'torch': torch.__version__}
-    for k in ('n_ids', 'n_imgs', 'partners', 'bs', 'seed'): found[k] = getattr(dls.train, k, None)
-    table = getattr(dls, 'table', None)
-    if table is None: return found
-    splits = table['split'].value_counts().to_dict()
-    return {**found, 'table': {'rows': len(table), **splits, 'record': table.attrs.get('record')}}
-
-
-def highest_rates(
-    learn, # `Learner` in a fit
-)->list: # For each parameter group
-    "The highest learning rate that a fit comes to, scheduled or constant"
-    rates = [h['lr'] for h in learn.opt.hypers]
-    scheduled = getattr(getattr(learn, 'param_scheduler', None), 'scheds', {}).get('lr')
-    if scheduled:
-        all_along = [np.broadcast_to(scheduled(pct), len(rates)) for pct in np.linspace(0, 1, 101)]
-        rates = np.max(all_along, axis=0)
-    return [float(v) for v in rates]
-
-
-def described(
-    o,       # A callback, a module, a schedule or a function
-    depth=2, # How far modules within modules are described
-)->dict:
-    "How something was made, as far as its plain attributes tell"
-    if not hasattr(o, '__dict__') or hasattr(o, '__code__'): return {'name': getattr(o, '__name__', str(o))}
-    found = {'name': type(o).__name__}
-    for k,v in {**vars(o), **vars(o).get('_modules', {})}.items():
-        if k.startswith('_') or k in ('learn', 'run', 'training', 'terms'): continue
-        if isinstance(v, (bool, int, float, str)): found[k] = v
-        elif isinstance(v, Path): found[k] = v.name
-        elif isinstance(v, (tuple, list)) and _few_and_plain(v): found[k] = list(v)
-        elif isinstance(v, dict) and _few_and_plain(v.values()): found[k] = v
-        elif depth and (isinstance(v, nn.Module) or callable(v)): found[k] = described(v, depth - 1)
-    return found
-
-
-def _few_and_plain(values): return 0 < len(values) <= 20 and all(isinstance(o, (int, float, str)) for o in values)

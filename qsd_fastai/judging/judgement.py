@@ -7,7 +7,7 @@ from ..data.loaders import picture_files
 from ..private import without_folders
 from ..runs.keys import under
 from ..runs.wandb_run import finish_run, kept_beside, start_run
-from ..runs.wandb_tables import figure_image
+from ..runs.wandb_tables import figure_images
 
 __all__ = ['Judgement', 'check_choices', 'merged', 'ranks_of', 'rates_of', 'track_judgement']
 
@@ -48,8 +48,9 @@ def track_judgement(
     config = {'protocol': found['protocol'], 'data': without_folders(found['data']), 'model': found['model']}
     run = start_run(config=config, dir=dir, group=group or Path(dir).name, job_type='evaluate', **kwargs)
     run.summary.update(under('final', found['figures']))
+    if run.disabled: return finish_run(run)
     shown = picture_files(table).to_numpy(),table['path'].to_numpy()
-    pictures = under('plots', {k: figure_image(v) for k,v in plots.items()})
+    pictures = figure_images(plots)
     made = under('tables', {k: make(*shown) for k,make in tables.items()})
     with kept_beside(run): run.log({**pictures, **made})
     finish_run(run)

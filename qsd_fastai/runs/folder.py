@@ -9,15 +9,15 @@ from pathlib import Path
 
 from ..files import save_text
 from .lock import hold, release
-from .made import changes, versions
+from .made import changes, package_state, versions
 
 __all__ = ['FREE', 'RunFolder', 'opened', 'read_run', 'run_folder', 'run_or_nothing', 'stage_file']
 
 # Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged. Judging
 # is done again at a resume, and the content of the data is looked at
-FREE = ('arms', 'data', 'degraded', 'far', 'flip', 'group', 'sets', 'shuffle_quality', 'workers')
-PARTS = {'id': str, 'args': dict, 'stages': dict, 'changed': list, 'versions': dict, 'table': dict, 'diverged': str,
-         'results': str}
+FREE = ('arms', 'data', 'degraded', 'far', 'flip', 'group', 'no_wandb', 'sets', 'shuffle_quality', 'workers')
+PARTS = {'id': str, 'args': dict, 'stages': dict, 'changed': list, 'versions': dict, 'package': dict, 'table': dict,
+         'diverged': str, 'results': str}
 opened = [] # Folders of runs that this process is at, the outermost first
 
 
@@ -112,12 +112,14 @@ class RunFolder:
         if self.kept['versions'] not in ({}, now):
             changed['versions'] = [self.kept['versions'], now]
             print(f'Note: this run was begun with other versions: {changes(self.kept["versions"], now)}.')
+        if self.kept['package'] not in ({}, package_state()):
+            changed['package'] = [self.kept['package'], package_state()]
         if changed: self.kept['changed'].append({'at': time.strftime('%Y-%m-%d %H:%M:%S'), **changed})
         for title in self.anew:
             print(f'"{title}" is made anew, for "{self.kept["diverged"]}" diverged at its rate.')
             (self.out/stage_file(title, '.state')).unlink(missing_ok=True)
             del self.kept['stages'][title]
-        self.kept |= {'args': self.args, 'versions': now, 'diverged': ''}
+        self.kept |= {'args': self.args, 'versions': now, 'package': package_state(), 'diverged': ''}
         self._write()
 
     def begin(self,

@@ -4,13 +4,18 @@ import netrc
 import os
 import re
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import wandb
+from .made import made_with
+from .no_run import NoRun
 
-__all__ = ['epochs_known', 'finish_run', 'has_key', 'kept_beside', 'start_run']
+try:
+    import wandb
+except ImportError: wandb = None # Then runs are not tracked, and all else works
+
+__all__ = ['active_run', 'epochs_known', 'finish_run', 'has_key', 'kept_beside', 'start_run']
 
 at_exit = {} # By id, what Python is to do about a run that was started and not finished
 
@@ -23,6 +28,7 @@ def start_run(
     id:str=None,              # Of a run to go on with
     config:dict=None,         # First part of the configuration
     job_type:str=None,        # What is done in it: train, fine-tune, evaluate, compare
+    tracked:bool=True,        # Else nothing is kept: `NoRun`, as where W&B is not installed
 ): # The run, to be ended by `finish_run`
     """`wandb.init` that goes offline where there is no API key and `WANDB_MODE` does not decide
 
@@ -32,10 +38,13 @@ def start_run(
     W&B itself adds the name of the machine and of its user, the command line and the paths of program and folder.
     Where others may look at the run, set WANDB_X_DISABLE_META=true and WANDB_X_DISABLE_MACHINE_INFO=true, and for the
     state of the repository WANDB_DISABLE_GIT=true."""
+    if tracked and wandb is None: _say_that_it_lacks()
+    if not tracked or wandb is None: return NoRun(id, dir, config)
     Path(dir).mkdir(parents=True, exist_ok=True)
     # W&B itself looks at the environment but once
     mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')
-    known = {'project': project, 'name': name, 'group': group, 'id': id, 'config': config, 'job_type': job_type}
+    known = {'project': project, 'name': name, 'group': group, 'id': id, 'job_type': job_type,
+             'config': {**made_with(), **(config or {})}}
     # its process may be one that another program has started, elsewhere
     run = wandb.init(**known, dir=str(Path(dir).absolute()), mode=mode, resume='allow' if id else None,
                      settings=wandb.Settings(silent=True, console='off'))
@@ -43,6 +52,15 @@ def start_run(
     if run.offline and (steps := _values_of(run, b'_step')): run.log({}, step=max(steps) + 1, commit=False)
     at_exit[run.id] = atexit.register(partial(finish_run, run, failed=True))
     return run
+
+
+@cache
+def _say_that_it_lacks(): print('W&B is not installed: runs are not tracked there. pip install wandb changes that.')
+
+
+def active_run():
+    "The run of W&B that is open, or `None`"
+    return wandb.run if wandb is not None else None
 
 
 def has_key()->bool:
@@ -65,6 +83,7 @@ def finish_run(
     said:bool=True,    # Say where it is?
 ):
     "End a run, and say where it is"
+    if isinstance(run, NoRun): return
     atexit.unregister(at_exit.pop(run.id, None))
     folders,offline = _folders_of(run) if run.offline else [],run.offline
     url = None if offline or run.disabled else run.url

@@ -16,10 +16,12 @@ from fastai.callback.schedule import SchedCos
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qsd_fastai.callbacks import track_run as tracking
+from qsd_fastai.callbacks.found import described
 from qsd_fastai.callbacks.save_state import SaveState
-from qsd_fastai.callbacks.track_run import TrackRun, described
+from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval, Verification, hardest_pairs, hardest_queries
@@ -29,7 +31,9 @@ from qsd_fastai.evaluation.store import EmbeddingStore
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
+from qsd_fastai.runs.made import package_state, versions
 from qsd_fastai.runs.wandb_run import epochs_known, finish_run, start_run
+from qsd_fastai.tensors import numbers
 
 sys.path.insert(0, str(Path(__file__).parents[1]/'runs'))
 from wandb_files import Run, runs
@@ -113,6 +117,8 @@ def test_its_keys(tracked):
 def test_config(tracked, labelled_people):
     run,learn,*_ = tracked
     assert run.config['note'] == 'mine'  # what is found does not stand beside what was said
+    assert run.config['versions'] == versions()
+    assert run.config['package'] == package_state()
     c = run.config['found']
     known = {'body': 'test_resnet', 'size': [32, 16], 'n_identities': 8, 'n_ids': 4, 'n_imgs': 3, 'n_epoch': 2}
     assert {k: c[k] for k in known} == known
@@ -139,7 +145,8 @@ def test_every_term_and_rate_of_every_batch(tracked):
     run,_,losses,*_ = tracked
     rows = run.rows('train/loss')
     assert [r['batch'] for r in rows] == list(range(8)) == list(range(len(losses)))
-    names = {'identity', 'triplet', 'qsd', 'qsd_level1', 'qsd_level2', 'qsd_level3', 'qsd_emb', 'qsd_logits'}
+    names = {'identity', 'triplet', 'qsd', 'qsd_level1', 'qsd_level2', 'qsd_level3', 'qsd_emb', 'qsd_logits',
+             'qsd_gap', 'qsd_cosine_level1', 'qsd_cosine_emb'}
     for row,(loss,terms) in zip(rows, losses):
         np.testing.assert_allclose(row['train/loss'], loss, rtol=1e-6)
         assert names <= set(terms)
@@ -147,7 +154,8 @@ def test_every_term_and_rate_of_every_batch(tracked):
     np.testing.assert_allclose([r['lr/group1'] for r in rows], [r['lr/group0']*10 for r in rows])
     assert max(r['lr/group1'] for r in rows) == pytest.approx(1e-3)
     assert rows[0]['lr/group1'] < 1e-4
-    assert {'train/*': 'batch', 'lr/*': 'batch', 'valid/*': 'epoch', 'mean/*': 'epoch'}.items() <= run.steps.items()
+    steps = {'train/*': 'batch', 'lr/*': 'batch', 'valid/*': 'epoch', 'mean/*': 'epoch', 'cost/*': 'epoch'}
+    assert steps.items() <= run.steps.items()
 
 
 def test_metrics_of_every_epoch(tracked):
@@ -157,6 +165,9 @@ def test_metrics_of_every_epoch(tracked):
     assert all(0 <= r['valid/rank1'] <= 1 and r['valid/loss'] > 0 for r in rows)
     _,rank1,mAP = learn.validate()  # the weights are those of the last epoch
     np.testing.assert_allclose([rows[-1]['valid/rank1'], rows[-1]['valid/mAP']], [rank1, mAP], rtol=1e-6)
+    for row in rows:
+        assert row['cost/pictures_a_second'] > 0
+        assert row['cost/process_gib'] > .05
     for row,terms in zip(rows, learn.loss_terms.epochs):
         for k in ('identity', 'triplet', 'qsd', 'qsd_emb'):
             np.testing.assert_allclose(row[f'mean/{k}'], terms[k], rtol=1e-6)
@@ -168,7 +179,8 @@ def test_hardest_queries_table(tracked):
     assert row['tables/hardest_queries']['_type'] == 'table-file'
     assert row['tables/hardest_queries']['nrows'] == 5
     table,files = run.table('tables/hardest_queries')
-    assert table['columns'] == ['query', 'path', 'quality', 'ap', 'first_rank', *(f'rank{k}' for k in range(1, 6))]
+    assert table['columns'] == ['query', 'path', 'quality', 'ap', 'first_rank', 'first_right',
+                                *(f'rank{k}' for k in range(1, 6))]
     hard = hardest_queries(learn.metrics[0].store, 5)
     pictures,known = learn.dls.table['path'],learn.dls.table['quality']
     root = Path(learn.dls.table.attrs['root'])
@@ -180,10 +192,13 @@ def test_hardest_queries_table(tracked):
         assert quality == pytest.approx(known[o.row], rel=1e-6)
         assert ap == pytest.approx(o.ap)
         shown = [cells[0], *cells[5:]]
+        right = int(o.answer)
+        assert pictures[right] != pictures[o.row]
+        assert learn.dls.table['identity'][right] == learn.dls.table['identity'][o.row]
         assert all(c['_type'] == 'image-file' for c in shown)
-        for cell,source in zip(shown, [o.row, *o.gallery]):
+        for cell,source in zip(shown, [o.row, right, *o.gallery]):
             assert files[cell['path']].read_bytes() == (root/pictures[source]).read_bytes()
-        assert [c['caption'] for c in cells[5:]] == ['right' if ok else 'wrong' for ok in o.correct]
+        assert [c['caption'] for c in cells[6:]] == ['right' if ok else 'wrong' for ok in o.correct]
     assert min(run.picture_size(row['plots/hardest_queries'])) > 300
 
 
@@ -341,6 +356,38 @@ def test_the_best_epoch_of_a_run_that_is_resumed(labelled_people, offline, tmp_p
     assert not run.rows('tables/hardest_queries')
 
 
+class Looks(TorchDispatchMode):
+    "Counts numbers that are looked at: each would wait for a device"
+    n = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += func.overloadpacket.__name__ == '_local_scalar_dense'
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_logged_batch_looks_at_no_number_by_itself(labelled_people, offline, tmp_path, monkeypatch):
+    "All come at once, and with `every` only from those batches that are logged"
+    seen,came = [],[]
+    def counted(scalars):
+        came.append(set(scalars))
+        return numbers(scalars)
+    monkeypatch.setattr(tracking, 'numbers', counted)
+    class Counted(TrackRun):
+        def after_batch(self):
+            with Looks() as looks: super().after_batch()
+            if self.training: seen.append(looks.n)
+    track = Counted(dir=tmp_path, every=3, log_model=False, log_table=False)
+    learn = make(labelled_people, cbs=[QualityDistillation(), track])
+    learn.fit(2, 1e-3)
+    assert seen == [0]*8
+    assert len(came) == 3
+    assert {'train/loss', 'train/qsd_gap', 'train/identity'} <= came[0]
+    run, = runs(tmp_path)
+    assert [r['batch'] for r in run.rows('train/loss')] == [0, 3, 6]
+    assert track.batches.frame()['batch'].tolist() == [0, 3, 6]
+    frame,rows = track.epochs.frame(),run.rows('valid/mAP')
+    for k in ('epoch', 'valid/mAP', 'cost/pictures_a_second'): assert frame[k].tolist() == [r[k] for r in rows]
+
+
 def test_the_users_run_goes_on(labelled_people, offline, tmp_path):
     "It is not finished, and both fits of `fine_tune` follow one another in it"
     run = start_run(dir=tmp_path, config={'mine': 1})
@@ -391,6 +438,7 @@ def test_epochs_that_were_not_written_are_logged_again(labelled_people, offline,
     def fit(resume, *cbs):
         state,track = SaveState(tmp_path/'s', resume),TrackRun(dir=tmp_path, id='again', log_table=False)
         learn = make(labelled_people)
+        learn.track_run_was = track
         learn.fit(4, 1e-3, cbs=[state, track, *cbs])
         return learn
     with pytest.raises(KeyboardInterrupt): fit(False, Kill())
@@ -401,6 +449,7 @@ def test_epochs_that_were_not_written_are_logged_again(labelled_people, offline,
     second = re.search(rb'\x05epoch\x82\x01.2', data).start()
     file.write_bytes(data[:second])  # epoch 1 is there, 2 and 3 are not
     learn = fit(True)
+    assert learn.track_run_was.epochs.frame()['epoch'].tolist() == [1, 2, 3, 4]
     two = max(tmp_path.glob('wandb/offline-run-*'), key=lambda o: o.stat().st_mtime_ns)
     rows = Run(two).rows('valid/mAP')
     assert [r['epoch'] for r in rows] == [2, 3, 4]

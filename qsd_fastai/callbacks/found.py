@@ -1,0 +1,69 @@
+"What is known about a learner without being told: for the configuration of its run"
+from pathlib import Path
+
+import numpy as np
+from fastai.torch_core import get_model
+from fastcore.basics import defaults
+from torch import nn
+
+from ..data.loaders import picture_size
+
+__all__ = ['described', 'found_config', 'highest_rates']
+
+
+def found_config(
+    learn, # `Learner` in a fit
+)->dict:
+    "What is known about a learner without being told"
+    dls,model = learn.dls,get_model(learn.model)
+    body = getattr(model, 'body', model)
+    opt_func,size = getattr(learn.opt_func, 'func', learn.opt_func),picture_size(dls)
+    own = [cb for cb in learn.cbs if type(cb) not in defaults.callbacks and cb.name != 'track_run']
+    found = {
+        'body': (getattr(body, 'pretrained_cfg', None) or {}).get('architecture') or type(body).__name__,
+        'parameters': sum(p.numel() for p in model.parameters()),
+        'n_identities': getattr(dls, 'c', None),
+        'size': size and list(size),
+        'loss': described(learn.loss_func),
+        'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__),
+        'lr': highest_rates(learn), 'wd': learn.opt.hypers[-1].get('wd'),
+        'n_epoch': learn.n_epoch, 'n_batches': len(dls.train),
+        'callbacks': {cb.name: described(cb) for cb in own},
+        'device': str(getattr(dls, 'device', None))}
+    for k in ('n_ids', 'n_imgs', 'partners', 'bs', 'seed'): found[k] = getattr(dls.train, k, None)
+    table = getattr(dls, 'table', None)
+    if table is None: return found
+    splits = table['split'].value_counts().to_dict()
+    return {**found, 'table': {'rows': len(table), **splits, 'record': table.attrs.get('record')}}
+
+
+def highest_rates(
+    learn, # `Learner` in a fit
+)->list: # For each parameter group
+    "The highest learning rate that a fit comes to, scheduled or constant"
+    rates = [h['lr'] for h in learn.opt.hypers]
+    scheduled = getattr(getattr(learn, 'param_scheduler', None), 'scheds', {}).get('lr')
+    if scheduled:
+        all_along = [np.broadcast_to(scheduled(pct), len(rates)) for pct in np.linspace(0, 1, 101)]
+        rates = np.max(all_along, axis=0)
+    return [float(v) for v in rates]
+
+
+def described(
+    o,       # A callback, a module, a schedule or a function
+    depth=2, # How far modules within modules are described
+)->dict:
+    "How something was made, as far as its plain attributes tell"
+    if not hasattr(o, '__dict__') or hasattr(o, '__code__'): return {'name': getattr(o, '__name__', str(o))}
+    found = {'name': type(o).__name__}
+    for k,v in {**vars(o), **vars(o).get('_modules', {})}.items():
+        if k.startswith('_') or k in ('learn', 'run', 'training', 'terms'): continue
+        if isinstance(v, (bool, int, float, str)): found[k] = v
+        elif isinstance(v, Path): found[k] = v.name
+        elif isinstance(v, (tuple, list)) and _few_and_plain(v): found[k] = list(v)
+        elif isinstance(v, dict) and _few_and_plain(v.values()): found[k] = v
+        elif depth and (isinstance(v, nn.Module) or callable(v)): found[k] = described(v, depth - 1)
+    return found
+
+
+def _few_and_plain(values): return 0 < len(values) <= 20 and all(isinstance(o, (int, float, str)) for o in values)

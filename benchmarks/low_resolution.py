@@ -33,7 +33,7 @@ from qsd_fastai.evaluation.retrieval import evaluate_retrieval
 from qsd_fastai.losses import MarginLoss, TripletLoss
 from qsd_fastai.models.heads.by_name import make_head
 
-sys.path.append(str(Path(__file__).parents[1]/'data_prep'))
+sys.path.insert(1, str(Path(__file__).parents[1]/'data_prep'))
 from common.mlr import RATES, lowered, rate_of
 
 SIZE,LOGIT = (256, 128),16 # Of the network's input, pixels; of a picture to its own identity at the start

@@ -65,7 +65,6 @@ class Tuning:
     loaders:dict = field(default_factory=dict)
 
     def __post_init__(self):
-        torch.backends.cudnn.benchmark = True # All steps are alike
         train = self.table[self.table['split'] == 'train']
         self.out.mkdir(parents=True, exist_ok=True)
         self.pixels = decoded(picture_files(train, self.table.attrs['root']), self.size).to(self.device)

@@ -69,13 +69,12 @@ def unit_embeddings(
     model,       # `Recognizer`; it comes back in evaluation
     pixels,      # uint8 `(n, 3, height, width)`
     stats:tuple, # Mean and standard deviation of the three channels
-    bs:int=128,  # Pictures at a time
 )->torch.Tensor: # `(n, nf)`, on the device of the model
     "Unit embeddings of pictures, normalised as the loaders do"
     device = next(model.parameters()).device
     mean,std = (torch.tensor(o, device=device).view(1, 3, 1, 1) for o in stats)
     out,model = [],model.eval()
-    for part in pixels.split(bs):
+    for part in pixels.split(128 if device.type == 'cpu' else 512):
         x = (part.to(device).float()/255 - mean)/std
         out.append(F.normalize(model(x.to(memory_format=layout_of(device))).float()))
     return torch.cat(out)

@@ -9,10 +9,12 @@ from .callbacks.centers import CenterUpdate
 from .callbacks.held_out import HeldOut, HeldOutLoss, ranking_losses
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
+from .callbacks.running_loss import KeptLosses
 from .callbacks.save_state import SaveState
 from .callbacks.track_run import TrackRun
 from .choices import one_of
 from .commands import in_one_line
+from .compiled import to_compiled
 from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .data.copies import DegradedCopies, degrade_batch
 from .data.degradations import DEGRADATIONS, degrade
@@ -67,12 +69,13 @@ from .models.layers import BNNeck, GeM
 from .models.preprocess import face_stats, stats_of
 from .models.recognizer import Recognizer
 from .models.weights.read import load_reference
+from .optimizers import FusedAdam, fused_adam
 from .panning import fit_panning, pan_model
 from .plots.curves import cmc_figure, det_figure, error_vs_reject_figure, gains_figure, roc_figure
 from .plots.pictures import hardest_figure, hardest_pairs_figure, ranked_lists_figure, sheet_figure
 from .plots.quality import map_by_quality_figure, quality_agreement_figure, quality_histogram_figure
 from .private import without_folders
-from .qsd_loss import QSDLoss, identity_pairs, partner_pairs, select_pairs
+from .qsd_loss import QSDLoss, grouped_pairs, identity_pairs, partner_pairs, ranked_pairs, select_pairs
 from .quality import label_table, norm_quality, similarity_quality
 from .runs.folder import read_run, run_folder, run_or_nothing
 from .runs.keys import under

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .balance import GradientBalance
 from .choices import one_of
 from .fits import is_judging
-from .qsd_loss import QSDLoss, identity_pairs, partner_pairs
+from .qsd_loss import QSDLoss, grouped_pairs, identity_pairs, partner_pairs
 from .teachers import Teacher
 
 __all__ = ['PRESETS', 'QualityDistillation', 'check_halves']
@@ -144,7 +144,7 @@ class QualityDistillation(Callback):
         elif getattr(self.learn.dl, 'partners', False):
             raise ValueError(f"pairs is '{self.pairs}', but the loader adds partners. "
                              "Use pairs='partner', or a loader without `partners=True`.")
-        elif self.pairs == 'copies': check_halves(self.ids, 'copies')
+        elif self.pairs == 'copies': check_halves(self.ids, 'copies', self.iter)
 
     def _dealt(self, n):
         "An order by a generator of its own: nothing else that is drawn changes. The two of a known pair stay a pair"
@@ -155,7 +155,7 @@ class QualityDistillation(Callback):
         return torch.cat([first, (first + n//2) % n]).to(self.quality.device)
 
     def _set_partners_aside(self):
-        n = check_halves(self.ids, 'partners')
+        n = check_halves(self.ids, 'partners', self.iter)
         if self.forward == 'separate':
             self.others = tuple(x[n:].as_subclass(torch.Tensor) for x in self.xb)
             self.learn.xb = tuple(x[:n] for x in self.xb)
@@ -174,7 +174,7 @@ class QualityDistillation(Callback):
         weight = self._now(self.weight)
         with torch.set_grad_enabled(weight != 0): value = self._distill(trace=weight != 0)
         self.terms = {'qsd': value.detach(), **{f'qsd_{k}': v for k,v in (self.qsd.terms | self.qsd.stats).items()}}
-        self.terms['qsd_pairs'] = torch.tensor(self.qsd.n_pairs/max(self.qsd.n_candidates, 1))
+        self.terms['qsd_pairs'] = self.qsd.n_pairs/max(self.qsd.n_candidates, 1)
         self.n_candidates,self.n_kept = self.n_candidates + self.qsd.n_candidates, self.n_kept + self.qsd.n_pairs
         self.n_batches += 1
         if weight == 0: return
@@ -193,8 +193,15 @@ class QualityDistillation(Callback):
         if isinstance(weights, dict):
             for name in weights: one_of('level_weights', name, *names)
             weights = tuple(weights.get(name, 0.) for name in names)
-        pairs = identity_pairs(self.ids) if self.pairs == 'batch' else partner_pairs(len(self.ids)//2, self.ids.device)
-        return self.qsd(levels, self.quality, pairs, names, tuple(map(self._now, weights)), self._taught_by(), self.ids)
+        weights = tuple(map(self._now, weights))
+        return self.qsd(levels, self.quality, self._pairs(), names, weights, self._taught_by(), self.ids)
+
+    def _pairs(self):
+        n,dl,device = len(self.ids),self.learn.dl,self.ids.device
+        if self.pairs != 'batch': return partner_pairs(n//2, device)
+        if not getattr(dl, 'by_identity', False): return identity_pairs(self.ids)
+        # the loader says where the pictures of an identity stand: nothing need be asked of the device
+        return grouped_pairs(n, dl.n_imgs, dl.copies, device)
 
     def _taught_by(self):
         if self.network is None: return None
@@ -229,7 +236,7 @@ class QualityDistillation(Callback):
                 '`quality` of the table, or set weight=0.')
 
     def after_train(self):
-        self.taught += self.n_kept > 0
+        self.taught += bool(self.n_kept > 0)
         if not (said := self.teaches_nothing): return
         if self.strict and not self.taught: raise ValueError(said)
         warnings.warn(said, stacklevel=2)
@@ -238,10 +245,12 @@ class QualityDistillation(Callback):
 def check_halves(
     ids,      # `(bs,)`
     what:str, # 'partners' or 'copies', as the argument of the loader is called
+    i:int=0,  # Number of the batch in the epoch: a GPU, which would be waited for, is asked at the first alone
 )->int: # Pictures in a half
     "`ValueError` where the second half of a batch is not of the identities of the first"
     n = len(ids)//2
-    if len(ids) % 2 or not torch.equal(ids[:n], ids[n:]):
+    asks = not i or not ids.is_cuda
+    if len(ids) % 2 or (asks and not torch.equal(ids[:n], ids[n:])):
         raise ValueError(f'The second half of a batch is not the {what} of the first. '
                          f'Make the loader with `{what}=True`.')
     return n

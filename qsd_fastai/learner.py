@@ -17,6 +17,7 @@ from fastcore.foundation import L
 from .callbacks.held_out import HeldOut
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
+from .callbacks.running_loss import KeptLosses
 from .columns import complete_table
 from .data.blocks import RecognitionImage
 from .data.given import given_rows
@@ -163,7 +164,7 @@ def recognition_learner(
     else: options = {}
     model = Recognizer(arch, dls.c, pool=pool, neck=neck, head=head, levels=levels, **options)
     _set_pictures(dls, model, pretrained)
-    cbs = L(LossTerms(), HeldOut()) + L(cbs)
+    cbs = L(LossTerms(), KeptLosses(), HeldOut()) + L(cbs)
     updates = any(isinstance(cb, PartialUpdate) for cb in cbs)
     if isinstance(model.head, PartialFC) and not updates: cbs = cbs + [PartialUpdate()]
     loss = _loss_of(model, loss)

@@ -7,7 +7,7 @@ from torch import nn
 
 from .choices import one_of
 from .distributed import gather
-from .tensors import full_precision
+from .tensors import full_precision, of_no_subclass
 
 __all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'OctupletLoss', 'RecognitionLoss', 'TripletLoss',
            'WeightedRegularizedTriplet', 'pairwise_distance']
@@ -172,6 +172,7 @@ class CenterLoss(nn.Module):
         one_of('start', start, 'means', 'random')
         self.centers = nn.Parameter(torch.randn(n_ids, nf) if start == 'random' else torch.zeros(n_ids, nf))
         self.register_buffer('started', torch.full((n_ids,), start == 'random'))
+        self.starts = start == 'means'
 
     def forward(self,
         emb, # `(bs, nf)`
@@ -186,14 +187,21 @@ class CenterLoss(nn.Module):
             squared = (emb - self.centers[row]).square().sum(1).clamp(1e-12, 1e12)
             return (squared*known).sum()/known.sum().clamp(min=1)
 
+    def _load_from_state_dict(self, *args):
+        self.starts = True
+        super()._load_from_state_dict(*args)
+
     @torch.no_grad()
     def _start(self, emb, ids):
-        if not self.training or bool(self.started.all()): return
+        if not self.training or not self.starts: return
         # every process must start a center at the same place
         emb,ids = gather(emb), gather(ids)
-        for i in ids.unique().tolist():
-            if i >= 0 and not self.started[i]:
-                self.centers[i],self.started[i] = emb[ids == i].mean(0).to(self.centers.dtype), True
+        same,row = (ids[:, None] == ids[None]).to(emb.dtype),ids.clamp(min=0)
+        mean = (same@emb/same.sum(1, keepdim=True)).to(self.centers.dtype)
+        # the first picture of an identity that has no center yet writes it; which those are the device alone knows
+        fresh = (ids >= 0) & ~self.started[row] & (same.tril(-1).sum(1) == 0)
+        self.centers.data.index_add_(0, row, torch.where(fresh[:, None], mean - self.centers[row], 0.))
+        self.started.index_add_(0, row, fresh)
 
 
 class RecognitionLoss(nn.Module):
@@ -221,7 +229,7 @@ class RecognitionLoss(nn.Module):
         ids,      # `(bs,)` int64
         *targets, # Quality and whatever else a batch holds: not looked at
     ): # Scalar; in evaluation the triplet term alone: identities that were held out have no class
-        ids = ids.as_subclass(torch.Tensor)
+        ids = of_no_subclass(ids)
         if isinstance(pred, torch.Tensor):
             value = self.triplet(pred, ids)
             return value.expand(len(pred)) if self.reduction == 'none' else value

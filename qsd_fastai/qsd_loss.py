@@ -2,23 +2,41 @@
 
 Pictures are paired (`identity_pairs`, `partner_pairs`), the pairs that teach are kept (`select_pairs`), and what
 student and teacher differ by is summed over levels (`QSDLoss`)."""
+import math
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .choices import one_of
-from .taught import energy_map, held, identity_mean_gap, relation_gap
-from .tensors import full_precision
+from .taught import energy_map, held, identity_mean_gap, mean_of, relation_gap
+from .tensors import full_precision, of_no_subclass
 
-__all__ = ['QSDLoss', 'identity_pairs', 'partner_pairs', 'select_pairs']
+__all__ = ['QSDLoss', 'grouped_pairs', 'identity_pairs', 'partner_pairs', 'ranked_pairs', 'select_pairs']
 
 
 def identity_pairs(
     ids:torch.Tensor, # `(bs,)` identity of each picture of a batch
 ): # Two index tensors `(n_pairs,)`, `first < second`
-    "All pairs of different pictures of one identity"
-    ids = ids.as_subclass(torch.Tensor)
+    "All pairs of different pictures of one identity; a GPU is waited for, since it alone knows how many there are"
+    ids = of_no_subclass(ids)
     return (ids[:, None] == ids[None]).triu(1).nonzero(as_tuple=True)
+
+
+@lru_cache(maxsize=32)
+def grouped_pairs(
+    n:int,               # Pictures in the batch
+    size:int,            # Of each group of pictures of one identity, which stand together
+    copies:bool=False,   # Is the second half of the batch copies of the first, in its order?
+    device:object='cpu', # Where the indices are made
+): # Two index tensors `(n_pairs,)`, `first < second`, as `identity_pairs` gives them
+    "All pairs of different pictures of one identity where batches are made of groups: nothing is waited for"
+    rows = torch.arange(n//2 if copies else n).view(-1, size)
+    if copies: rows = torch.cat([rows, rows + n//2], 1)
+    group = torch.empty(n, dtype=torch.int64)
+    group[rows] = torch.arange(len(rows))[:, None]
+    return tuple(o.to(device) for o in identity_pairs(group))
 
 
 def partner_pairs(
@@ -41,16 +59,26 @@ def select_pairs(
     Kept is a pair whose difference in quality `d` is neither small nor extreme beside the mean difference `m`:
     `tau*m <= d <= 100 - tau*(100 - m)`, and `d > 0`. A pair of unknown quality is never kept.
     The mean is over the pairs given: with several processes, each has its own."""
+    teacher,student,keep = ranked_pairs(quality, pairs, tau, unlabelled_as_equal)
+    return teacher[keep], student[keep]
+
+
+def ranked_pairs(
+    quality:torch.Tensor,           # As for `select_pairs`
+    pairs:tuple,                    # As for `select_pairs`
+    tau:float=.3,                   # As for `select_pairs`
+    unlabelled_as_equal:bool=False, # As for `select_pairs`
+): # Indices `(teacher, student)` of all pairs, and bool, which of them `select_pairs` keeps; `(n_pairs,)` each
+    "Every pair, the better picture first, and whether it teaches: how many do is not asked, which would wait for a GPU"
     first,second = pairs
-    quality = full_precision(quality.as_subclass(torch.Tensor))
+    quality = full_precision(of_no_subclass(quality))
     gap = quality[first] - quality[second]
     known = ~gap.isnan()
     d = torch.where(known, gap.abs(), 0.)
-    n = torch.tensor(len(d), device=d.device) if unlabelled_as_equal else known.sum()
-    m = d.sum()/n.clamp(min=1)
+    m = d.sum()/max(len(d), 1) if unlabelled_as_equal else d.sum()/known.sum().clamp(min=1)
     keep = known & (d > 0) & (d >= tau*m) & (d <= 100 - tau*(100 - m))
-    first,second,gap = first[keep], second[keep], gap[keep]
-    return torch.where(gap > 0, first, second), torch.where(gap > 0, second, first)
+    better = gap > 0
+    return torch.where(better, first, second), torch.where(better, second, first), keep
 
 
 class QSDLoss(nn.Module):
@@ -110,66 +138,76 @@ class QSDLoss(nn.Module):
         if taught_by is not None: taught_by = [o.detach() for o in taught_by]
         sources = levels if taught_by is None else taught_by
         with torch.autocast(levels[0].device.type, enabled=False):
-            teacher,student = select_pairs(quality, pairs, self.tau, self.unlabelled_as_equal)
-            stop = self._stop(quality, teacher, student)
-            some = len(student) > 0
-            self.stats = {'gap': _mean(quality.as_subclass(torch.Tensor)[teacher] - quality[student])}
-            parts = [w*self._level(name, level, source, teacher, student, stop) if w and some
-                     else full_precision(level[:0]).sum() # exactly 0, and still part of the graph
-                     for name,level,source,w in zip(names, levels, sources, weights)]
-            extra = self._extra(names, levels, sources, quality, teacher, student, stop, ids)
+            teacher,student,keep = ranked_pairs(quality, pairs, self.tau, self.unlabelled_as_equal)
+            picked = student,teacher,keep,self._stop(quality, teacher, student, keep)
+            self.stats = {'gap': mean_of(full_precision(of_no_subclass(quality)[teacher] - quality[student]), keep)}
+            chosen = [i for i,w in enumerate(weights) if w and len(student)]
+            found = dict(zip(chosen, self._terms(*([o[i] for i in chosen] for o in (names, levels, sources)), *picked)))
+            parts = [w*found[i] if i in found else full_precision(level[:0]).sum() # exactly 0, and part of the graph
+                     for i,(level,w) in enumerate(zip(levels, weights))]
+            extra = self._extra(names, levels, sources, quality, ids, *picked)
             loss = sum([*parts, *extra.values()])
-        self.n_pairs,self.n_candidates = len(student), len(pairs[0])
+        self.n_pairs,self.n_candidates = keep.sum(), len(student)
         self.terms = {name: part.detach() for name,part in (*zip(names, parts), *extra.items())}
         return loss
 
-    def _stop(self, quality, teacher, student):
+    def _stop(self, quality, teacher, student, keep):
         if self.stop != 'gap': return self.stop
-        quality = full_precision(quality.as_subclass(torch.Tensor))
-        return (quality[teacher] - quality[student])/100
+        quality = full_precision(of_no_subclass(quality))
+        return torch.where(keep, quality[teacher] - quality[student], 100.)/100
 
-    def _extra(self, names, levels, sources, quality, teacher, student, stop, ids):
+    def _extra(self, names, levels, sources, quality, ids, student, teacher, keep, stop):
         "What is taught of embeddings beside where each lies"
         if not self.relations and not self.mean: return {}
         if 'emb' not in names: raise ValueError(f"relations and mean are of the level 'emb', not of {names}. Name it.")
         found,i = {},names.index('emb')
         emb,source = levels[i],sources[i]
         if self.relations and len(student):
-            found['relations'] = self.relations*relation_gap(emb[student], held(source[teacher], stop))
+            found['relations'] = self.relations*relation_gap(emb[student], held(source[teacher], stop), keep)
         if self.mean:
             if ids is None: raise ValueError('mean needs the identities. Give ids.')
             fixed = 1. if self.stop == 'gap' else self.stop
             found['mean'] = self.mean*identity_mean_gap(emb, quality, ids, fixed)
         return found
 
-    def _level(self, name, level, source, teacher, student, stop):
-        if level.dim() != 2: return self._maps(name, level, source, teacher, student, stop)
-        s,t = full_precision(level)[student], held(full_precision(source)[teacher], stop)
-        cosine = F.cosine_similarity(t, s, dim=1, eps=1e-6)
-        self.stats[f'cosine_{name}'] = _mean(cosine)
-        if name != 'logits' or self.logits == 'cosine': return (1 - cosine).mean()
-        s,t = (F.log_softmax(o/self.temperature, 1) for o in (s, t))
-        return F.kl_div(s, t, reduction='batchmean', log_target=True)
+    def _terms(self, names, levels, sources, student, teacher, keep, stop):
+        "Of each level, unweighted. What is compared lies side by side, a row a picture: pairs are picked once for all"
+        if not levels: return []
+        own = list(map(self._row, names, levels))
+        theirs = own if sources[0] is levels[0] else list(map(self._row, names, sources))
+        sizes = [o.shape[1] for o in own]
+        s,t = torch.cat(own, 1)[student].split(sizes, 1),held(torch.cat(theirs, 1)[teacher], stop).split(sizes, 1)
+        gaps = [self._gap(*o) for o in zip(names, levels, s, t)]
+        cosines = [1 - gap.detach() if level.dim() == 2 and not self._by_kl(name) else
+                   F.cosine_similarity(a.detach(), b.detach()) for name,level,gap,a,b in zip(names, levels, gaps, s, t)]
+        means = torch.where(keep[:, None], torch.stack([*gaps, *cosines], 1), 0.).sum(0)/keep.sum().clamp(min=1)
+        means,cosines = (o.unbind() for o in means.split(len(levels)))
+        self.stats |= {f'cosine_{name}': o.detach() for name,o in zip(names, cosines)}
+        return [mean if level.dim() == 2 else self._amplified(mean, maps, keep)
+                for mean,level,maps in zip(means, levels, s)]
 
-    def _energy(self, level):
-        energy = energy_map(level)
-        return F.normalize(energy.flatten(1), dim=1).view_as(energy) if self.map_norm == 'l2' else energy
+    def _by_kl(self, name): return name == 'logits' and self.logits == 'kl'
 
-    def _maps(self, name, level, source, teacher, student, stop):
-        own = self._energy(level)
-        s,t = own[student], held((own if source is level else self._energy(source))[teacher], stop)
-        self.stats[f'cosine_{name}'] = _mean(F.cosine_similarity(t.detach().flatten(1), s.detach().flatten(1)))
-        gap = (s - t).square().mean() if self.distance == 'l2' else (s - t).abs().mean()
+    def _row(self, name, level):
+        if level.dim() == 2 and not self._by_kl(name): return F.normalize(full_precision(level), dim=1, eps=1e-6)
+        if level.dim() == 2: return F.log_softmax(full_precision(level)/self.temperature, 1)
+        energy = energy_map(level).flatten(1)
+        return F.normalize(energy, dim=1) if self.map_norm == 'l2' else energy
+
+    def _gap(self, name, level, s, t):
+        if level.dim() != 2: return ((s - t).square() if self.distance == 'l2' else (s - t).abs()).mean(1)
+        return F.kl_div(s, t, reduction='none', log_target=True).sum(1) if self._by_kl(name) else 1 - (s*t).sum(1)
+
+    def _amplified(self, gap, maps, keep):
         if self.amplify == 'none': return gap
-        scores = s.detach() if self.amplify == 'detached' else s
-        low,top = scores.amin(),scores.amax()  # `aminmax` has no gradient before torch 2.7
+        scores,out = maps.detach() if self.amplify == 'detached' else maps,~keep[:, None]
+        # `aminmax` has no gradient before torch 2.7
+        low,top = scores.masked_fill(out, math.inf).amin(),scores.masked_fill(out, -math.inf).amax()
         spread = top - low
-        # constant maps have no spread to amplify by: the term is 0 there, where the published formula divides by 0
-        flat = spread <= 1e-6*top
+        # constant maps have no spread to amplify by, and no maps neither: the term is 0 there, where the published
+        # formula divides by 0
+        flat = ~(spread > 1e-6*top)
         return torch.where(flat, gap*0., 2/torch.where(flat, 1., spread)*gap)
-
-
-def _mean(of_pairs): return full_precision(of_pairs.detach()).sum()/max(len(of_pairs), 1)
 
 
 def _check_levels(levels, names, weights, n):

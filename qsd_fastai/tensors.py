@@ -2,7 +2,8 @@
 import numpy as np
 import torch
 
-__all__ = ['finite_rows', 'full_precision', 'numbers', 'plain_labels', 'plain_tensor', 'plain_vector']
+__all__ = ['finite_rows', 'full_precision', 'numbers', 'of_no_subclass', 'plain_labels', 'plain_tensor',
+           'plain_vector']
 
 
 def plain_tensor(
@@ -11,6 +12,13 @@ def plain_tensor(
     "A tensor without gradient and of no subclass, sharing memory"
     if isinstance(x, torch.Tensor): return x.detach().as_subclass(torch.Tensor)
     return torch.from_numpy(np.require(x, requirements='CW'))
+
+
+def of_no_subclass(
+    x:torch.Tensor, # Of any kind, fastai's say
+)->torch.Tensor:
+    "The same tensor, its gradient with it; one that is plain already stays, since a compiler cannot follow the cast"
+    return x if type(x) is torch.Tensor else x.as_subclass(torch.Tensor)
 
 
 def full_precision(

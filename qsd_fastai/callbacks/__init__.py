@@ -1,6 +1,7 @@
 """What is added to a fit
 
 loss_terms      Named terms of the losses, a batch and an epoch at a time
+running_loss    Losses that stay on the device until they are read
 held_out        What valid_loss says of people without a class
 centers         Moves the centers of a `CenterLoss`
 octuplet        Fine-tunes by the Octuplet loss, a peer

@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
-from fastai.learner import AvgLoss, Recorder
 from fastai.torch_core import num_distrib
 
 from ..evaluation.metrics import RetrievalMetric, VerificationMetric, judge_of
 from ..evaluation.retrieval import evaluate_retrieval
 from ..fits import is_fit
 from ..tensors import plain_tensor
+from .running_loss import KeptLosses, RunningLoss
 
 __all__ = ['HeldOut', 'HeldOutLoss', 'Sides', 'ranking_losses']
 
 
-class HeldOutLoss(AvgLoss):
+class HeldOutLoss(RunningLoss):
     """`valid_loss`, 0 to 1: 1 - mAP with a `Retrieval` metric, 1 - AUC with a `Verification` metric.
 
     Held-out people have no class, and a triplet term over whatever stands together in a batch rises as embeddings
@@ -43,7 +43,7 @@ class HeldOut(Callback):
     """Makes `valid_loss` a `HeldOutLoss`, and the losses of `get_preds(with_loss=True)` those of `ranking_losses`.
 
     Warns where a callback watches a `valid_loss` that nothing judges."""
-    order = Recorder.order + 5 # After predictions are gathered
+    order = KeptLosses.order + 5 # After predictions are gathered
 
     def after_create(self): self.learn.recorder.loss = HeldOutLoss()
 

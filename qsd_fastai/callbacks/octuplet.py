@@ -18,7 +18,7 @@ class OctupletTuning(Callback):
 
     def after_loss(self):
         ids = self.yb[0].as_subclass(torch.Tensor)
-        check_halves(ids, 'copies')
+        check_halves(ids, 'copies', self.iter)
         self.learn.loss_grad = self.loss(self.pred.emb, ids)
         self.learn.loss = self.learn.loss_grad.clone()
         self.terms = {'octuplet': self.learn.loss_grad.detach()}

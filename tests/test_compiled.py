@@ -1,0 +1,116 @@
+"Network, losses and distillation are one graph each, and stay what they are when saved"
+from copy import deepcopy
+
+import pytest
+import torch
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.optimizer import SGD
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from qsd_fastai.balance import GradientBalance
+from qsd_fastai.compiled import to_compiled  # noqa: F401  (a method of Learner)
+from qsd_fastai.distillation import QualityDistillation
+from qsd_fastai.losses import (
+    CenterLoss,
+    IdentityLoss,
+    MarginLoss,
+    OctupletLoss,
+    RecognitionLoss,
+    TripletLoss,
+    WeightedRegularizedTriplet,
+)
+from qsd_fastai.models.heads.by_name import make_head
+from qsd_fastai.models.recognizer import Recognizer
+from qsd_fastai.qsd_loss import QSDLoss, grouped_pairs
+
+FORMS = [{}, {'stop': 'gap'}, {'stop': 0., 'relations': 1., 'mean': 1.}, {'logits': 'kl'}, {'map_norm': 'l2'},
+         {'distance': 'l1'}, {'amplify': 'detached'}, {'unlabelled_as_equal': True}]
+NAMES = ['level1', 'level2', 'emb', 'logits']
+
+
+def levels_of(device='cpu'):
+    shapes = (16, 6, 8, 4),(16, 10, 12),(16, 9),(16, 4)
+    return [torch.rand(o, device=device, requires_grad=True) for o in shapes]
+
+
+def known(device='cpu'): return torch.arange(4, device=device).repeat_interleave(4), 100*torch.rand(16, device=device)
+
+
+def of_one_graph(module): return module.compile(backend='eager', fullgraph=True)
+
+
+@pytest.mark.parametrize('form', FORMS, ids=str)
+def test_distillation_is_one_graph(form):
+    torch.manual_seed(0)
+    loss,levels,(ids,quality) = QSDLoss((1., 1., 1., .1), **form),levels_of(),known()
+    given = levels,quality,grouped_pairs(16, 4),NAMES
+    plain = loss(*given, ids=ids)
+    terms = loss.terms
+    grads = torch.autograd.grad(plain, levels)
+    of_one_graph(loss)
+    value = loss(*given, ids=ids)
+    torch.testing.assert_close(value, plain)
+    torch.testing.assert_close(loss.terms, terms)
+    for a,b in zip(torch.autograd.grad(value, levels), grads): torch.testing.assert_close(a, b)
+    assert 0 < loss.n_pairs < loss.n_candidates
+
+
+@pytest.mark.parametrize('head', [None, 'arcface'])
+def test_network_and_losses_are_one_graph(head):
+    torch.manual_seed(0)
+    head = head and make_head(head, 32.)
+    model = Recognizer('resnet10t', 4, head=head).train()
+    make = (lambda: MarginLoss(model.head, triplet_weight=1.)) if head else (
+        lambda: RecognitionLoss(triplet=WeightedRegularizedTriplet(), center=CenterLoss(4, 512)))
+    loss,x,(ids,_) = make(),torch.rand(16, 3, 32, 32),known()
+    plain = loss(deepcopy(model)(x), ids) # The same statistics of batch norm
+    of_one_graph(model)
+    of_one_graph(loss)
+    torch.testing.assert_close(loss(model(x), ids), plain)
+
+
+def test_a_learner_is_compiled_in_place():
+    class Batches(list):
+        by_identity,n_imgs,copies = True,4,False
+    torch.manual_seed(0)
+    start,ends = Recognizer('resnet10t', 4),[]
+    ids,quality = known()
+    for compiled in (False, True):
+        batches = Batches([(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ids, quality)]*2)
+        dls = DataLoaders(batches, [], device='cpu')
+        dls.n_inp = 1
+        learn = Learner(dls, deepcopy(start), loss_func=RecognitionLoss(), opt_func=SGD, cbs=[QualityDistillation()])
+        if compiled: assert learn.to_compiled(backend='eager') is learn
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+        ends.append(learn.model)
+    for a,b in zip(ends[1].parameters(), ends[0].parameters()): torch.testing.assert_close(a, b)
+    assert ends[1].state_dict().keys() == start.state_dict().keys()
+    assert ends[1]._compiled_call_impl is not None
+    assert deepcopy(ends[1])._compiled_call_impl is None # what is copied, saved or exported is the plain network
+
+
+@pytest.mark.parametrize('form', FORMS, ids=str)
+def test_distillation_waits_for_no_device(form):
+    "Fake tensors on `cuda:0` raise where a value is looked at and where devices mix"
+    loss = QSDLoss((1., 1., 1., .1), **form)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        levels,(ids,quality) = levels_of('cuda'),known('cuda')
+        pairs = [o.to('cuda') for o in grouped_pairs(16, 4)]
+        value = loss(levels, quality, pairs, NAMES, ids=ids)
+        others = levels[2].square().sum()
+        assert value.device == loss.n_pairs.device == ids.device
+        # a backward pass on a device that is not there is refused
+        assert GradientBalance().factor(others.detach(), value.detach(), [levels[2]]).device == ids.device
+
+
+@pytest.mark.parametrize('loss, at', [
+    (IdentityLoss(), 3), (TripletLoss(), 2), (WeightedRegularizedTriplet(), 2), (OctupletLoss(), 2),
+    (CenterLoss(4, 9), 2), (CenterLoss(4, 9, start='random'), 2)])
+def test_losses_wait_for_no_device(loss, at):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        if isinstance(loss, CenterLoss):
+            loss.centers = torch.nn.Parameter(torch.zeros(4, 9, device='cuda'))
+            loss.started = torch.zeros(4, dtype=torch.bool, device='cuda')
+        ids,_ = known('cuda')
+        assert loss(levels_of('cuda')[at], ids).device == ids.device

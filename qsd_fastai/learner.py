@@ -25,6 +25,7 @@ from .data.loaders import RecognitionDataLoaders, picture_size
 from .data.transforms import Squish
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
+from .models.bodies.given import given_body
 from .models.heads.margins import MarginHead
 from .models.heads.partial_fc import PartialFC
 from .models.preprocess import Preprocess, stats_differ
@@ -139,7 +140,7 @@ def _loader(learn, data, root=None, **kwargs):
 
 def recognition_learner(
     dls,                   # Of `recognition_dataloaders`, or of any `DataBlock` with an `IdentityBlock` as first target
-    arch,                  # A timm model name, one of our own, or a body as a module
+    arch,                  # Name of a timm model or of our own; a function of it; a module, `nn.Sequential` among them
     head=None,             # Over identities, a module or a function of `(nf, n_ids)`; `LinearHead` when not given
     loss=None,             # `MarginLoss` for a head with a margin, else `RecognitionLoss()`, when not given
     metrics=None,          # `Retrieval('rank1', 'mAP', 'mINP')`, say
@@ -156,6 +157,7 @@ def recognition_learner(
     "A fastai `Learner` that trains an embedding of identities; in evaluation its model gives the embedding `(bs, nf)`"
     if not getattr(dls, 'c', 0):
         raise ValueError('dls.c is 0: no training identity. Give a table with training rows and an `IdentityBlock`.')
+    arch = given_body(arch, picture_size(dls))
     if isinstance(arch, str):
         known = {'pretrained': pretrained, 'last_stride': last_stride, 'size': picture_size(dls)}
         options = {**known, **(body_kwargs or {})}

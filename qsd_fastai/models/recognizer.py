@@ -8,6 +8,7 @@ from torch.utils._pytree import register_pytree_node
 
 from ..tensors import full_precision
 from .bodies.by_name import make_body
+from .bodies.given import given_body
 from .heads.linear import LinearHead
 from .layers import BNNeck, GeM
 from .levels import level_indices
@@ -34,7 +35,7 @@ register_pytree_node(Recognition, lambda o: (list(o), None), lambda parts, _: Re
 class Recognizer(nn.Module):
     "Picture to embedding, and in training to logits and levels as well (the BNNeck design of Luo et al., CVPRW 2019)"
     def __init__(self,
-        body:nn.Module|str,                 # A timm model, one of our bodies, or the name of one for `make_body`
+        body:nn.Module|str,                 # A timm model, one of ours, the name of one, or as `given_body` takes it
         n_ids:int,                          # Training identities
         pool:nn.Module|None=None,           # Maps to `(bs, nf)`; None: `GeM` for plain maps, else the body's own
         neck:nn.Module|Callable|None=None,  # Module, or function of `nf`; None: `BNNeck`, nothing for a face body
@@ -47,6 +48,8 @@ class Recognizer(nn.Module):
         if isinstance(body, str): body = make_body(body, **kwargs)
         elif kwargs:
             raise ValueError(f'{", ".join(kwargs)} is for a body given by name. Hand it to make_body yourself.')
+        else: body = given_body(body)
+        if isinstance(body, str): body = make_body(body)
         self.body,self.n_ids,self.level_indices = body, n_ids, level_indices(body, levels)
         self.asked = {name for name,given in (('pool', pool), ('neck', neck)) if given is not None}
         self.pool = GeM() if pool is None and _has_plain_maps(body) else pool

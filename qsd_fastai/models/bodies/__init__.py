@@ -1,6 +1,7 @@
 """What turns a picture into maps
 
 by_name        `make_body`: one of our own, or a timm model
+given          A body that is no name: a function, or layers one after the other
 timm           timm models, their weights and last stride
 agw            ResNet with non-local blocks
 osnet          OSNet of Torchreid

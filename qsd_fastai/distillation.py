@@ -18,6 +18,7 @@ from .balance import GradientBalance
 from .choices import one_of
 from .fits import is_judging
 from .qsd_loss import QSDLoss, grouped_pairs, identity_pairs, partner_pairs
+from .shown import settings_text, shown
 from .teachers import Teacher
 
 __all__ = ['PRESETS', 'QualityDistillation', 'check_halves']
@@ -97,6 +98,10 @@ class QualityDistillation(Callback):
         self.whole = self.others = self.network = None
         self.scaling = GradientBalance()
         self.n_known = self.n_candidates = self.n_kept = self.n_batches = self.taught = 0
+
+    def __repr__(self):
+        of_loss = settings_text(self.qsd).partition('), ')[2]  # its level weights are those of this
+        return f'{shown(self)[:-1]}, {of_loss})'
 
     def _now(self, value): return float(value(self.pct_train) if callable(value) else value)
 

@@ -14,6 +14,7 @@ from .data.blocks import TensorQuality, TensorScene
 from .distillation import QualityDistillation
 from .fits import is_judging
 from .quality import comparable, similarity_quality
+from .shown import shown
 
 __all__ = ['OnlineQuality', 'cross_fit_folds', 'cross_fitted_labels']
 
@@ -79,6 +80,8 @@ class OnlineQuality(Callback):
         if not 0 <= momentum < 1: raise ValueError(f'momentum is {momentum}. Give 0 or more, and less than 1.')
         self.momentum,self.seed,self.kwargs = momentum,seed,kwargs
         self.emb = self.quality = None
+
+    __repr__ = shown
 
     def before_fit(self):
         if is_judging(self.learn): return

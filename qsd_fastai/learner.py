@@ -11,6 +11,7 @@ from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, mk_metric
+from fastai.torch_core import get_model
 from fastcore.basics import patch
 from fastcore.foundation import L
 
@@ -25,6 +26,7 @@ from .data.loaders import RecognitionDataLoaders, picture_size
 from .data.transforms import Squish
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
+from .models.bodies.by_name import body_name
 from .models.bodies.given import given_body
 from .models.heads.margins import MarginHead
 from .models.heads.partial_fc import PartialFC
@@ -45,6 +47,13 @@ class RecognitionLearner(Learner):
     `learn.gallery = table` names the people that `predict` looks for, as `Gallery` has them; `None`, as at first: those
     it was trained on."""
     _gallery = None
+
+    def __repr__(self):
+        model,searched = get_model(self.model),'' if self.gallery is None else f'\n{self.gallery}'
+        parts = ', '.join(type(o).__name__ for o in (model.pool, model.neck, model.head) if o is not None)
+        return (f'{type(self).__name__}: {body_name(model.body)}, {parts}; embedding of {model.embed_dim} numbers, '
+                f'{model.n_ids} identities\n{self.dls}\n{self.loss_func}\nmetrics {self.metrics}\n'
+                f'callbacks {self.cbs}{searched}')
 
     @property
     def gallery(self)->Gallery|None: return self._gallery

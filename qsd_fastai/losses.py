@@ -7,6 +7,7 @@ from torch import nn
 
 from .choices import one_of
 from .distributed import gather
+from .shown import settings_text
 from .tensors import full_precision, of_no_subclass
 
 __all__ = ['CenterLoss', 'IdentityLoss', 'MarginLoss', 'OctupletLoss', 'RecognitionLoss', 'TripletLoss',
@@ -30,6 +31,8 @@ class IdentityLoss(nn.Module):
         super().__init__()
         self.smoothing = smoothing
 
+    extra_repr = settings_text
+
     def forward(self,
         logits, # `(bs, n_ids)`
         ids,    # `(bs,)` int64; at or above n_ids: an identity without a class
@@ -49,6 +52,8 @@ class TripletLoss(nn.Module):
     ):
         super().__init__()
         self.margin,self.normalize = margin, normalize
+
+    extra_repr = settings_text
 
     def forward(self,
         emb, # `(bs, nf)`
@@ -75,6 +80,8 @@ class OctupletLoss(nn.Module):
     ):
         super().__init__()
         self.margin = margin
+
+    extra_repr = settings_text
 
     def forward(self,
         emb, # `(2n, nf)`
@@ -125,6 +132,8 @@ class WeightedRegularizedTriplet(nn.Module):
         one_of('form', form, 'stable', 'reference')
         self.form,self.normalize = form, normalize
 
+    extra_repr = settings_text
+
     def forward(self,
         emb, # `(bs, nf)`
         ids, # `(bs,)` int64
@@ -173,6 +182,8 @@ class CenterLoss(nn.Module):
         self.centers = nn.Parameter(torch.randn(n_ids, nf) if start == 'random' else torch.zeros(n_ids, nf))
         self.register_buffer('started', torch.full((n_ids,), start == 'random'))
         self.starts = start == 'means'
+
+    def extra_repr(self): return 'n_ids={}, nf={}'.format(*self.centers.shape)
 
     def forward(self,
         emb, # `(bs, nf)`
@@ -224,6 +235,8 @@ class RecognitionLoss(nn.Module):
         self.weights = {'identity': identity_weight, 'triplet': triplet_weight, 'center': center_weight}
         self.terms,self.reduction = {}, 'mean'
 
+    def extra_repr(self): return ', '.join(f'{k}_weight={w:g}' for k,w in self.weights.items() if w)
+
     def forward(self,
         pred,     # Training: `Recognition`; evaluation: `(bs, nf)` embeddings
         ids,      # `(bs,)` int64
@@ -270,6 +283,9 @@ class MarginLoss(RecognitionLoss):
         # in evaluation the triplet term is all there is, and these embeddings are compared by angle
         super().__init__(triplet_weight=triplet_weight, **{'triplet': TripletLoss(normalize=True), **kwargs})
         self.smoothing,self.of_model = smoothing, (head,) # in a tuple: its weights are the model's, not the loss's
+
+    def extra_repr(self):
+        return f'head={type(self.head).__name__}, smoothing={self.smoothing:g}, {super().extra_repr()}'
 
     @property
     def head(self): return self.of_model[0]

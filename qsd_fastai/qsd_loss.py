@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .choices import one_of
+from .shown import settings_text
 from .taught import energy_map, held, identity_mean_gap, mean_of, relation_gap
 from .tensors import full_precision, of_no_subclass
 
@@ -122,6 +123,8 @@ class QSDLoss(nn.Module):
         self.map_norm = one_of('map_norm', map_norm, 'none', 'l2')
         self.distance = one_of('distance', distance, 'l2', 'l1')
         self.terms,self.stats,self.n_pairs,self.n_candidates = {}, {}, 0, 0
+
+    extra_repr = settings_text
 
     def forward(self,
         levels:list,          # One batch each: maps `(bs, c, h, w)`, tokens `(bs, n_tokens, c)` or vectors `(bs, n)`

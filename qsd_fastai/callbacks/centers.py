@@ -4,6 +4,8 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import get_model
 
+from ..shown import shown
+
 __all__ = ['CenterUpdate']
 
 
@@ -17,6 +19,8 @@ class CenterUpdate(Callback):
         lr:float=.5, # Rate of the centers: at 1 the pull of one batch equals its share of squared distance, twice
     ):
         self.lr = lr
+
+    __repr__ = shown
 
     def after_create(self): self._attach()
 

@@ -4,6 +4,7 @@ from fastai.callback.core import Callback
 
 from ..distillation import QualityDistillation, check_halves
 from ..losses import OctupletLoss
+from ..shown import shown
 
 __all__ = ['OctupletTuning']
 
@@ -14,7 +15,9 @@ class OctupletTuning(Callback):
 
     def __init__(self,
         margin:float=.3, # Of `OctupletLoss`
-    ): self.loss,self.terms = OctupletLoss(margin),{}
+    ): self.margin,self.loss,self.terms = margin,OctupletLoss(margin),{}
+
+    __repr__ = shown
 
     def after_loss(self):
         ids = self.yb[0].as_subclass(torch.Tensor)

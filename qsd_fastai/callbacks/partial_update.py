@@ -4,6 +4,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import get_model
 
 from ..models.heads.partial_fc import PartialFC
+from ..shown import shown
 
 __all__ = ['PartialUpdate']
 
@@ -19,6 +20,8 @@ class PartialUpdate(Callback):
         momentum:float=.9, # Of the centers, 0 to 1
         wd:float=5e-4,     # Decay of weights
     ): self.lr,self.momentum,self.wd = lr,momentum,wd
+
+    __repr__ = shown
 
     @property
     def head(self): return get_model(self.learn.model).head

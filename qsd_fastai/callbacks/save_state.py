@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from ..files import save_whole
 from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
+from ..shown import shown
 from ..tensors import plain_tensor
 from .found import highest_rates
 from .kept import own_loader, read_state, same_table, table_state
@@ -76,6 +77,8 @@ class SaveState(Callback):
         self.fits = 0      # Begun
         self.earlier = []  # `(epochs, rows)` of those before this one
         self.kept = None   # What the file held
+
+    __repr__ = shown
 
     def before_fit(self):
         self.active = is_fit(self.learn)

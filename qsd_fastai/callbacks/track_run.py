@@ -21,6 +21,7 @@ from ..runs.keys import under
 from ..runs.made import made_with, peak_memory
 from ..runs.wandb_run import active_run, epochs_known, finish_run, kept_beside, start_run, wandb
 from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
+from ..shown import shown
 from ..tensors import numbers
 from .found import found_config
 from .loss_terms import loss_terms
@@ -65,6 +66,8 @@ class TrackRun(Callback):
         self.wandb_run = None
         self.batches,self.epochs = History(),History()
         self.logged = (None, 0, 0)  # id of the run that was logged to last, and how many batches and epochs
+
+    __repr__ = shown
 
     def __getstate__(self): return {**self.__dict__, 'wandb_run': None, 'into': None}  # for `Learner.export`
 

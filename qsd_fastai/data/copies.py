@@ -13,6 +13,7 @@ from fasttransform import ItemTransform
 from PIL import Image
 
 from ..choices import one_of
+from ..shown import shown
 from .blocks import TensorQuality
 from .degradations import DEGRADATIONS, SIDE, degrade
 from .transforms import FaceAugment
@@ -105,6 +106,9 @@ class DegradedCopies(ItemTransform):
         if not 0 <= severity[0] <= severity[1] <= 1:
             raise ValueError(f'severity={tuple(severity)} is out of range. Use the least and the greatest, 0 to 1.')
         self.kinds,self.severity = tuple(kinds),tuple(severity)
+
+    name = property(shown)
+    __repr__ = shown
 
     def encodes(self, b): # `(pictures (bs, 3, height, width), 0 to 1, identity, quality, ...)`
         x,*targets = b

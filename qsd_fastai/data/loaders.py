@@ -74,6 +74,11 @@ class IdentityDL(TfmdDL):
         if do_setup:  # only now: a transform may ask for a batch, `Normalize` without statistics does
             for tfms in (self.after_item, self.before_batch, self.after_batch): tfms.setup(self)
 
+    def __repr__(self):
+        if not self.deals: return f'{type(self).__name__}({self.n} pictures in order, bs={self.bs})'
+        how = ', '.join(f'{k}={getattr(self, k)!r}' for k in ('n_ids', 'n_imgs', 'partners', 'copies', 'by', 'seed'))
+        return f'{type(self).__name__}({self.n} pictures, {len(self)} batches, {how})'
+
     @property
     def deals(self):
         "Validation data are never dealt, also where `Learner.show_results` shuffles them"
@@ -176,6 +181,8 @@ def _held_out(rows):
 
 class RecognitionDataLoaders(DataLoaders):
     "`DataLoaders` over rows of a table, whose `test_dl` takes whatever holds pictures"
+    def __repr__(self): return f'{type(self).__name__}{tuple(self.loaders)}'
+
     def test_dl(self,
         test_items,             # As `given_rows` takes it: a table, its row, a folder, files, PIL pictures, arrays
         rm_type_tfms=None,      # As in fastai

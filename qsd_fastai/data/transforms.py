@@ -15,6 +15,7 @@ from fasttransform import Transform
 from PIL import Image
 
 from ..choices import FILTERS, one_of
+from ..shown import shown
 
 __all__ = ['CropFlip', 'FaceAugment', 'RandomErasing', 'Squish', 'erasing_rectangle', 'jitter_light', 'keep_rectangle',
            'lower_resolution', 'recompress']
@@ -30,6 +31,9 @@ class Squish(Transform):
         resize:str='bilinear', # 'bilinear', or 'bicubic' as FastReID
     ): self.size,self.resize = tuple(size),one_of('resize', resize, *FILTERS)
 
+    name = property(shown)
+    __repr__ = shown
+
     def encodes(self, x:PILImage):
         size = self.size[::-1]
         return x if x.size == size else x.resize(size, Image.Resampling[self.resize.upper()])
@@ -43,6 +47,9 @@ class CropFlip(Transform):
         pad:int=10, # Black border, pixels on each side
         p:float=.5, # Chance of a mirrored picture, 0 to 1
     ): self.pad,self.p = pad,p
+
+    name = property(shown)
+    __repr__ = shown
 
     def encodes(self, x:TensorImage): # `(bs, 3, height, width)`
         bs,_,h,w = x.shape
@@ -93,6 +100,9 @@ class RandomErasing(Transform):
         aspect:float=.3,               # Least height/width of the rectangle
         fill:tuple=(.485, .456, .406), # A number a channel, in normalised units; as published, the ImageNet mean
     ): self.p,self.area,self.aspect,self.fill = p,area,aspect,fill
+
+    name = property(shown)
+    __repr__ = shown
 
     def encodes(self, x:TensorImage): # `(bs, 3, height, width)`
         h,w = x.shape[-2:]
@@ -188,8 +198,13 @@ class FaceAugment(Transform):
             if not lowest <= least <= most <= highest:
                 raise ValueError(f'{name}={(least, most)} is out of range. '
                                  f'Use the least and the greatest value, from {lowest} to {highest}.')
+        self.low_res,self.jpeg,self.crop,self.photometric = low_res,jpeg,crop,photometric
+        self.low_res_part,self.jpeg_quality,self.crop_area = low_res_part,jpeg_quality,crop_area
         self.steps = [(crop, keep_rectangle, crop_area), (low_res, lower_resolution, low_res_part),
                       (photometric, jitter_light, None), (jpeg, recompress, jpeg_quality)]
+
+    name = property(shown)
+    __repr__ = shown
 
     def encodes(self, x:TensorImage): # `(bs, 3, height, width)`, 0 to 1
         out = x.as_subclass(torch.Tensor).clone()

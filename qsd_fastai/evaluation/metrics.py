@@ -99,6 +99,8 @@ class StoredMetric(Metric):
     "One figure of a judge of a shared `EmbeddingStore`, 0 to 1"
     def __init__(self, figure, judge): self.figure,self.judge = figure,judge
 
+    def __repr__(self): return f'{self.judge.what}({self.figure!r})'
+
     @property
     def store(self): return self.judge.store
 

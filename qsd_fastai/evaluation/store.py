@@ -12,6 +12,7 @@ from ..archives import read_arrays
 from ..choices import one_of
 from ..columns import complete_table
 from ..files import in_one_move
+from ..shown import shown
 from ..spelling import match_paths, same_codes
 from ..unknown import check_quality
 from .verification import fuse_flip
@@ -59,6 +60,8 @@ class EmbeddingStore:
         store.parts = [[emb, torch.from_numpy(ids), torch.from_numpy(store.row_quality[rows]), torch.from_numpy(scene)]]
         store.paths,store.current,store.version = table['path'].reset_index(drop=True),True,1
         return store
+
+    __repr__ = shown
 
     def reset(self): self.current,self._last = False,None  # fastai does this before predictions too
 

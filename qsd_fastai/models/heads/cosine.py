@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ...shown import settings_text
 from ...tensors import full_precision
 
 __all__ = ['MarginHead']
@@ -50,7 +51,7 @@ class MarginHead(nn.Module):
         self.gathered = False
         self.weight = nn.Parameter(torch.empty(n_ids, nf).normal_(std=.01))
 
-    def extra_repr(self): return f'nf={self.nf}, n_ids={self.n_ids}, s={self.s:g}'
+    extra_repr = settings_text
 
     def forward(self,
         emb, # `(bs, nf)`

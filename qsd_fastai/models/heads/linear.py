@@ -2,6 +2,8 @@
 import torch.nn.functional as F
 from torch import nn
 
+from ...shown import settings_text
+
 __all__ = ['LinearHead']
 
 
@@ -14,6 +16,8 @@ class LinearHead(nn.Linear):
         super().__init__(nf, n_ids, bias=False)
         nn.init.normal_(self.weight, std=.001)
         self.nf,self.n_ids = nf, n_ids
+
+    extra_repr = settings_text
 
     def forward(self,
         emb, # `(bs, nf)`

@@ -16,6 +16,7 @@ from common.report import list_unreadable, odd
 from fastcore.script import call_parse
 
 from qsd_fastai.data.table import check_table, describe_table, read_table
+from qsd_fastai.rows import naming
 
 
 def _decoded(table, workers):
@@ -37,7 +38,7 @@ def main(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the report says the same
         # a picture that is missing is listed with those that cannot be read, where they are looked at
-        found = check_table(read_table(table, check=False), files=no_verify)
+        with naming(table): found = check_table(read_table(table, check=False), files=no_verify)
     seen = found if no_verify else _decoded(found, workers)
     for k,v in (found.attrs.get('record') or {}).items(): print(f'{k}: {v}')
     print(describe_table(found))

@@ -20,7 +20,7 @@ def odd(
     def note(pairs, what):
         if not pairs: return
         first,copy = pairs[0]
-        out.append(f'{len(pairs)} pictures are byte for byte {what}, first {copy!r} = {first!r}.')
+        out.append(f'{_pictures(len(pairs), "is", "are")} byte for byte {what}, first {copy!r} = {first!r}.')
     same = [c for c in copies if who[c[0]] == who[c[1]]]
     note([c for c in copies if who[c[0]] != who[c[1]]], 'those of another identity: one of the two names is wrong')
     note([c for c in copies if half[c[0]] != half[c[1]]], 'both trained on and judged on')
@@ -35,7 +35,10 @@ def list_unreadable(
     "Write or remove the list; the beginning of a sentence about it, '' where there is nothing to tell"
     if not listed: return file.unlink(missing_ok=True) or ''
     with in_one_move(file) as part: part.write_text('\n'.join(listed) + '\n', encoding='utf-8')
-    return f'{len(listed)} pictures could not be read, see {file}'
+    return f'{_pictures(len(listed))} could not be read, see {file}'
+
+
+def _pictures(n, one='', many=''): return f'{n} picture {one}'.strip() if n == 1 else f'{n} pictures {many}'.strip()
 
 
 def write_quietly(
@@ -64,9 +67,15 @@ def finish(
     # before the table: a second run would not write it
     note = list_unreadable(listed, path.with_name('unreadable.txt'))
     table = write_quietly(table, path, record)
-    if note: print(f'{note}; they were left out')
+    if note: print(f'{note}; left out')
     print(describe_table(table))
     for text in said: print(f'Note: {text}')
     if not (table['split'] == 'train').any(): recipe = 'evaluate'  # nobody to train on
-    print(f'Written: {path}\nNext: python recipes/{recipe}.py --data {path}')
+    print(f'Written: {path}\nNext: python recipes/{recipe}.py --data {path}{_few(table)}')
     return table
+
+
+def _few(table):
+    "What a recipe must be told where fewer people are trained on than its batches hold otherwise"
+    n = table.loc[table['split'] == 'train', 'identity'].nunique()
+    return f' --n-ids {n}' if 0 < n < 16 else ''

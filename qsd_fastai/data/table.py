@@ -261,7 +261,8 @@ def _described(table, out, published=None):
     single = rows['train']['one_picture'] if 'train' in rows else 0
     if single:
         of = rows['train']['identities']
-        out.append(f'{single} of {of} training identities have one picture: they form no pair.')
+        have = 'has one picture: it forms' if single == 1 else 'have one picture: they form'
+        out.append(f'{single} of {of} training identities {have} no pair.')
     labelled = float(known.mean()) if len(known) else 0.
     splits = pd.DataFrame.from_dict(rows, orient='index')
     report = TableReport(splits, labelled, int(no_answer.sum()), overlap, out)

@@ -120,8 +120,8 @@ def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
     (people/held[1]/'3_c1.jpg').write_text('no picture')
     with pytest.raises(SystemExit, match='1 pictures could not be read'): doctor_script.main(str(people/'images.csv'))
     said = capsys.readouterr().out
-    assert '1 pictures are byte for byte those of another identity' in said
-    assert '1 pictures are byte for byte both trained on and judged on' in said
+    assert '1 picture is byte for byte those of another identity' in said
+    assert '1 picture is byte for byte both trained on and judged on' in said
     assert f"copies within one identity: they weigh double, first '{train[0]}/1_c1.jpg' = '{train[0]}/0_c0.jpg'" in said
     assert (people/'doctor.txt').read_text().startswith(f'{held[1]}/3_c1.jpg\t')
     assert not (people/'unreadable.txt').exists()

@@ -28,7 +28,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/ruff check
 
 nbs: $(VENV)/ready-dev
-	WANDB_MODE=offline $(BIN)/nbdev-test
+	OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/nbdev-test
 
 bench: $(VENV)/ready-dev
 	for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done

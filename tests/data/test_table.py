@@ -152,7 +152,7 @@ def test_check_warns():
     assert '3 of 4 queries' in text
     assert "'000/1.jpg'" in text
     assert '1 identities are in train and in query' in text
-    assert '1 of 1 training identities have one picture' in text
+    assert '1 of 1 training identities has one picture: it forms no pair' in text
 
 
 def test_unanswerable_against_the_definition():

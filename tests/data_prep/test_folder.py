@@ -83,6 +83,14 @@ def test_links(people, tmp_path):
     assert len([p for p in found if p.endswith('0_c0.jpg')]) <= 12
 
 
+def test_the_next_command_fits_few_people(people, tmp_path, capsys):
+    folder_table.main(str(people))
+    assert f'--data {people/"images.csv"} --n-ids 3\n' in capsys.readouterr().out
+    draw(tmp_path/'many', *[f'{i:03d}/{k}.jpg' for i in range(32) for k in range(2)])
+    folder_table.main(str(tmp_path/'many'))
+    assert '--n-ids' not in capsys.readouterr().out
+
+
 def test_unreadable_pictures(people, capsys):
     (people/'001'/'0_c0.jpg').write_text('no picture')
     whole = (people/'002'/'1_c1.jpg').read_bytes()
@@ -118,7 +126,7 @@ def test_doctor_finds_copies_and_what_cannot_be_read(people, tmp_path, capsys):
     copy(f'{train[0]}/0_c0.jpg', f'{train[0]}/1_c1.jpg')
     copy(f'{train[1]}/0_c0.jpg', f'{held[0]}/2_c0.jpg')
     (people/held[1]/'3_c1.jpg').write_text('no picture')
-    with pytest.raises(SystemExit, match='1 pictures could not be read'): doctor_script.main(str(people/'images.csv'))
+    with pytest.raises(SystemExit, match='1 picture could not be read'): doctor_script.main(str(people/'images.csv'))
     said = capsys.readouterr().out
     assert '1 picture is byte for byte those of another identity' in said
     assert '1 picture is byte for byte both trained on and judged on' in said

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 TESTS  ?=
 
-.PHONY: demo test install test-lowest install-lowest lint nbs bench clean
+.PHONY: demo test install test-lowest install-lowest lint nbs docs bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python recipes/reid.py
@@ -30,6 +30,10 @@ lint: $(VENV)/ready-dev
 nbs: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/nbdev-test
 
+# the site in build/docs/html, built without a network; a link that leads nowhere is an error
+docs: $(VENV)/ready-docs
+	$(BIN)/python -W ignore docs/pages.py
+
 bench: $(VENV)/ready-dev
 	for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
@@ -44,6 +48,10 @@ $(VENV)/ready: settings.ini setup.py pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/ready-dev: $(VENV)/ready
 	$(BIN)/python -m pip install -e '.[dev]'
+	@touch $@
+
+$(VENV)/ready-docs: $(VENV)/ready-dev
+	$(BIN)/python -m pip install -e '.[docs]'
 	@touch $@
 
 clean:

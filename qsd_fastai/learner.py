@@ -21,8 +21,8 @@ from .callbacks.partial_update import PartialUpdate
 from .callbacks.running_loss import KeptLosses
 from .columns import complete_table
 from .data.blocks import RecognitionImage
-from .data.given import given_rows
-from .data.loaders import RecognitionDataLoaders, picture_size
+from .data.given import RecognitionDataLoaders, given_rows
+from .data.loaders import picture_size
 from .data.transforms import Squish
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss

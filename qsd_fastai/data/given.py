@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
+from fastai.data.core import DataLoaders, TfmdDL
 from fasttransform import DisplayedTransform
 
 from ..columns import complete_table
 from .folders import list_pictures
 
-__all__ = ['PictureOf', 'TableRow', 'given_rows', 'picture_files', 'table_rows']
+__all__ = ['PictureOf', 'RecognitionDataLoaders', 'TableRow', 'given_rows', 'picture_files', 'table_rows']
 
 
 @dataclass(slots=True)
@@ -104,3 +105,29 @@ def _as_table(rows):
     table = pd.DataFrame([o._asdict() if isinstance(o, tuple) else dict(o) for o in rows])
     table.attrs = dict(getattr(rows[0], 'attrs', {}))
     return table
+
+
+class RecognitionDataLoaders(DataLoaders):
+    "`DataLoaders` over rows of a table, whose `test_dl` takes whatever holds pictures"
+    def __repr__(self): return f'{type(self).__name__}{tuple(self.loaders)}'
+
+    def test_dl(self,
+        test_items,             # As `given_rows` takes it: a table, its row, a folder, files, PIL pictures, arrays
+        rm_type_tfms=None,      # As in fastai
+        with_labels:bool=False, # Identity, quality and scene too? For `validate` and `show_results`; of a table only
+        root=None,              # The folder the paths of rows start from; that which the table tells when not given
+        **kwargs,               # For `TfmdDL`: `bs`, `num_workers`
+    )->TfmdDL:
+        "A loader with the transforms of validation, in the order of the pictures"
+        rows = given_rows(test_items, root, self.path)
+        if with_labels: _refuse_unlabelled(rows)
+        dl = super().test_dl(rows, rm_type_tfms, with_labels, **kwargs)
+        dl.dataset.n_inp = self.valid_ds.n_inp # fastai forgets it
+        return dl
+
+
+def _refuse_unlabelled(rows):
+    nobody = sum(o.identity == '' for o in rows)
+    if nobody:
+        raise ValueError(f'{nobody} of {len(rows)} pictures have no identity, and with_labels=True asks for it. Give a '
+                         'table with the columns identity and split, or leave it out.')

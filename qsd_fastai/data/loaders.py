@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.data.block import DataBlock
-from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.core import TfmdDL
 from fastai.data.transforms import Normalize
 from fastai.torch_core import num_distrib
 from fastai.vision.core import imagenet_stats
@@ -22,13 +22,13 @@ from ..choices import one_of
 from ..columns import complete_table
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .copies import DegradedCopies
-from .given import PictureOf, TableRow, complete_rows, given_rows, picture_files, table_rows
+from .given import PictureOf, RecognitionDataLoaders, TableRow, complete_rows, picture_files, table_rows
 from .order import identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
 
-__all__ = ['IdentityDL', 'RecognitionBlock', 'RecognitionDataLoaders', 'TableRow', 'picture_files', 'picture_size',
-           'recognition_block', 'recognition_dataloaders', 'table_rows']
+__all__ = ['IdentityDL', 'RecognitionBlock', 'TableRow', 'picture_files', 'picture_size', 'recognition_block',
+           'recognition_dataloaders', 'table_rows']
 
 
 class IdentityDL(TfmdDL):
@@ -179,30 +179,13 @@ def _held_out(rows):
     return [i for i,o in enumerate(held_out) if not o], [i for i,o in enumerate(held_out) if o]
 
 
-class RecognitionDataLoaders(DataLoaders):
-    "`DataLoaders` over rows of a table, whose `test_dl` takes whatever holds pictures"
-    def __repr__(self): return f'{type(self).__name__}{tuple(self.loaders)}'
-
-    def test_dl(self,
-        test_items,             # As `given_rows` takes it: a table, its row, a folder, files, PIL pictures, arrays
-        rm_type_tfms=None,      # As in fastai
-        with_labels:bool=False, # Identity, quality and scene too? For `validate` and `show_results`; of a table only
-        root=None,              # The folder the paths of rows start from; that which the table tells when not given
-        **kwargs,               # For `TfmdDL`: `bs`, `num_workers`
-    )->TfmdDL:
-        "A loader with the transforms of validation, in the order of the pictures"
-        rows = given_rows(test_items, root, self.path)
-        if with_labels: _refuse_unlabelled(rows)
-        dl = super().test_dl(rows, rm_type_tfms, with_labels, **kwargs)
-        dl.dataset.n_inp = self.valid_ds.n_inp # fastai forgets it
-        return dl
-
-
-def _refuse_unlabelled(rows):
-    nobody = sum(o.identity == '' for o in rows)
-    if nobody:
-        raise ValueError(f'{nobody} of {len(rows)} pictures have no identity, and with_labels=True asks for it. Give a '
-                         'table with the columns identity and split, or leave it out.')
+def trainable(
+    table, # Checked
+):
+    "The table itself; ValueError where there is nothing to train on"
+    if not (table['split'] == 'train').any():
+        raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
+    return table
 
 
 class RecognitionBlock(DataBlock):
@@ -212,7 +195,7 @@ class RecognitionBlock(DataBlock):
         verbose:bool=False, # Show messages?
     ):
         "Fastai's `Datasets`"
-        rows = table_rows(source) if isinstance(source, pd.DataFrame) else source
+        rows = table_rows(trainable(check_table(source, files=False))) if isinstance(source, pd.DataFrame) else source
         dsets = super().datasets(rows, verbose)
         dsets._dbunch_type = RecognitionDataLoaders
         return dsets
@@ -280,8 +263,7 @@ def recognition_dataloaders(
     root = path if path is not None else table.attrs.get('root', '.')
     check_table(table, root=root)
     table = complete_table(table, root)
-    if not (table['split'] == 'train').any():
-        raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
+    trainable(table)
     cameras = sorted(set(table['camera']) - {''})
     if copies and partners: raise ValueError('partners and copies both double a batch. Choose one of them.')
     block = recognition_block(size, augment, erase, stats, cameras, resize, copies)

@@ -142,11 +142,11 @@ class Embedder:
 
         if threads: torch.set_num_threads(threads)
         from .pt2 import read_pt2
-        model,text = read_pt2(self.file, KEY)
-        try: model = model.to(self.device)
+        try: torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as e:
             raise ValueError(f'device is {self.device!r}, which torch cannot use here ({in_short(e)}). '
                              'Use the cpu.') from e
+        model,text = read_pt2(self.file, KEY, self.device)
 
         def run(x):
             with torch.no_grad(): return model(torch.from_numpy(x).to(self.device)).cpu().numpy()

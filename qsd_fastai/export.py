@@ -15,6 +15,7 @@ from .files import in_one_move
 from .learner import pictures_of_loader
 from .private import without_folders
 from .pt2 import write_pt2
+from .tensors import without_tf32
 
 __all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of']
 
@@ -109,9 +110,10 @@ def _forget_source(message):
 def _difference(learn, file, pictures, how):
     "Largest difference between an entry of the file's embeddings and of the learner's own, both of unit length"
     files = list(picture_files(pictures) if isinstance(pictures, pd.DataFrame) else pictures)[:64]
-    embedder,theirs = Embedder(file),learn.embed(files)
-    if how.flip:  # the learner sees mirrored copies as files
-        with TemporaryDirectory() as tmp:
+    embedder = Embedder(file)
+    with without_tf32(), TemporaryDirectory() as tmp:
+        theirs = learn.embed(files)
+        if how.flip:  # the learner sees mirrored copies as files
             mirrored = [f'{tmp}/{i}.png' for i in range(len(files))]
             for o,to in zip(files, mirrored): Image.fromarray(embedder.prepare(o)[:, ::-1].copy()).save(to)
             theirs = theirs + learn.embed(mirrored)

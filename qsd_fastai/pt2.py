@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from torch.export.passes import move_to_device_pass
 
 from .archives import open_archive
 from .files import in_one_move
@@ -39,8 +40,9 @@ class Refused(ValueError): "A part that no exported network has"
 
 
 def read_pt2(
-    file,     # `.pt2` of `write_pt2`, or of `torch.export.save`
-    key:str,  # Of the text that was written with it
+    file,             # `.pt2` of `write_pt2`, or of `torch.export.save`
+    key:str,          # Of the text that was written with it
+    device:str='cpu', # Where the network is to run
 )->tuple: # `(module, text)`, None where there is no such text
     "The network and the text; ValueError naming the file where it is damaged or asks for more than a network needs"
     log = logging.getLogger('torch.export')
@@ -48,7 +50,9 @@ def read_pt2(
     try:
         data = _clean(file)
         log.setLevel(logging.ERROR)  # it warns of each form that it tries
-        module = torch.export.load(data, extra_files=extra).module()
+        program = torch.export.load(data, extra_files=extra)
+        # a graph names the device of its constants and of its inputs: moving the weights is not enough
+        module = (program if device == 'cpu' else move_to_device_pass(program, device)).module()
     except Exception as e:  # a damaged file can fail in any way
         why = str(e) if isinstance(e, ValueError) else f'{type(e).__name__}: {e}'
         why = ' '.join(why.split())[:300].rstrip('.')

@@ -1,9 +1,11 @@
 "Tensors and labels made plain: of no subclass, of at least full precision, flat, finite"
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
 __all__ = ['finite_rows', 'full_precision', 'numbers', 'of_no_subclass', 'plain_labels', 'plain_tensor',
-           'plain_vector']
+           'plain_vector', 'without_tf32']
 
 
 def plain_tensor(
@@ -69,3 +71,11 @@ def numbers(
         stacked = torch.stack([scalars[k].detach().as_subclass(torch.Tensor).float().reshape(()) for k in names])
         found |= dict(zip(names, stacked.cpu().tolist()))
     return {k: found[k] for k in scalars}
+
+
+@contextmanager
+def without_tf32():
+    "Convolutions in full float32 on a GPU too, which else rounds what goes into them to ten bits"
+    was,torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32,False
+    try: yield
+    finally: torch.backends.cudnn.allow_tf32 = was

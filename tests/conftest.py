@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.torch_core import defaults
 from PIL import Image
 
 from qsd_fastai.data.table import write_table
@@ -25,6 +26,15 @@ sys.path.insert(0, str(Path(__file__).parent)) # For `started`
 if 'PYTEST_XDIST_WORKER' in os.environ: # Every core has a test already, and so have the programs that tests start
     os.environ['OMP_NUM_THREADS'] = '1'
     torch.set_num_threads(1)
+
+
+os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0') # What runs on a GPU is compared with the CPU, in programs too
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    "Learners stay on the CPU, where what they are compared with is, and where a process may be forked"
+    monkeypatch.setattr(defaults, 'use_cuda', False)
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,8 @@ from qsd_fastai.models.recognizer import Recognition
 from qsd_fastai.qsd_loss import QSDLoss, identity_pairs, partner_pairs, select_pairs
 from qsd_fastai.taught import identity_mean_gap, relation_gap
 
+pytestmark = pytest.mark.usefixtures('on_cpu')
+
 nan = float('nan')
 
 

@@ -23,6 +23,8 @@ from qsd_fastai.models.recognizer import Recognition
 from qsd_fastai.qsd_loss import QSDLoss, identity_pairs, partner_pairs, select_pairs
 from qsd_fastai.taught import energy_map
 
+pytestmark = pytest.mark.usefixtures('on_cpu')
+
 GOLDEN = Path(__file__).parent/'golden'
 DEVICES = ['cpu'] + ['cuda']*torch.cuda.is_available()
 nan = float('nan')

@@ -13,6 +13,8 @@ from qsd_fastai.labelling import OnlineQuality, cross_fit_folds, cross_fitted_la
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.quality import similarity_quality
 
+pytestmark = pytest.mark.usefixtures('on_cpu')
+
 
 @pytest.mark.parametrize('k', [2, 3, 5])
 def test_folds_are_equal_and_by_identity_or_picture(k):

@@ -49,6 +49,12 @@ def altered(file, to, change):
     return to
 
 
+def test_it_runs_where_it_is_told_to(made):
+    "On `meta`, which every machine has, as on a GPU: a graph that names another device would refuse"
+    module,_ = read_pt2(made[2], KEY, 'meta')
+    assert module(torch.zeros(3, 8, 8, 3, dtype=torch.uint8, device='meta')).device.type == 'meta'
+
+
 def test_it_comes_back(made):
     model,_,file = made
     module,text = read_pt2(file, KEY)

@@ -15,6 +15,8 @@ from qsd_fastai.models.bodies.agw import agw_resnet50
 from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.models.weights.read import load_reference
 
+pytestmark = pytest.mark.usefixtures('on_cpu')
+
 
 class Look(Callback):
     "What the golden file holds, seen when it was seen there"

@@ -17,6 +17,8 @@ from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.losses import CenterLoss, RecognitionLoss
 from qsd_fastai.models.recognizer import Recognition
 
+pytestmark = pytest.mark.usefixtures('on_cpu')
+
 
 class Scale(nn.Module):
     "A model of one number, whose embedding is its input at first"

@@ -32,7 +32,7 @@ from qsd_fastai.losses import CenterLoss, RecognitionLoss
 from qsd_fastai.models.heads.margins import AdaFace
 from qsd_fastai.models.heads.partial_fc import PartialFC, whole_state_dict
 
-pytestmark = [pytest.mark.filterwarnings('ignore::UserWarning'), pytest.mark.usefixtures('one_thread')]
+pytestmark = [pytest.mark.filterwarnings('ignore::UserWarning'), pytest.mark.usefixtures('one_thread', 'on_cpu')]
 
 
 class StopAt(Callback):

@@ -24,7 +24,7 @@ from qsd_fastai.models.switches import (
 )
 from qsd_fastai.models.weights.read import load_reference
 
-pytestmark = pytest.mark.usefixtures('one_thread')
+pytestmark = pytest.mark.usefixtures('one_thread', 'on_cpu')
 
 # each switch, as a fresh network does not have it
 OTHERWISE = {'pool': 'average', 'neck': 'none', 'stem_relu': False, 'stem_pool': 'ceil', 'eps': 2e-3, 'last_stride': 2,

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]/'runs'))
 from wandb_files import Run
 
 pytestmark = [pytest.mark.filterwarnings('ignore::FutureWarning', 'ignore::UserWarning'),
-              pytest.mark.usefixtures('one_thread')]
+              pytest.mark.usefixtures('one_thread', 'on_cpu')]
 RECIPE = Path(__file__).parents[2]/'recipes'/'evaluate.py'
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from recent import skip_where_it_lacks
 from timm.models.resnet import Bottleneck, ResNet
 
 from qsd_fastai.models.bodies.agw import NonLocalResNet, agw_resnet50
@@ -147,6 +148,7 @@ REFUSES = ['mvitv2_tiny', 'convit_tiny', 'coat_tiny', 'crossvit_tiny_240', 'nest
 
 @pytest.mark.parametrize('name', TAKES)
 def test_bodies_at_the_sizes_of_re_id(name):
+    skip_where_it_lacks(name)
     for size in ((64, 32), (256, 128)):
         body = make_body(name, size=size)
         assert body.training
@@ -158,6 +160,7 @@ def test_bodies_at_the_sizes_of_re_id(name):
 
 @pytest.mark.parametrize('name', REFUSES)
 def test_bodies_that_cannot_take_a_size_are_refused_by_name(name):
+    skip_where_it_lacks(name)
     for make in (make_body, lambda name, size: Recognizer(name, 3, size=size)):
         with pytest.raises(ValueError, match=rf'{name} does not take pictures of 64x32 pixels .*Give another size'):
             make(name, size=(64, 32))

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from recent import skip_where_it_lacks
 from torch import nn
 
 from qsd_fastai.models.bodies.by_name import make_body, own_bodies, sized_bodies
@@ -48,6 +49,7 @@ def holds(body, weights): return all(torch.equal(v, weights[k]) for k,v in body.
 
 @pytest.mark.parametrize('name', [*OWN, *TIMM])
 def test_every_body_behind_every_wrapper(given, name):
+    skip_where_it_lacks(name)
     body = make_body(name, **{**OWN, **TIMM}[name])
     weights = noise(body)
     for wrapper in WRAPPERS:

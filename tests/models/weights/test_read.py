@@ -15,6 +15,8 @@ from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.models.weights.read import load_reference
 from qsd_fastai.models.weights.safe_pickle import read_checkpoint
 
+pytestmark = pytest.mark.usefixtures('on_cpu')
+
 AGW = {'body.': 'base.', 'pool.': 'global_pool.', 'neck.': 'bottleneck.', 'head.': 'classifier.'}
 FASTREID = {'body.': 'backbone.', 'pool.': 'heads.pool_layer.', 'neck.': 'heads.bottleneck.0.',
             'head.weight': 'heads.weight'}

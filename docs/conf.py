@@ -11,3 +11,4 @@ html_show_sourcelink = html_show_sphinx = html_show_copyright = False
 html_copy_source = False
 pygments_style,pygments_dark_style = 'friendly','native'
 html_theme_options = {'light_css_variables': {'code-font-size': '78%'}}
+html_static_path,html_css_files = ['static'],['site.css']

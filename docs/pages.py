@@ -62,11 +62,19 @@ def written(p):
     return '`' + re.sub(r' at 0x\w+', '', name)[:60].replace('|', '\\|') + '`'
 
 
+def comment(o, found, name):
+    "That of an argument; those of `*args` and `**kwargs`, which docments leaves out, from the source"
+    said = getattr(found.get(name), 'docment', None)
+    if said: return said
+    found = re.search(rf'\*{re.escape(name)}\b[^#\n]*# (.+)', inspect.getsource(o))
+    return found[1].strip() if found else ''
+
+
 def arguments(o, known):
     "The table of arguments, and what comes back"
     try: found,signature = docments(o, full=True), inspect.signature(o)
     except (TypeError, ValueError): return []
-    rows = [f'| `{plain(p)}` | {written(p)} | {text(getattr(found.get(n), "docment", ""), known)} |'.replace('\n', ' ')
+    rows = [f'| `{plain(p)}` | {written(p)} | {text(comment(o, found, n), known)} |'.replace('\n', ' ')
             for n,p in signature.parameters.items() if n != 'self']
     back = found.get('return')
     table = ['| argument | default | |', '|---|---|---|', *rows, ''] if rows else []

@@ -26,6 +26,7 @@ def test_every_public_name_has_an_entry(written):
 def test_an_entry_shows_comments_defaults_and_what_comes_back(written):
     page = written['quality']
     assert '| `percentiles` | `(1, 99)` | Norms that become 0 and 100; what lies outside is clipped |' in page
+    assert '| `**kwargs` |  | For [`similarity_quality`](#api-qsd_fastai.quality.similarity_quality) |' in page
     assert 'Gives: `(n,)` float32, 0 to 100 and higher is better' in page
     assert 'Quality from the length of the embedding' in page
 

@@ -8,6 +8,7 @@ from .arms import ARMS, added_by, chosen_arms, settings_of
 from .callbacks.centers import CenterUpdate
 from .callbacks.held_out import HeldOut, HeldOutLoss, ranking_losses
 from .callbacks.loss_terms import LossTerms
+from .callbacks.many import ManyProcesses
 from .callbacks.partial_update import PartialUpdate
 from .callbacks.running_loss import KeptLosses
 from .callbacks.save_state import SaveState
@@ -47,6 +48,7 @@ from .judging.sets import PairSets
 from .judging.tables import hardest_shown, pictures_of, tables_to_judge
 from .judging.templates import judge_templates
 from .labelling import OnlineQuality, cross_fitted_labels
+from .launched import joined
 from .learner import RecognitionLearner, imprint_head, recognition_learner
 from .losses import (
     CenterLoss,

@@ -2,6 +2,7 @@
 import dis
 import errno
 import inspect
+import os
 import re
 import signal
 import threading
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
+from .launched import joined, many_wanted
 from .runs.folder import opened
 from .terminal import rows_only
 
@@ -18,6 +20,7 @@ running = [] # Commands, the outermost first
 PACKAGE = Path(__file__).parent
 MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.I)
 WORKER = re.compile(r'DataLoader worker.*(killed|exited unexpectedly)')
+PEER = re.compile(r'gloo/.*(by peer|Broken pipe|Timed out)|NCCL.*(remote process|aborted)', re.I)
 EVENT = re.compile(r'^Exception occured in `\w+` when calling event `\w+`:\s*') # Put in front by fastai
 
 
@@ -28,18 +31,23 @@ def in_one_line(
     """Decorate a command: what its user can do something about ends it in one line, a bug with a traceback
 
     SIGTERM, which clusters send before they kill, is Ctrl-C. Either ends the program with a word on how to go on.
-    Where the output is no terminal it holds rows, and no progress bars."""
+    Where the output is no terminal it holds rows, and no progress bars.
+
+    Started by `torchrun` or `accelerate launch`, the processes join, and the first one speaks for all."""
     ours = PACKAGE,Path(inspect.unwrap(main).__code__.co_filename).parent
 
     @wraps(main)
     def run(*args, **kwargs):
         before = list(opened)
         running.append(main)
+        first = not int(os.environ.get('RANK') or 0)
         try:
-            with _terminated(), rows_only(): return main(*args, **kwargs)
+            if wanted := many_wanted(): os.execv(wanted[0], wanted)
+            with joined(), _terminated(), rows_only(): return main(*args, **kwargs)
         except KeyboardInterrupt:
             if len(running) > 1: raise # The outermost command has the last word
-            raise SystemExit(f'\n{_stopped(before)}') from None
+            said = _stopped(before)
+            raise SystemExit(f'\n{said}' if first else 1) from None
         except Exception as e:
             line = line_of(e, ours)
             if line is None: raise
@@ -65,6 +73,8 @@ def line_of(
     if full is not None: return f'The disk is full ({full}). Make room, then give the same command with --resume.'
     if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and MEMORY.search(said)):
         return f'The memory is not enough ({said[:200]}). Take smaller batches or pictures, or fewer --workers.'
+    if isinstance(e, RuntimeError) and PEER.search(said):
+        return 'Another process of the launch has ended: what it says is the cause. Then go on with --resume.'
     if isinstance(e, RuntimeError) and WORKER.search(said):
         return f'A loading process has ended ({said[:200]}). Look at the memory, or take fewer --workers.'
     if isinstance(e, OSError | ImportError) or type(e).__module__.startswith('wandb'): return said

@@ -3,7 +3,8 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-__all__ = ['gather', 'gather_rows', 'processes', 'summed']
+__all__ = ['after_first', 'from_first', 'gather', 'gather_batch', 'gather_objects', 'gather_parts', 'gather_rows',
+           'processes', 'share_of', 'summed']
 
 
 def processes(): # `(rank, number of processes)`
@@ -51,7 +52,96 @@ def gather_rows(
 
     `ValueError` where numbers of rows differ."""
     if processes()[1] == 1: return x
+    _check_even(x)
+    return _GatherRows.apply(x)
+
+
+class _GatherBatch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.n = len(x)
+        return gather(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        rank,world = processes()
+        return grad[rank*ctx.n:(rank + 1)*ctx.n]*world
+
+
+def gather_batch(
+    x, # `(n, ...)`, as many rows on every process
+): # `(n of all, ...)` in the order of processes
+    """Rows of all processes for a loss that each of them computes whole: its gradient, averaged as distributed training
+    does, is that of one process with all rows. `gather_rows` is for a loss of which each process has a part.
+
+    `ValueError` where numbers of rows differ."""
+    if processes()[1] == 1: return x
+    _check_even(x)
+    return _GatherBatch.apply(x)
+
+
+def _check_even(x):
     most,least = summed(torch.tensor([len(x), -len(x)], device=x.device), dist.ReduceOp.MAX).tolist()
     if most != -least:
         raise ValueError(f'Processes have batches of {-least} to {most} pictures. Give each of them as many.')
-    return _GatherRows.apply(x)
+
+
+def share_of(
+    n:int,      # Things to be shared out
+    whole:int=1,# So many stay together, a batch say
+)->range: # Of the things of this process
+    "Which of `n` things are for this process: neighbours, as evenly as whole batches allow"
+    rank,world = processes()
+    batches = -(-n//whole)
+    return range(*(min(n, batches*r//world*whole) for r in (rank, rank + 1)))
+
+
+def gather_objects(
+    o, # What can be pickled
+)->list: # Of all processes, in their order
+    "What each process has"
+    if processes()[1] == 1: return [o]
+    found = [None]*processes()[1]
+    dist.all_gather_object(found, o)
+    return found
+
+
+def gather_parts(
+    x, # Tensor `(n, ...)`, `n` of each process; None: this one has nothing
+)->torch.Tensor: # `(n of all, ...)` in the order of processes, on the device of `x`
+    "Rows of all processes, which may have different numbers of them; `ValueError` where none has any"
+    if processes()[1] == 1: return x
+    known = gather_objects(None if x is None else (len(x), x.shape[1:], x.dtype, x.device.type))
+    some = next((o for o in known if o), None)
+    if some is None: raise ValueError('No process has any row. Give one or more.')
+    if x is None: x = torch.empty(0, *some[1], dtype=some[2], device=some[3])
+    counts = [o[0] if o else 0 for o in known]
+    padded = x.new_zeros(max(counts), *some[1])
+    padded[:len(x)] = x
+    return torch.cat([o[:n] for o,n in zip(gather(padded).chunk(len(counts)), counts)])
+
+
+def from_first(
+    func, # Without arguments, for the first process alone; what it gives can be pickled
+): # On every process
+    "What `func` gives on the first process, told to all; an error of it is one of all"
+    rank,world = processes()
+    if world == 1: return func()
+    told = [None, None]
+    if rank == 0:
+        try: told[0] = func()
+        except Exception as e: told[1] = e
+    dist.broadcast_object_list(told)
+    if told[1] is not None: raise told[1]
+    return told[0]
+
+
+def after_first(
+    func, # Without arguments; what it makes, it finds the second time
+): # What it gives
+    "On the first process, and when it has done there on the others: for what is made on a disk that all of them see"
+    if processes()[1] == 1: return func()
+    made = []
+    from_first(lambda: made.append(func()))
+    return made[0] if made else func()

@@ -11,7 +11,9 @@ from fastai.callback.core import Callback
 from .choices import one_of
 from .columns import complete_table
 from .data.blocks import TensorQuality, TensorScene
+from .data.within import own_loader
 from .distillation import QualityDistillation
+from .distributed import gather
 from .fits import is_judging
 from .quality import comparable, similarity_quality
 from .shown import shown
@@ -68,8 +70,9 @@ def cross_fitted_labels(
 class OnlineQuality(Callback):
     """Labels that are renewed after each epoch, from a moving average of the embeddings that training sees anyway
 
-    No picture passes through the network once more. Until a picture has been seen, and in the first epoch, its label
-    is that of the table. Needs targets `(identity, quality, scene)`, as `recognition_dataloaders` gives them."""
+    No picture passes through the network once more; several processes tell each other what they have seen. Until a
+    picture has been seen, and in the first epoch, its label is that of the table. Needs targets
+    `(identity, quality, scene)`, as `recognition_dataloaders` gives them."""
     order,run_valid = QualityDistillation.order - 1,False
 
     def __init__(self,
@@ -85,7 +88,7 @@ class OnlineQuality(Callback):
 
     def before_fit(self):
         if is_judging(self.learn): return
-        if getattr(self.dls.train, 'copies', False):
+        if getattr(own_loader(self.dls), 'copies', False):
             raise ValueError('OnlineQuality would give a picture and its degraded copy one label. Leave copies out.')
         self.emb = None
         self.quality = torch.full((len(self.dls.table),), float('nan'))
@@ -102,7 +105,7 @@ class OnlineQuality(Callback):
 
     def after_pred(self):
         emb = F.normalize(self.pred.emb.detach().as_subclass(torch.Tensor).float())
-        rows = self.rows[:len(emb)]
+        rows,emb = gather(self.rows[:len(emb)]),gather(emb)
         if self.emb is None: self.emb = emb.new_zeros(len(self.quality), emb.shape[1])
         seen = self.emb[rows].square().sum(1, keepdim=True) > 0
         self.emb[rows] = torch.where(seen, self.momentum*self.emb[rows] + (1 - self.momentum)*emb, emb)

@@ -2,6 +2,7 @@
 import os
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -11,7 +12,7 @@ from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, mk_metric
-from fastai.torch_core import get_model
+from fastai.torch_core import get_model, to_detach
 from fastcore.basics import patch
 from fastcore.foundation import L
 
@@ -22,8 +23,9 @@ from .callbacks.running_loss import KeptLosses
 from .columns import complete_table
 from .data.blocks import RecognitionImage
 from .data.given import RecognitionDataLoaders, given_rows
-from .data.loaders import picture_size
 from .data.transforms import Squish
+from .data.within import picture_size
+from .distributed import gather_parts, processes, share_of
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
 from .models.bodies.by_name import body_name
@@ -228,6 +230,19 @@ class _AddMirrored(Callback):
         self.learn.pred = fuse_flip(self.pred, self.model(first.flip(-1), *others))
 
 
+def _own_part(dl):
+    "Whole batches for this process, of a loader that no other process needs to wait for"
+    if processes()[1] == 1: return dl
+    idxs = list(dl.get_idxs())
+    mine = [idxs[i] for i in share_of(len(idxs), dl.bs)]
+    own = dl.new(get_idxs=partial(list, mine), n=len(mine))
+    own.to_detach = _detached
+    return own
+
+
+def _detached(b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)
+
+
 @patch
 def embed(self:Learner,
     data,                 # A table or its row, a folder, a picture, a list of these, or a `DataLoader` of fastai
@@ -236,7 +251,9 @@ def embed(self:Learner,
     normalize:bool=False, # To unit length?
     flip:bool=False,      # Add the embedding of the mirror image, as face protocols do?
 )->torch.Tensor: # `(n, nf)` float32 on the CPU, in the order of `data`
-    "Embeddings of pictures, with the transforms of validation"
+    """Embeddings of pictures, with the transforms of validation
+
+    Several processes share the batches out, and each gets the embeddings of all: every one must call it."""
     size = {'bs': bs} if bs else {}
     if isinstance(data, DataLoader):
         dl = data.new(shuffle=False, drop_last=False, **size)
@@ -244,8 +261,10 @@ def embed(self:Learner,
         raise ValueError("data is a loader of torch. Give fastai's DataLoader, a table or a list of picture files.")
     else: dl = _loader(self, data, root, **size)
     if not len(dl): raise ValueError('data holds no picture to embed. Give a table, list or loader that does.')
-    mirrored = [_AddMirrored()] if flip else None
-    with as_judged(dl): emb = plain_tensor(self.get_preds(dl=dl, cbs=mirrored)[0]).float()
+    own,mirrored,emb = _own_part(dl),[_AddMirrored()] if flip else None,None
+    with as_judged(own):
+        if len(own): emb = plain_tensor(self.get_preds(dl=own, reorder=own is dl, cbs=mirrored)[0]).float()
+    emb = gather_parts(emb)
     return torch.nn.functional.normalize(emb) if normalize else emb
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .choices import one_of
-from .distributed import gather
+from .distributed import gather, gather_batch
 from .shown import settings_text
 from .tensors import full_precision, of_no_subclass
 
@@ -218,7 +218,8 @@ class CenterLoss(nn.Module):
 class RecognitionLoss(nn.Module):
     """Weighted sum of named terms over a `Recognition`, as the `loss_func` of a fastai learner.
 
-    `terms` keeps the last values, unweighted."""
+    `terms` keeps the last values, unweighted. Of several processes the triplet term looks for its positives and
+    negatives in the batches of all, as one process with all pictures would; `gathered=False`: in its own."""
     def __init__(self,
         identity:Callable|None=None, # `(logits, ids)` to a scalar; None: `IdentityLoss()`
         triplet:Callable|None=None,  # `(pooled, ids)` to a scalar; None: `TripletLoss()`
@@ -226,6 +227,7 @@ class RecognitionLoss(nn.Module):
         triplet_weight:float=1.,     # 0 leaves the term out
         center:Callable|None=None,   # `(pooled, ids)` to a scalar: a `CenterLoss`, with `CenterUpdate` as a callback
         center_weight:float=5e-4,    # AGW's weight
+        gathered:bool=True,          # Is the triplet term over the batches of all processes?
     ):
         super().__init__()
         self.identity = identity or IdentityLoss()
@@ -233,7 +235,7 @@ class RecognitionLoss(nn.Module):
         self.center = center
         if center is None: center_weight = 0.
         self.weights = {'identity': identity_weight, 'triplet': triplet_weight, 'center': center_weight}
-        self.terms,self.reduction = {}, 'mean'
+        self.terms,self.reduction,self.gathered = {}, 'mean', gathered
 
     def extra_repr(self): return ', '.join(f'{k}_weight={w:g}' for k,w in self.weights.items() if w)
 
@@ -247,8 +249,10 @@ class RecognitionLoss(nn.Module):
             value = self.triplet(pred, ids)
             return value.expand(len(pred)) if self.reduction == 'none' else value
         terms = self._identity_terms(pred, ids)
-        for name in ('triplet', 'center'):
-            if self.weights[name]: terms[name] = getattr(self, name)(pred.pooled, ids)
+        if self.weights['triplet']:
+            many = [gather_batch(pred.pooled), gather(ids)] if self.gathered else [pred.pooled, ids]
+            terms['triplet'] = self.triplet(*many)
+        if self.weights['center']: terms['center'] = self.center(pred.pooled, ids)
         self.terms = {name: value.detach() for name,value in terms.items()}
         weights = {name: self.weights.get(name, 1.) for name in terms}
         return sum(weights[name]*value for name,value in terms.items() if weights[name])

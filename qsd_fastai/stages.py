@@ -1,7 +1,7 @@
 "A recipe's run: one stage after another, each tracked, resumable and exported, and the table of what came out"
 import io
 import warnings
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from copy import deepcopy
 
 import numpy as np
@@ -12,11 +12,14 @@ from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import set_seed
 
 from .arms import added_by, settings_of
+from .callbacks.many import ManyProcesses
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
 from .data.table import write_table
 from .distillation import QualityDistillation
+from .distributed import processes
 from .files import file_hash, in_one_move, save_figure, save_frame
+from .models.heads.partial_fc import whole_centers
 from .plots.quality import quality_agreement_figure, quality_histogram_figure
 from .private import without_folders
 from .quality import comparable
@@ -37,7 +40,10 @@ class Run:
 
     A run that ends before its first epoch is over leaves its folder free. One that was stopped later is resumed:
     stages that had begun must be asked for with the options they were made with, the others may differ, and what
-    changed stands in `run.json`."""
+    changed stands in `run.json`.
+
+    Started several times by `torchrun` or `accelerate launch`, fits are `ManyProcesses`, embedding is shared out, and
+    the first process writes and tracks."""
     def __init__(self,
         recipe:str,          # Its name: a new folder is `runs/<recipe>-<date>-<time>`
         args:dict,           # Its options, `locals()` at the top of a recipe: `out`, `resume`, `seed`, `group`, ...
@@ -90,6 +96,7 @@ class Run:
         labelled:pd.DataFrame, # With computed labels in `quality`
     ):
         "Labels of the training pictures as a table and as pictures, beside `true_quality` where the table has it"
+        if processes()[0]: return
         write_table(labelled, self.out/'labelled'/'images.csv')
         train = labelled['split'] == 'train'
         computed = labelled.loc[train, 'quality']
@@ -107,6 +114,9 @@ class Run:
     )->pd.DataFrame: # A row a stage
         "Write `results.csv`, and print it in %"
         results = pd.DataFrame(self.results).T.dropna(axis=1, how='all') # Too few pairs for a rate
+        if processes()[0]:
+            self.folder.close()
+            return results
         save_frame(results, self.out/'results.csv')
         self.folder.note(results=file_hash(self.out/'results.csv'))
         self.folder.close()
@@ -133,6 +143,7 @@ class Stage:
         cbs = [cb for cb in cbs if cb is not None]
         self.distils = any(isinstance(cb, QualityDistillation) for cb in cbs)
         self.track = TrackRun(into=self.wandb_run)
+        if processes()[1] > 1: cbs.append(ManyProcesses(self.run.args.get('sync_bn', False)))
         return [*cbs, SaveState(self.run.out/f'{self.name}.state', self.run.resume), self.track]
 
     @property
@@ -160,9 +171,11 @@ class Stage:
         *judgements, # Of it: what has `figures`, name -> share, and `plots`, name -> matplotlib figure
     ):
         "Keep the learner, its figures and its plots, and end the W&B run"
-        with in_one_move((self.run.out/f'{self.name}.pkl').absolute()) as part: learn.export(part)
         figures = {k: v for o in judgements for k,v in o.figures.items()}
         self.run.results[self.title] = figures
+        with whole_centers(learn.model) if processes()[1] > 1 else nullcontext():
+            if processes()[0]: return
+            with in_one_move((self.run.out/f'{self.name}.pkl').absolute()) as part: learn.export(part)
         self.wandb_run.summary.update({f'final/{k}': v for k,v in figures.items()})
         plots = {k: figure for o in judgements for k,figure in o.plots.items()}
         for k,figure in plots.items(): save_figure(figure, self.run.out/f'{self.name}_{k}.png')

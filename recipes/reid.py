@@ -43,6 +43,7 @@ def main(
     group:str='',             # Of the runs in W&B; the name of the folder when not given
     no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
     workers:int=0,            # Loading processes; 0 loads in this one
+    sync_bn:bool=False,       # With several processes: batch norm over the batches of all?
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):
     "Train a baseline, label quality with it, fine-tune without and with QSD, judge all of them"

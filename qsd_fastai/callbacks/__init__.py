@@ -6,6 +6,7 @@ held_out        What valid_loss says of people without a class
 centers         Moves the centers of a `CenterLoss`
 octuplet        Fine-tunes by the Octuplet loss, a peer
 partial_update  Moves the centers of a `PartialFC`
+many            A fit over several processes
 track_run       Logs to Weights & Biases
 found           What is known about a learner without being told
 save_state      Resume: keeps all that a fit needs to go on

@@ -6,7 +6,7 @@ from fastai.torch_core import get_model
 from fastcore.basics import defaults
 from torch import nn
 
-from ..data.loaders import picture_size
+from ..data.within import own_loader, picture_size
 
 __all__ = ['described', 'found_config', 'highest_rates']
 
@@ -30,7 +30,7 @@ def found_config(
         'n_epoch': learn.n_epoch, 'n_batches': len(dls.train),
         'callbacks': {cb.name: described(cb) for cb in own},
         'device': str(getattr(dls, 'device', None))}
-    for k in ('n_ids', 'n_imgs', 'partners', 'bs', 'seed'): found[k] = getattr(dls.train, k, None)
+    for k in ('n_ids', 'n_imgs', 'partners', 'bs', 'seed'): found[k] = getattr(own_loader(dls), k, None)
     table = getattr(dls, 'table', None)
     if table is None: return found
     splits = table['split'].value_counts().to_dict()

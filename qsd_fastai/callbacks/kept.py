@@ -4,12 +4,13 @@ import torch
 
 from ..columns import table_hash
 
-__all__ = ['own_loader', 'read_state', 'same_table', 'table_state']
+__all__ = ['read_state', 'same_table', 'table_state']
 
 PARTS = {'fit': int, 'earlier': list, 'n_epoch': int, 'n_iter': int, 'train_iter': int, 'opt': dict, 'scaler': dict,
          'hps': dict, 'values': list, 'lrs': list, 'losses': torch.Tensor, 'iters': list, 'terms': list,
          'smooth_loss': tuple, 'random': dict, 'loader': tuple, 'model': dict, 'loss': dict}
-LATER = {'table': dict, 'given': list, 'callbacks': dict} # What states of earlier versions lack
+# what states of earlier versions lack
+LATER = {'table': dict, 'given': list, 'callbacks': dict, 'processes': int, 'others': list}
 NOISE = 1.                             # Of 100: by so much may labels differ that another device has computed
 
 
@@ -65,11 +66,3 @@ def same_table(
     if differs.any():
         raise ValueError(f'{file} is of other labels: the quality of {int(differs.sum())} of {len(a)} training '
                          f'pictures differs. {remedy}.')
-
-
-def own_loader(
-    dls, # `DataLoaders` in a fit
-):
-    "The training loader that has the generator: of several processes, the one within that which deals out to them"
-    dl = dls.train
-    return getattr(dl, '__dict__', {}).get('dl', dl)

@@ -1,8 +1,10 @@
 "The named terms of the losses of a fit, a batch and an epoch at a time"
 import pandas as pd
+import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 
+from ..distributed import processes, summed
 from ..fits import is_fit
 
 __all__ = ['LossTerms', 'loss_terms']
@@ -18,7 +20,9 @@ def loss_terms(
 
 
 class LossTerms(Callback):
-    "Collects `loss_terms`: the last batch in `last`, the mean of each epoch in `epochs`, until the next fit"
+    """Collects `loss_terms`: the last batch in `last`, the mean of each epoch in `epochs`, until the next fit
+
+    Of several processes `last` has the batch of this one, `epochs` the means over all."""
     order,run_valid = Recorder.order - 5,False # When all have been computed
 
     def __init__(self): self.epochs,self.last = [],{}
@@ -34,6 +38,9 @@ class LossTerms(Callback):
         self.count += 1
 
     def after_train(self):
+        if self.sums and processes()[1] > 1:
+            found = summed(torch.stack([v.detach().float() for v in self.sums.values()]))/processes()[1]
+            self.sums = dict(zip(self.sums, found))
         means = {k: float(v)/self.count for k,v in self.sums.items()}
         self.epochs.append({'epoch': self.epoch, **means})
 

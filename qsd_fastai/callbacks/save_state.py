@@ -13,13 +13,15 @@ from fastcore.foundation import L
 from fastcore.xtras import join_path_file
 from torch.utils._pytree import tree_map_only
 
+from ..data.within import own_loader
+from ..distributed import gather_objects, processes
 from ..files import save_whole
 from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
 from ..shown import shown
 from ..tensors import plain_tensor
 from .found import highest_rates
-from .kept import own_loader, read_state, same_table, table_state
+from .kept import read_state, same_table, table_state
 from .track_run import TrackRun
 
 __all__ = ['Diverged', 'SaveState', 'random_state', 'set_random_state']
@@ -62,8 +64,8 @@ class SaveState(Callback):
     there, `fit` and its kin, called with the same arguments, skip the epochs that are done (their rows are printed
     again as they were) and go on exactly as the uninterrupted run would have. A second fit with the same object, as in
     `fine_tune`, is the second part of the same run. What other callbacks count for themselves starts anew, unless they
-    count rows of the table: `SaveModelCallback` and its kin do. A state is of one process, but holds the centers of a
-    `PartialFC` of all: give it to every process. Others of a launch go on with the generators of the first.
+    count rows of the table: `SaveModelCallback` and its kin do. Give it to every process of a launch: the first one
+    writes, with the generators of all and with all centers of a `PartialFC`. Another number of processes may go on.
 
     A table with other pictures or labels is refused. A training that diverges ends in `Diverged` before its epoch is
     judged and kept: what is kept is finite, and a resume may have another learning rate."""
@@ -109,13 +111,17 @@ class SaveState(Callback):
 
     def _load(self):
         state,batches = self.kept,len(self.dls.train)
-        if state['n_iter'] != batches:
+        many,world = state['processes'] or 1,processes()[1]
+        if many != world: print(f'{self.file} is of {many} processes, and {world} go on. Batches are dealt otherwise.')
+        # of another number a step has more pictures, or less
+        differs = abs(state['n_iter']*many - batches*world)
+        if differs > (0 if many == world else max(many, world)):
             raise ValueError(f'{self.file} is of a run of {state["n_iter"]} batches an epoch, this one has {batches}. '
                              'Resume with the same table and batch size, or start anew without resume.')
         now = random_state()
         with self._refusing():
             same_table(state['table'], self.table, self.file)
-            set_random_state(state['random'])
+            set_random_state(self._generators(state))
             if state['loader']: deepcopy(own_loader(self.dls).rng).setstate(_tuples(state['loader']))
             get_model(self.learn.model).load_state_dict(state['model'])
             if isinstance(self.loss_func, torch.nn.Module): self.loss_func.load_state_dict(state['loss'])
@@ -170,8 +176,14 @@ class SaveState(Callback):
         if scheduler: scheduler.hps = recorder.hps = {k: list(v) for k,v in state['hps'].items()}
         for cb in _with_state(self.learn):
             if cb.name in state['callbacks']: cb.load_state_dict(state['callbacks'][cb.name])
-        set_random_state(state['random'])
+        set_random_state(self._generators(state))
         if state['loader']: own_loader(self.dls).rng.setstate(_tuples(state['loader']))
+
+    def _generators(self, state):
+        "Those that this process had; of one that is new, its own"
+        rank = processes()[0]
+        known = [state['random'], *state['others']]
+        return known[rank] if rank < len(known) else random_state()
 
     def after_train(self):
         if not self.active or not self.recorder.smooth_loss.count: return
@@ -188,10 +200,10 @@ class SaveState(Callback):
     def after_epoch(self):
         if not self.active or self.epoch < len(self.rows): return
         # by every process: each has some of the centers of a `PartialFC`
-        weights = whole_state_dict(get_model(self.learn.model))
+        weights,(_, *others) = whole_state_dict(get_model(self.learn.model)),gather_objects(random_state())
         if rank_distrib(): return
         loss = self.loss_func.state_dict() if isinstance(self.loss_func, torch.nn.Module) else {}
-        save_whole({**_plain(self._now()), 'model': weights, 'loss': loss}, self.file)
+        save_whole({**_plain(self._now()), 'model': weights, 'loss': loss, 'others': others}, self.file)
 
     def _now(self):
         "The state but for weights"
@@ -201,6 +213,7 @@ class SaveState(Callback):
         return {
             'fit': self.fits, 'earlier': self.earlier,
             'n_epoch': self.n_epoch, 'n_iter': len(self.dls.train), 'train_iter': learn.train_iter,
+            'processes': processes()[1],
             'callbacks': {cb.name: cb.state_dict() for cb in _with_state(learn)},
             'opt': learn.opt.state_dict(), 'given': self.given, 'table': self.table,
             'scaler': scaler.state_dict() if scaler else {},

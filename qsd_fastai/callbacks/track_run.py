@@ -11,6 +11,7 @@ from fastai.torch_core import get_model, rank_distrib
 from fastcore.basics import store_attr
 
 from ..data.loaders import picture_files
+from ..distributed import processes
 from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_queries, judge_of
 from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
@@ -122,9 +123,9 @@ class TrackRun(Callback):
 
     def after_train(self):
         if not self.tracks: return
-        seconds = time.perf_counter() - self.start
+        pace = processes()[1]*self.pictures/(time.perf_counter() - self.start)
         memory = peak_memory(getattr(self.dls, 'device', None))
-        self.cost = under('cost', {'pictures_a_second': self.pictures/seconds, **memory}) if self.pictures else {}
+        self.cost = under('cost', {'pictures_a_second': pace, **memory}) if self.pictures else {}
 
     def after_epoch(self):
         if not self.tracks: return

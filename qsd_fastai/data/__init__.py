@@ -20,5 +20,6 @@ blocks        `IdentityBlock`, `QualityBlock`, `SceneBlock`: what a batch holds 
 transforms    Augmentation of a picture: squish, crop, mirror, erase, low resolution, light
 given         Whatever is handed over as pictures, as rows with their files
 order         The order of one pass over training pictures
+within        What is within loaders: that which deals out, the size of pictures
 loaders       Batches of `n_ids` x `n_imgs`, partners, and the whole way from a table to `DataLoaders`
 """

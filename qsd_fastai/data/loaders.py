@@ -1,6 +1,5 @@
 "Batches of `n_ids` identities with `n_imgs` pictures each, and the whole way from a table to `DataLoaders`"
 import math
-import os
 import random
 from contextlib import contextmanager, nullcontext
 from itertools import repeat
@@ -20,14 +19,15 @@ from fastcore.basics import merge
 
 from ..choices import one_of
 from ..columns import complete_table
+from ..launched import loading_processes
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .copies import DegradedCopies
 from .given import PictureOf, RecognitionDataLoaders, TableRow, complete_rows, picture_files, table_rows
-from .order import identity_order, partner_order
+from .order import dealt_out, identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
 
-__all__ = ['IdentityDL', 'RecognitionBlock', 'TableRow', 'picture_files', 'picture_size', 'recognition_block',
+__all__ = ['IdentityDL', 'RecognitionBlock', 'TableRow', 'picture_files', 'recognition_block',
            'recognition_dataloaders', 'table_rows']
 
 
@@ -41,7 +41,11 @@ class IdentityDL(TfmdDL):
     The first halves are the batches that the same seed gives without partners.
 
     `by='picture'` deals every picture once an epoch, in no order, `n_ids*n_imgs` a batch: the habit with very many
-    faces, where a batch by identity would show few people. Pairs then come from `partners`."""
+    faces, where a batch by identity would show few people. Pairs then come from `partners`.
+
+    Of several processes each has batches of `n_ids` x `n_imgs`, and what all have in a step is the batch of
+    `n_ids*processes` identities that one process would have with the same seed. Where there are fewer identities than
+    that, two processes may have the same one."""
     def __init__(self,
         dataset,             # `Datasets` whose first target is the identity
         n_ids:int=16,        # Identities a batch
@@ -69,7 +73,7 @@ class IdentityDL(TfmdDL):
                 raise ValueError(f'n_ids={n_ids} is larger than the number of training identities, {len(counts)}. '
                                  f'Use n_ids={len(counts)} or less, or add identities.')
             self.bs = n_ids*n_imgs*(1 + partners)
-            of_ids = np.maximum(counts//n_imgs, 1)
+            of_ids,self.n_people = np.maximum(counts//n_imgs, 1),len(counts)
             self.n_groups = int(of_ids.sum()) if by == 'identity' else len(self.ids)//n_imgs
         if do_setup:  # only now: a transform may ask for a batch, `Normalize` without statistics does
             for tfms in (self.after_item, self.before_batch, self.after_batch): tfms.setup(self)
@@ -92,10 +96,17 @@ class IdentityDL(TfmdDL):
     @property
     def by_identity(self): return self.deals and self.by == 'identity'
 
+    @property
+    def dealt(self):
+        "Identities that are dealt together, to all processes"
+        n_ids = self.n_ids*max(num_distrib(), 1)
+        return n_ids if n_ids <= self.n_people or self.by == 'picture' else self.n_ids
+
     def _order(self, ids):
         "Indices of one pass"
-        if self.by == 'identity': return identity_order(ids, self.n_ids, self.n_imgs, self.rng)
-        order,n = list(range(len(ids))), self.n_ids*self.n_imgs
+        n_ids = self.dealt
+        if self.by == 'identity': return identity_order(ids, n_ids, self.n_imgs, self.rng)
+        order,n = list(range(len(ids))), min(n_ids*self.n_imgs, len(ids))
         self.rng.shuffle(order)
         return order[:len(order)//n*n]
 
@@ -116,9 +127,7 @@ class IdentityDL(TfmdDL):
         rng = random.Random(repr(self.rng.getstate()))  # the partners' own: they change nothing in the order of others
         while len(order) < len(self)*n: order += self._order(ids)
         order = order[:len(self)*n]
-        if not self.partners: return order
-        chosen = partner_order(ids, order, rng)
-        return [i for k in range(0, len(order), n) for i in order[k:k + n] + chosen[k:k + n]]
+        return dealt_out([order, *([partner_order(ids, order, rng)] if self.partners else [])], n, num_distrib())
 
     def new(self, dataset=None, cls=None, **kwargs):
         same = dataset is None or dataset is self.dataset
@@ -164,14 +173,6 @@ def _one_picture(dl):
     finally:
         del dl.get_idxs
         if own is not None: dl.get_idxs = own
-
-
-def picture_size(
-    dls, # `DataLoaders`
-): # `(height, width)`, pixels, or `None`
-    "The size that pictures are brought to, where a transform of items says it"
-    sizes = (getattr(t, 'size', None) for t in getattr(dls.train, 'after_item', ()))
-    return next((tuple(o) for o in sizes if isinstance(o, tuple)), None)
 
 
 def _held_out(rows):
@@ -255,7 +256,7 @@ def recognition_dataloaders(
     erase:float=.5,             # Chance that a rectangle of a training picture is erased, 0 to 1
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels
     seed:int=None,              # Of the order of training pictures
-    num_workers:int=None,       # Loading processes; 0 loads in this one; None: up to 8
+    num_workers:int=None,       # Loading processes; 0 loads in this one; None: up to 8, of the cores of this process
     device=None,                # Where batches go; fastai's default when not given
     resize:str='bilinear',      # Filter that brings pictures to `size`: 'bilinear', 'bicubic'
 ):
@@ -267,7 +268,7 @@ def recognition_dataloaders(
     cameras = sorted(set(table['camera']) - {''})
     if copies and partners: raise ValueError('partners and copies both double a batch. Choose one of them.')
     block = recognition_block(size, augment, erase, stats, cameras, resize, copies)
-    workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+    workers = loading_processes() if num_workers is None else num_workers
     dls = block.dataloaders(complete_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
                             partners=partners, by=by, seed=seed, num_workers=workers, device=device,
                             val_bs=bs or 2*n_ids*n_imgs)

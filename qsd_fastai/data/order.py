@@ -3,7 +3,7 @@ import random
 
 import numpy as np
 
-__all__ = ['identity_order', 'partner_order']
+__all__ = ['dealt_out', 'identity_order', 'partner_order']
 
 
 def identity_order(
@@ -85,3 +85,14 @@ def partner_order(
         return others[k + (k >= place[i])]  # one step on from the picture itself
 
     return [draw(i) for i in order]
+
+
+def dealt_out(
+    parts,     # Orders of as many pictures each: the pictures, their partners
+    n:int,     # Of each order in a batch
+    world:int, # Processes that batches are dealt to in turn; 0 is 1
+)->list: # Indices, all batches of the first process, then those of the next
+    "Batches as `DistributedDL` takes them apart: it gives each process neighbours"
+    world = max(world, 1)
+    starts = [k for rank in range(world) for k in range(rank*n, len(parts[0]), world*n)]
+    return [i for k in starts for part in parts for i in part[k:k + n]]

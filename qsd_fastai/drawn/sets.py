@@ -10,6 +10,7 @@ from fastcore.parallel import parallel
 from ..data.degradations import degrade_random
 from ..data.made import existing
 from ..data.table import read_table, write_table
+from ..distributed import after_first
 from ..files import in_one_move
 
 __all__ = ['refuse_small', 'rng_of', 'write_generated']
@@ -55,6 +56,10 @@ def write_generated(
     """Draw, degrade and write the pictures of a table, then the table: a set that has a table is whole.
 
     An existing set is returned as it is; ValueError if it was made differently."""
+    return after_first(lambda: _existing_or_written(folder, table, draw, rows, record, finish, workers, progress))
+
+
+def _existing_or_written(folder, table, draw, rows, record, finish, workers, progress):
     if (found := existing(folder, record)) is not None: return found
     folder = Path(folder)
     (folder/'images').mkdir(parents=True, exist_ok=True)

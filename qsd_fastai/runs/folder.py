@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..distributed import from_first, processes
 from ..files import save_text
 from .lock import hold, release
 from .made import changes, package_state, versions
@@ -26,7 +27,7 @@ class RunFolder:
     table and with which versions, and what changed at a resume.
 
     Making one looks and refuses, and writes nothing; `open` does. A folder that holds a run is resumed or left
-    alone."""
+    alone. Of several processes the first one looks, and writes; all know what it has found."""
     def __init__(self,
         name:str,            # Of the recipe: a new folder is `runs/<name>-<date>-<time>`
         out=None,            # The folder to use instead
@@ -34,16 +35,24 @@ class RunFolder:
         resume:bool=False,   # Go on with the run in `out`, or with the newest of this name
         stagewise:bool=False,# May options differ at a resume that no stage so far was made with? Else those of `FREE`
     ):
-        if resume and out is None:
-            found = sorted(Path('runs').glob(f'{name}-*/run.json'))
-            at = Path('runs').absolute()
-            if not found: raise FileNotFoundError(f'There is no run to resume in {at}. Start one without --resume.')
-            out = found[-1].parent
-        self.out = Path(out if out is not None else time.strftime(f'runs/{name}-%Y%m%d-%H%M%S'))
+        self.out = Path(from_first(lambda: self._place(name, resume)) if out is None else out)
         self.file,self.resumes,self.stagewise = self.out/'run.json',resume,stagewise
         self.args = json.loads(json.dumps(args or {}, default=str)) # As they are written
-        self.anew,self.before = [],set()
-        self._look()
+        self.anew,self.before,self.writes = [],set(),not processes()[0]
+        self._told(self._look)
+
+    def _place(self, name, resume):
+        if not resume: return time.strftime(f'runs/{name}-%Y%m%d-%H%M%S')
+        found,at = sorted(Path('runs').glob(f'{name}-*/run.json')),Path('runs').absolute()
+        if not found: raise FileNotFoundError(f'There is no run to resume in {at}. Start one without --resume.')
+        return found[-1].parent
+
+    def _told(self, look):
+        "What the first process finds, kept by all"
+        def found():
+            look()
+            return self.kept,self.anew
+        self.kept,self.anew = from_first(found)
 
     def _look(self):
         "What is kept, or will be; refuses what cannot be"
@@ -93,17 +102,17 @@ class RunFolder:
 
     def open(self):
         "Take the folder, make it, and write `run.json`; what changed since the last time is said and recorded"
-        self.before = {o.name for o in self.out.iterdir()} if self.out.is_dir() else None
-        self.out.mkdir(parents=True, exist_ok=True)
-        hold(self.out)
         opened.append(self)
-        try: self._begin()
+        try: self._told(self._take)
         except BaseException:
             self.close()
             raise
         return self
 
-    def _begin(self):
+    def _take(self):
+        self.before = {o.name for o in self.out.iterdir()} if self.out.is_dir() else None
+        self.out.mkdir(parents=True, exist_ok=True)
+        hold(self.out)
         table = self.kept['table']
         self._look()  # again: another process may have been here
         if table: self.of_table(table)
@@ -137,7 +146,8 @@ class RunFolder:
         self.kept |= parts
         self._write()
 
-    def _write(self): save_text(json.dumps(self.kept, indent=1) + '\n', self.file)
+    def _write(self):
+        if self.writes: save_text(json.dumps(self.kept, indent=1) + '\n', self.file)
 
     def stopped(self):
         "What to say when it is stopped; `free` and `close` it"
@@ -149,7 +159,7 @@ class RunFolder:
 
     def free(self):
         "Where no epoch was finished there is nothing to resume: what this run has put there goes"
-        if self.begun or not self.file.exists(): return
+        if not self.writes or self.begun or not self.file.exists(): return
         self.file.unlink()
         for o in self.out.iterdir():
             if o.name in (self.before or ()): continue
@@ -160,7 +170,7 @@ class RunFolder:
 
     def close(self):
         "Leave the folder to others"
-        release(self.out)
+        if self.writes: release(self.out)
         if self in opened: opened.remove(self)
 
 

@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..distributed import processes
 from .made import made_with
 from .no_run import NoRun
 
@@ -32,14 +33,18 @@ def start_run(
 ): # The run, to be ended by `finish_run`
     """`wandb.init` that goes offline where there is no API key and `WANDB_MODE` does not decide
 
+    Of several processes the first one has the run; what the others have takes everything and keeps nothing.
+
     If Python ends before `finish_run`, by Ctrl-C say, the run is marked as failed, and the line that says where it is
     appears all the same.
 
     W&B itself adds the name of the machine and of its user, the command line and the paths of program and folder.
     Where others may look at the run, set WANDB_X_DISABLE_META=true and WANDB_X_DISABLE_MACHINE_INFO=true, and for the
     state of the repository WANDB_DISABLE_GIT=true."""
-    if tracked and wandb is None: _say_that_it_lacks()
-    if not tracked or wandb is None: return NoRun(id, dir, config)
+    if not tracked or processes()[0]: return NoRun(id, dir, config)
+    if wandb is None:
+        _say_that_it_lacks()
+        return NoRun(id, dir, config)
     Path(dir).mkdir(parents=True, exist_ok=True)
     # W&B itself looks at the environment but once
     mode = os.environ.get('WANDB_MODE') or (None if has_key() else 'offline')

@@ -8,9 +8,10 @@ import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
-from qsd_fastai.callbacks.kept import PARTS, own_loader, read_state
+from qsd_fastai.callbacks.kept import PARTS, read_state
 from qsd_fastai.callbacks.save_state import Diverged, SaveState
 from qsd_fastai.data.loaders import IdentityDL, recognition_dataloaders
+from qsd_fastai.data.within import own_loader
 from qsd_fastai.evaluation.metrics import Retrieval
 from qsd_fastai.learner import recognition_learner
 

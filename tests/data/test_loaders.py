@@ -156,20 +156,22 @@ def test_workers_give_the_same_batches(table, partners):
 @pytest.mark.parametrize('world', [2, 3])
 @pytest.mark.parametrize('partners', [False, True])
 def test_several_processes(table, monkeypatch, world, partners):
-    "fastai's `DistributedDL` gives each a part of the order: whole batches, equally many, those of one process"
-    alone = rows(make_dls(table, n_ids=2, partners=partners).train)
+    "fastai's `DistributedDL` gives each a part of the order: whole batches, of all in a step one batch of one process"
+    alone = rows(make_dls(table, n_ids=2*world, partners=partners).train)
     monkeypatch.setattr(loaders, 'num_distrib', lambda: world)
     dl = make_dls(table, n_ids=2, partners=partners).train
     assert len(dl) % world == 0
-    assert 0 <= len(alone) - len(dl) < world
     dl.randomize()
     order = dl.get_idxs()
     assert len(order) == len(dl)*dl.bs
     share,found = len(order)//world, []
     for rank in range(world):
         part = order[rank*share:(rank + 1)*share]
-        found += [part[k:k + dl.bs] for k in range(0, share, dl.bs)]
-    assert found == alone[:len(dl)]
+        found.append([part[k:k + dl.bs] for k in range(0, share, dl.bs)])
+    steps = list(zip(*found, strict=True))
+    assert len(steps) == len(alone)
+    halves = [slice(0, dl.bs//2), slice(dl.bs//2, None)] if partners else [slice(None)]
+    for step,whole in zip(steps, alone): assert [i for half in halves for o in step for i in o[half]] == whole
 
 
 def test_fewer_batches_than_processes(table, monkeypatch):

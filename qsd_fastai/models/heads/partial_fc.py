@@ -3,6 +3,7 @@
 Each step is over some of the classes, and each process holds its share of them."""
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ from .cosine import mean_directions, unit
 from .margins import ArcFace, SubCenterArcFace
 from .sharded_softmax import sharded_cross_entropy
 
-__all__ = ['PartialFC', 'whole_state_dict']
+__all__ = ['PartialFC', 'whole_centers', 'whole_state_dict']
 
 # rows that are drawn from one seed: a share of the classes starts with the same numbers on however many processes
 BLOCK = 4096
@@ -250,3 +251,20 @@ def whole_state_dict(
         state = model.state_dict()
     for prefix,found in full.items(): state.update({prefix + k: v for k,v in found.items()})
     return state
+
+
+@contextmanager
+def whole_centers(
+    model:nn.Module, # With a `PartialFC` in it, or without
+):
+    "In this block heads of the first process have all centers, as one process would; every process must enter"
+    heads = [m for m in model.modules() if isinstance(m, PartialFC) and m.world > 1]
+    before = [(m, m.weight, m.momentum, m.rank, m.world) for m in heads]
+    for m in heads:
+        full = m.full_state()
+        if full is None: continue
+        m.weight,m.momentum = (full[k].to(m.weight.device) for k in ('weight', 'momentum'))
+        m.rank,m.world = 0,1
+    try: yield
+    finally:
+        for m,*parts in before: m.weight,m.momentum,m.rank,m.world = parts

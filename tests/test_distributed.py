@@ -1,0 +1,133 @@
+"Three processes that share work, told and gathered, against one process that has everything"
+from types import SimpleNamespace
+
+import pytest
+import torch
+from started import launch_function
+from timm.layers import BatchNormAct2d
+from torch import nn
+
+from qsd_fastai import launched
+from qsd_fastai.distributed import (
+    after_first,
+    from_first,
+    gather_batch,
+    gather_objects,
+    gather_parts,
+    processes,
+    share_of,
+)
+from qsd_fastai.launched import joined, many_wanted
+from qsd_fastai.losses import RecognitionLoss, TripletLoss
+from qsd_fastai.models.recognizer import Recognition
+from qsd_fastai.models.shared_norm import own_statistics, share_statistics
+
+WORLD = 3
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), BatchNormAct2d(5), nn.Flatten(),
+                         nn.LazyBatchNorm1d(momentum=None), nn.LazyLinear(2)).double()
+
+
+def pictures():
+    "Different numbers for each process"
+    return torch.randn(11, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+OWN = [slice(0, 5), slice(5, 7), slice(7, 11)]
+
+
+def normalized(rank, x):
+    "Gradients and running statistics of two steps; the loss is the sum over all pictures"
+    net = network()
+    net(x[:2])
+    for o in net:
+        if hasattr(o, 'reset_running_stats'): o.reset_running_stats()
+    if rank is not None: share_statistics(net)
+    for _ in range(2): net(x).square().sum().backward()
+    own_statistics(net)
+    if rank is not None:
+        for p in net.parameters(): torch.distributed.all_reduce(p.grad)
+    return {**dict(net.named_buffers()), **{k: p.grad for k,p in net.named_parameters()},
+            'judged': net.eval()(pictures())}
+
+
+def embeddings():
+    emb = torch.randn(3*WORLD, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return emb, torch.arange(3*WORLD)//4
+
+
+def work(rank, folder):
+    with joined():
+        found = {'told': from_first(processes), 'rows': list(share_of(10, 4)), 'objects': gather_objects(rank)}
+        with pytest.raises(ValueError, match='of the first'): from_first(lambda: 1/0 if rank else refuse())
+        file = folder/'made'
+        def make():
+            if file.exists(): return file.read_text()
+            file.write_text(f'by {rank}')
+            return 'anew'
+        found['made'] = after_first(make)
+        found['parts'] = gather_parts(None if rank == 1 else torch.full((rank + 1, 2), rank))
+        emb,ids = embeddings()
+        own = emb[3*rank:3*rank + 3].requires_grad_()
+        pred = Recognition((torch.zeros(3, 3), own, (), own))
+        loss = RecognitionLoss(identity_weight=0, triplet=TripletLoss())(pred, ids[3*rank:3*rank + 3])
+        loss.backward()
+        found |= {'loss': loss.detach(), 'grad': own.grad/WORLD}
+        with pytest.raises(ValueError, match='2 to 4 pictures'): gather_batch(torch.zeros(2 + rank, 1))
+        found['normalized'] = normalized(rank, pictures()[OWN[rank]])
+        torch.save(found, folder/f'{rank}.pt')
+
+
+def refuse(): raise ValueError('This is of the first.')
+
+
+def test_three_processes_share_and_gather(tmp_path):
+    launch_function(WORLD, work, tmp_path)
+    found = [torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(WORLD)]
+    assert [o['told'] for o in found] == [(0, WORLD)]*WORLD
+    assert [o['rows'] for o in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert found[2]['objects'] == [0, 1, 2]
+    assert [o['made'] for o in found] == ['anew', 'by 0', 'by 0']
+    for o in found: assert o['parts'].tolist() == [[0, 0], [2, 2], [2, 2], [2, 2]]
+    emb,ids = embeddings()
+    loss = TripletLoss()(emb.requires_grad_(), ids)
+    loss.backward()
+    for o in found: torch.testing.assert_close(o['loss'], loss.detach())
+    torch.testing.assert_close(torch.cat([o['grad'] for o in found]), emb.grad)
+    wanted = normalized(None, pictures())
+    for o in found:
+        for k,v in wanted.items(): torch.testing.assert_close(o['normalized'][k], v, msg=lambda m, k=k: f'{k}: {m}')
+
+
+def test_one_process_is_alone():
+    x = torch.zeros(2, 1)
+    assert gather_batch(x) is x
+    assert gather_parts(x) is x
+    assert (from_first(processes), gather_objects(1), list(share_of(3, 2))) == ((0, 1), [1], [0, 1, 2])
+
+
+def test_what_accelerate_does_not_start_on_a_cpu(monkeypatch):
+    def asked(command, **env):
+        for k in ('WORLD_SIZE', 'RANK'): monkeypatch.delenv(k, raising=False)
+        for k,v in {'ACCELERATE_USE_CPU': 'True', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29500', **env}.items():
+            monkeypatch.setenv(k, v)
+        monkeypatch.setattr(launched.psutil, 'Process', lambda pid: SimpleNamespace(cmdline=lambda: command))
+        monkeypatch.setattr(launched.sys, 'argv', ['recipes/reid.py', '--epochs', '2'])
+        return many_wanted()
+    for option in (['--num_processes', '3'], ['--num-processes=3']):
+        wanted = asked(['python', 'accelerate', 'launch', '--cpu', *option, 'recipes/reid.py'])
+        assert wanted[1:] == ['-m', 'torch.distributed.run', '--nproc_per_node', '3', '--master_addr', '127.0.0.1',
+                              '--master_port', '29500', 'recipes/reid.py', '--epochs', '2']
+    with pytest.raises(ValueError, match=r'torchrun --nproc_per_node N recipes/reid\.py'): asked(['python'])
+    assert asked(['--num_processes', '3'], WORLD_SIZE='3') == []
+    assert asked(['--num_processes', '3'], OMPI_COMM_WORLD_SIZE='3') == []
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    for k,v in {'WORLD_SIZE': '3', 'LOCAL_WORLD_SIZE': '3', 'LOCAL_RANK': '2'}.items(): monkeypatch.setenv(k, v)
+    monkeypatch.delenv('ACCELERATE_USE_CPU', raising=False)
+    with pytest.raises(ValueError, match='2 GPUs, and 3 processes'), joined(): pass

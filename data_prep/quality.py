@@ -8,7 +8,8 @@
 Training pictures are compared with each other, held-out ones with each other. The labels go into the column `quality`
 of the table and, as `path<tab>quality`, into `quality.txt` beside it, the form that SDD-FIQA publishes and QSD reads;
 `quality.png` shows how they are distributed, `quality_sheet.png` the worst and best pictures. A stopped run goes on
-where it was: embeddings are kept a block at a time until the labels stand.
+where it was: embeddings are kept a block at a time until the labels stand. `torchrun --nproc_per_node 4` and
+`accelerate launch` in place of `python` embed in several processes, to the same labels.
 """
 import hashlib
 import json
@@ -27,6 +28,7 @@ from fastprogress.fastprogress import progress_bar
 from qsd_fastai.data.labels import join_quality
 from qsd_fastai.data.loaders import picture_files
 from qsd_fastai.data.table import read_table, write_table
+from qsd_fastai.distributed import gather_objects, processes
 from qsd_fastai.files import file_hash, in_one_move, save_whole
 from qsd_fastai.judging.models import learner_around, open_weights
 from qsd_fastai.plots.pictures import sheet_figure
@@ -40,14 +42,16 @@ def embed_in_blocks(
     kept,           # Folder of the blocks
     block:int=4096, # Pictures a block
 )->torch.Tensor: # `(n, nf)`
-    "Embeddings of a table, each block kept in a file as soon as it is there; blocks that are there already are read"
-    parts = []
-    for lo in progress_bar(range(0, len(table), block)):
-        file = Path(kept)/f'{lo:09d}.pt'
-        if not file.is_file():
-            with learn.no_bar(): save_whole(learn.embed(table.iloc[lo:lo + block]).clone(), file)
-        parts.append(torch.load(file, weights_only=True))
-    return torch.cat(parts)
+    """Embeddings of a table, each block kept in a file as soon as it is there; blocks that are there already are read
+
+    Several processes take blocks in turn, and the first one reads them all; the others get None."""
+    starts,(rank, world) = range(0, len(table), block),processes()
+    files = [Path(kept)/f'{lo:09d}.pt' for lo in starts]
+    for lo,file in progress_bar(list(zip(starts, files))[rank::world]):
+        if file.is_file(): continue
+        with learn.no_bar(): save_whole(learn.embed(table.iloc[lo:lo + block], alone=True).clone(), file)
+    gather_objects(None) # Until all are there
+    return None if rank else torch.cat([torch.load(file, weights_only=True) for file in files])
 
 
 def label_table(
@@ -106,6 +110,7 @@ def _labels_of_model(pictures, learner, weights, arch, size, last_stride, folder
     kept = folder/f'embeddings-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
     if kept.is_dir(): print(f'Going on with the embeddings in {kept}')
     emb = embed_in_blocks(learn, pictures, kept)
+    if emb is None: return None,None
     labelled = pictures.assign(quality=label_table(pictures, emb, **options))
     labelled.attrs = dict(pictures.attrs)
     return labelled, kept
@@ -165,6 +170,7 @@ def main(
     else:
         size = height,width
         labelled,kept = _labels_of_model(pictures, learner, weights, arch, size, last_stride, target.parent, options)
+    if labelled is None: return None
     labelled = write_table(labelled, target, {**record, 'quality': asked})
     lines = [f'{p}\t{q:.6f}' for p,q in zip(labelled['path'], labelled['quality']) if q == q]
     with in_one_move(target.with_name('quality.txt')) as part:

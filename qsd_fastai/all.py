@@ -36,6 +36,7 @@ from .evaluation.rejection import error_vs_reject, retrieval_vs_reject
 from .evaluation.reranking import expand_queries, k_reciprocal
 from .evaluation.retrieval import by_quality, evaluate_distances, evaluate_retrieval
 from .evaluation.roc import roc_points, tar_at_far
+from .evaluation.sharded import evaluate_sharded
 from .evaluation.store import read_embeddings, write_embeddings
 from .evaluation.verification import evaluate_verification, fuse_flip
 from .export import export_embedder, model_card
@@ -48,7 +49,7 @@ from .judging.sets import PairSets
 from .judging.tables import hardest_shown, pictures_of, tables_to_judge
 from .judging.templates import judge_templates
 from .labelling import OnlineQuality, cross_fitted_labels
-from .launched import joined
+from .launched import first_goes_on, joined
 from .learner import RecognitionLearner, imprint_head, recognition_learner
 from .losses import (
     CenterLoss,

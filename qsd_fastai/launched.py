@@ -11,7 +11,7 @@ from fastcore.basics import defaults
 
 from .distributed import processes
 
-__all__ = ['joined', 'loading_processes', 'many_wanted']
+__all__ = ['first_goes_on', 'joined', 'loading_processes', 'many_wanted']
 
 PATIENCE = timedelta(hours=2) # With a process that works alone, drawing a set say; one that is dead is noticed at once
 
@@ -34,6 +34,11 @@ def joined():
             return
         with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere): yield
     finally: dist.destroy_process_group()
+
+
+def first_goes_on():
+    "A command ends here on all processes but the first, which does what is left"
+    if processes()[0]: raise SystemExit(0)
 
 
 def _take_device():

@@ -230,11 +230,11 @@ class _AddMirrored(Callback):
         self.learn.pred = fuse_flip(self.pred, self.model(first.flip(-1), *others))
 
 
-def _own_part(dl):
+def _own_part(dl, alone):
     "Whole batches for this process, of a loader that no other process needs to wait for"
     if processes()[1] == 1: return dl
     idxs = list(dl.get_idxs())
-    mine = [idxs[i] for i in share_of(len(idxs), dl.bs)]
+    mine = idxs if alone else [idxs[i] for i in share_of(len(idxs), dl.bs)]
     own = dl.new(get_idxs=partial(list, mine), n=len(mine))
     own.to_detach = _detached
     return own
@@ -250,10 +250,12 @@ def embed(self:Learner,
     bs:int=None,          # Pictures a batch; that of validation when not given
     normalize:bool=False, # To unit length?
     flip:bool=False,      # Add the embedding of the mirror image, as face protocols do?
+    alone:bool=False,     # Of several processes: embed all of it here, whatever the others do?
 )->torch.Tensor: # `(n, nf)` float32 on the CPU, in the order of `data`
     """Embeddings of pictures, with the transforms of validation
 
-    Several processes share the batches out, and each gets the embeddings of all: every one must call it."""
+    Several processes share the batches out, and each gets the embeddings of all: every one must call it, unless
+    `alone`."""
     size = {'bs': bs} if bs else {}
     if isinstance(data, DataLoader):
         dl = data.new(shuffle=False, drop_last=False, **size)
@@ -261,10 +263,10 @@ def embed(self:Learner,
         raise ValueError("data is a loader of torch. Give fastai's DataLoader, a table or a list of picture files.")
     else: dl = _loader(self, data, root, **size)
     if not len(dl): raise ValueError('data holds no picture to embed. Give a table, list or loader that does.')
-    own,mirrored,emb = _own_part(dl),[_AddMirrored()] if flip else None,None
+    own,mirrored,emb = _own_part(dl, alone),[_AddMirrored()] if flip else None,None
     with as_judged(own):
         if len(own): emb = plain_tensor(self.get_preds(dl=own, reorder=own is dl, cbs=mirrored)[0]).float()
-    emb = gather_parts(emb)
+    if not alone: emb = gather_parts(emb)
     return torch.nn.functional.normalize(emb) if normalize else emb
 
 

@@ -98,6 +98,7 @@ def main(
     out,_ = run_folder('evaluate', out, args)
     with run_or_nothing(out):
         emb = embed(pictures).to(getattr(torch, precision))
+        first_goes_on() # Of several processes, which have embedded together
         if save_embeddings: write_embeddings(save_embeddings, pictures, emb, model)
         index,results = pd.Index(pictures['path']), {}
         for one in judged:

@@ -15,7 +15,8 @@ class RunningLoss(AvgLoss):
         learn, # `Learner`
     ):
         n = find_bs(learn.yb)
-        self.total = self.total + to_detach(learn.loss.mean(), cpu=False)*n
+        # of the loader, where it has one: an `embed` that is shared out gathers nothing batch by batch
+        self.total = self.total + learn.to_detach(learn.loss.mean(), cpu=False)*n
         self.count += n
 
     @property

@@ -3,6 +3,7 @@
 metrics       `Retrieval`, `Verification`: metrics of a learner; the hardest queries and pairs
 store         Embeddings of a validation, kept once for all who judge them
 retrieval     Search: CMC, mAP, mINP, by quality
+sharded       Search in a gallery that is on several processes
 distances     Distances, a block of queries at a time
 same_camera   Who matches a query, and what its own camera saw
 ranking       Ranks by counting, nearest by selection; compiled

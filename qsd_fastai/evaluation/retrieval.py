@@ -22,7 +22,7 @@ from .ranking import match_ranks
 from .same_camera import Matches, no_answer
 
 __all__ = ['RankedGallery', 'RetrievalResult', 'by_quality', 'evaluate_distances', 'evaluate_retrieval',
-           'ranked_gallery']
+           'figures_of', 'ranked_gallery']
 
 
 @dataclass
@@ -50,15 +50,26 @@ class RankedGallery(NamedTuple):
 
 
 def _evaluate(blocks, matches, max_rank, chunk):
+    def ranked():
+        n_query,n_gallery = blocks.shape
+        step = max(1, blocks.at_once//n_gallery) if chunk is None else chunk
+        out = blocks.empty(min(step, n_query))
+        for lo in range(0, n_query, step):
+            found = match_ranks(blocks.distances(lo, min(lo + step, n_query), out), matches, lo)
+            yield lo, *(o.cpu().numpy() for o in found)
+    return figures_of(ranked(), *blocks.shape, max_rank)
+
+
+def figures_of(
+    ranked,    # Gives `(first query, ranks of its matches and of the next ones', numbers of matches)`, as `match_ranks`
+    n_query,   # Of all
+    n_gallery, # Pictures
+    max_rank,  # Depth of the CMC curve
+)->RetrievalResult:
     "The figures of all queries, a block of rows at a time"
-    n_query,n_gallery = blocks.shape
-    if chunk is None: chunk = max(1, blocks.at_once//n_gallery)
     first,ap,inp,n_matches = (np.zeros(n_query) for _ in range(4))
-    out = blocks.empty(min(chunk, n_query))
-    for lo in range(0, n_query, chunk):
-        hi = min(lo + chunk, n_query)
-        ranks,n = match_ranks(blocks.distances(lo, hi, out), matches, lo)
-        ranks,n = ranks.cpu().numpy(), n.cpu().numpy()
+    for lo,ranks,n in ranked:
+        hi = lo + len(n)
         k = np.arange(1, ranks.shape[1] + 1)
         last = np.take_along_axis(ranks, (n[:, None] - 1).clip(0), axis=1)[:, 0]
         with np.errstate(divide='ignore', invalid='ignore'):  # unanswerable queries are taken out below

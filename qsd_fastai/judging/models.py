@@ -12,6 +12,7 @@ from fastprogress.fastprogress import progress_bar
 
 from ..choices import one_of
 from ..data.loaders import picture_files, recognition_dataloaders
+from ..distributed import gather_parts, share_of
 from ..embedder import Embedder
 from ..evaluation.store import read_embeddings
 from ..files import file_hash
@@ -138,9 +139,10 @@ def _exported(file, bs, flip):
 
     def embed(table):
         files = picture_files(table).tolist()
-        starts = progress_bar(range(0, len(files), 16*bs), leave=False)
-        parts = [embedder.embed(files[lo:lo + 16*bs], bs, flip=flip)[1] for lo in starts]
-        return torch.from_numpy(np.concatenate(parts))
+        mine = share_of(len(files), bs)
+        starts = progress_bar(mine[::16*bs], leave=False)
+        parts = [embedder.embed(files[lo:min(lo + 16*bs, mine.stop)], bs, flip=flip)[1] for lo in starts]
+        return gather_parts(torch.from_numpy(np.concatenate(parts)) if parts else None)
     how = embedder.spec
     pictures = Preprocess(how.mean, how.std, (how.height, how.width), how.filter)
     record = {'flip_inside': how.flip, 'normalized': how.normalized, 'channels': how.channels}

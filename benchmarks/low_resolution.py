@@ -96,7 +96,7 @@ def main(
     seeds:str='5',     # How many, or their numbers with commas between, or 5..16
     steps:int=200,     # Of each fine-tuning; 0: only the weights as they are
     eval_at:str='',    # Steps at which a run is judged as well, with commas between
-    lr:float=3e-4,     # Highest rate
+    lr:float=1e-3,     # Highest rate
     few:int=0,         # Of each split only the first so many identities, to try it out; 0: all
     device:str='',     # cuda or cpu; a GPU where there is one
     out:str='low_resolution', # Folder of the results

@@ -25,6 +25,7 @@ from fastcore.script import call_parse
 
 from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.callbacks.running_loss import KeptLosses
+from qsd_fastai.choices import one_of
 from qsd_fastai.compiled import to_compiled
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.losses import CenterLoss, IdentityLoss, RecognitionLoss, WeightedRegularizedTriplet
@@ -171,7 +172,7 @@ def main(
     n:int=64,                 # Pictures a step, four of each person; partners come to them
     steps:int=10,             # A round
     rounds:int=5,             # Of which medians are taken
-    forms:str=','.join(FORMS).replace(', ', ' '), # Which, with commas between
+    forms:str='',             # Which of `FORMS`, with commas between and none within; compiled ones only on a GPU
     profile:bool=False,       # Count kernels and waits too (GPU)
     out:str='',               # Folder for step.json and step.md
 ):
@@ -180,8 +181,9 @@ def main(
     name = torch.cuda.get_device_name() if device == 'cuda' else f'{torch.get_num_threads()} CPU threads'
     titles = {k.replace(', ', ' '): k for k in FORMS}
     rows,made = {},{}
-    for key in forms.split(','):
-        title = titles[key]
+    usual = [k for k,v in titles.items() if device == 'cuda' or not v.endswith(('compiled', 'graphs'))]
+    for key in forms.split(',') if forms else usual:
+        title = titles[one_of('forms', key, *titles)]
         try:
             made[title] = FORMS[title](arch, n, (height, width), device)
             timed(made[title], max(2, steps//3), device) # Warms up
@@ -190,8 +192,10 @@ def main(
             rows[title] = {'error': f'{type(e).__name__}: {e}'.splitlines()[0][:300]}
             print(f'{title}: {rows[title]["error"]}', flush=True)
     found = {title: [] for title in made}
-    for _ in range(rounds):
-        for title,form in made.items(): found[title].append(timed(form, steps, device))
+    for k in range(rounds):
+        for title,form in made.items():
+            found[title].append(timed(form, steps, device))
+            print(f'round {k + 1}, {title}: {1000*found[title][-1][0]:.1f} ms a step', flush=True)
     first = next(iter(found))
     for title,times in found.items():
         took = median(t for t,_ in times)

@@ -115,7 +115,8 @@ def check_table(
 ):
     """`table` itself, or a ValueError naming the column, the first bad row and the remedy.
 
-    FileNotFoundError for missing pictures. What is odd but usable (`TableReport.warnings`) is warned of."""
+    FileNotFoundError for missing pictures. What is odd but usable (`TableReport.warnings`) is warned of, once a table.
+    """
     given,table = table,complete_table(table)
     for c in ('path', 'identity', 'split'):
         if c not in table:
@@ -132,7 +133,10 @@ def check_table(
     q = table['quality']
     refuse_rows(table, 'quality', (q < 0) | (q > 100), 'is outside 0..100', out_of_range(q))
     if files: _check_files(table, root or table.attrs.get('root'))
-    for text in _described(table, _met(given)).warnings: warnings.warn(text, stacklevel=2)
+    told = given.attrs.get('told', [])
+    new = [text for text in _described(table, _met(given)).warnings if text not in told]
+    for text in new: warnings.warn(text, stacklevel=2)
+    if new: given.attrs['told'] = told + new # Goes with the table: who loads it and who writes it check it again
     return given
 
 

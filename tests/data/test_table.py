@@ -153,6 +153,12 @@ def test_check_warns():
     assert "'000/1.jpg'" in text
     assert '1 identities are in train and in query' in text
     assert '1 of 1 training identities has one picture: it forms no pair' in text
+    with warnings.catch_warnings(): # Once a table: loaders and writers check it again
+        warnings.simplefilter('error')
+        check_table(table, files=False)
+        check_table(table.copy(), files=False)
+    with pytest.warns(UserWarning, match='of 2 training'):
+        check_table(table.assign(split=['train', 'query', 'train', 'gallery', 'query', 'query']), files=False)
 
 
 def test_unanswerable_against_the_definition():

@@ -14,6 +14,7 @@ from .callbacks.running_loss import KeptLosses
 from .callbacks.save_state import SaveState
 from .callbacks.track_run import TrackRun
 from .choices import one_of
+from .closing import reference_of
 from .commands import in_one_line
 from .compiled import to_compiled
 from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
@@ -83,6 +84,7 @@ from .quality import label_table, norm_quality, similarity_quality
 from .runs.folder import read_run, run_folder, run_or_nothing
 from .runs.keys import under
 from .runs.made import table_content
+from .runs.offline import offline_runs, read_offline, runs_frame
 from .runs.tables import read_results
 from .runs.wandb_run import finish_run, start_run
 from .runs.wandb_tables import figure_image, log_closing

@@ -3,6 +3,7 @@ import io
 import warnings
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,21 +13,29 @@ from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import set_seed
 
 from .arms import added_by, settings_of
+from .callbacks.finished import Finished
 from .callbacks.many import ManyProcesses
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
+from .closing import Closing
+from .data.loaders import picture_files
 from .data.table import write_table
 from .distillation import QualityDistillation
 from .distributed import processes
 from .files import file_hash, in_one_move, save_figure, save_frame
+from .judging.curves import curve_charts
+from .judging.energy import taught_energies
+from .judging.judgement import merged
 from .models.heads.partial_fc import whole_centers
 from .plots.quality import quality_agreement_figure, quality_histogram_figure
+from .plots.style import signed
 from .private import without_folders
 from .quality import comparable
 from .runs.folder import FREE, RunFolder, stage_file
+from .runs.keys import under
 from .runs.made import table_content
-from .runs.wandb_run import finish_run, start_run
-from .runs.wandb_tables import figure_images
+from .runs.wandb_run import finish_run, kept_beside, log_files, start_run, uses
+from .runs.wandb_tables import figure_images, log_closing
 from .terminal import for_terminal
 
 __all__ = ['Run', 'Stage', 'rehearse']
@@ -53,6 +62,7 @@ class Run:
         self.resume = args.get('resume', False)
         self.folder = RunFolder(recipe, args.get('out'), self.args, self.resume, stagewise=True)
         self.out,self.results,self.current = self.folder.out,{},None
+        self.judged,self.table = {},None
 
     def of_table(self,
         table:pd.DataFrame, # To be trained and judged on
@@ -67,6 +77,7 @@ class Run:
                              f'{counts.max() if len(counts) else 0} of one at most. Give two pictures of an identity '
                              'or more, and two identities: training and labels compare them.')
         self.folder.of_table(table_content(table))
+        self.table = table
         return table
 
     @contextmanager
@@ -112,18 +123,48 @@ class Run:
     def finish(self,
         said:str, # What the figures are of, above the table
     )->pd.DataFrame: # A row a stage
-        "Write `results.csv`, and print it in %"
+        """Write `results.csv`, and print it in %; all arms in one figure each, as files and as a W&B run of their own
+
+        That run is left out where the run is one of a `group`, which somebody else closes. What stages would have gone
+        on from goes: their weights are in the learners that they have left."""
         results = pd.DataFrame(self.results).T.dropna(axis=1, how='all') # Too few pairs for a rate
         if processes()[0]:
             self.folder.close()
             return results
         save_frame(results, self.out/'results.csv')
+        self._close(results)
         self.folder.note(results=file_hash(self.out/'results.csv'))
+        for file in self.out.glob('*.state'): file.unlink()
         self.folder.close()
-        shown = (100*results).round(1)
+        # the middle third is in the file: a terminal has no room for it
+        shown = (100*results[[c for c in results if not c.endswith(' middle')]]).round(1)
         print(f'\n{said}\n\n{for_terminal(shown)}')
         print(f'\nEverything of this run is in {self.out}')
         return results
+
+    def _close(self, results):
+        files = pd.Series(dtype=object)
+        if self.table is not None: files = pd.Series(picture_files(self.table).to_numpy(), self.table['path'])
+        closing = Closing(self.judged, files)
+        for k,figure in closing.figures.items():
+            said = '; '.join(filter(None, (closing.notes.get(k), self.of)))
+            save_figure(signed(figure, said), self.out/stage_file(f'all_{k}.png'))
+        for k,frame in closing.frames.items(): save_frame(frame, self.out/f'all_{k}.csv', index=False)
+        if self.args.get('group'): return
+        run = start_run(name=f'{self.out.name} comparison', group=self.out.name, dir=self.out, job_type='compare',
+                        id=self.run_id('comparison'), config=without_folders(self.args),
+                        tracked=not self.args.get('no_wandb'))
+        uses(run, *(f'{self.run_id(title)}-evaluation' for title in self.judged))
+        tables = {'results': results.rename_axis('arm').reset_index(), **closing.frames}
+        log_closing(run, tables, closing.figures, curve_charts(closing.curves, 'all arms'))
+        finish_run(run)
+
+    @property
+    def of(self):
+        "What is trained and judged on, for figures"
+        root = '' if self.table is None else Path(self.table.attrs.get('root', '')).name
+        body = self.args.get('arch') or ''
+        return ', '.join(filter(None, (body, root and f'table {root}', f'run {self.out.name}')))
 
 
 class Stage:
@@ -134,6 +175,7 @@ class Stage:
     ):
         self.run,self.title,self.first,self.distils = run,title,not run.results,False
         self.name = stage_file(title)
+        self.begun = run.resume and title in run.folder.kept['stages'] # Before
         self._wandb_run = self.track = None
 
     def cbs(self,
@@ -144,7 +186,9 @@ class Stage:
         self.distils = any(isinstance(cb, QualityDistillation) for cb in cbs)
         self.track = TrackRun(into=self.wandb_run)
         if processes()[1] > 1: cbs.append(ManyProcesses(self.run.args.get('sync_bn', False)))
-        return [*cbs, SaveState(self.run.out/f'{self.name}.state', self.run.resume), self.track]
+        state,learner = (self.run.out/f'{self.name}{end}' for end in ('.state', '.pkl'))
+        done = self.begun and learner.is_file() and not state.is_file()
+        return [*cbs, Finished(learner) if done else SaveState(state, self.run.resume), self.track]
 
     @property
     def wandb_run(self):
@@ -160,6 +204,8 @@ class Stage:
                                         job_type='train' if self.first else 'fine-tune',
                                         config={**known, 'arm': self.title, 'reference': run.run_id(first)},
                                         tracked=not args.get('no_wandb'))
+            used = () if self.first else (f'{run.run_id(first)}-model',)
+            uses(self._wandb_run, *used)
         return self._wandb_run
 
     def failed(self):
@@ -168,7 +214,7 @@ class Stage:
 
     def done(self,
         learn,       # The learner as it came out
-        *judgements, # Of it: what has `figures`, name -> share, and `plots`, name -> matplotlib figure
+        *judgements, # Of it: `Judgement`
     ):
         "Keep the learner, its figures and its plots, and end the W&B run"
         figures = {k: v for o in judgements for k,v in o.figures.items()}
@@ -177,12 +223,26 @@ class Stage:
             if processes()[0]: return
             with in_one_move((self.run.out/f'{self.name}.pkl').absolute()) as part: learn.export(part)
         self.wandb_run.summary.update({f'final/{k}': v for k,v in figures.items()})
-        plots = {k: figure for o in judgements for k,figure in o.plots.items()}
-        for k,figure in plots.items(): save_figure(figure, self.run.out/f'{self.name}_{k}.png')
-        if not self.wandb_run.disabled: self.wandb_run.log(figure_images(plots))
-        for k in ('batches', 'epochs') if self.track else ():
-            save_frame(getattr(self.track, k).frame(), self.run.out/f'{self.name}_{k}.csv', index=False)
+        judged = self.run.judged[self.title] = merged(dict(enumerate(judgements)))
+        if self.distils and (energies := taught_energies(learn)): judged.plots['energy'] = energies
+        for figure in judged.plots.values(): signed(figure, f'{self.title}; {self.run.of}')
+        for k,figure in judged.plots.items(): save_figure(figure, self.run.out/f'{self.name}_{k}.png')
+        for k,frame in judged.frames.items(): save_frame(frame, self.run.out/f'{self.name}_{k}.csv', index=False)
+        if self.track: self._save_history()
+        if not self.wandb_run.disabled: self._log(judged, figures)
         finish_run(self.wandb_run)
+
+    def _save_history(self):
+        "Numbers of batches and epochs; those of a stage that was finished before stand already"
+        for k in ('batches', 'epochs'):
+            frame = getattr(self.track, k).frame()
+            if len(frame): save_frame(frame, self.run.out/f'{self.name}_{k}.csv', index=False)
+
+    def _log(self, judged, figures):
+        charts = under('charts', curve_charts(judged.curves, self.title))
+        with kept_beside(self.wandb_run): self.wandb_run.log({**figure_images(judged.plots), **charts})
+        files = [self.run.out/f'{self.name}_{k}.csv' for k in judged.frames]
+        if files: log_files(self.wandb_run, 'evaluation', 'evaluation', files, figures)
 
 
 class _OneBatch(Callback):
@@ -193,6 +253,7 @@ class _OneBatch(Callback):
 
 class _Blind:
     "Embeds pictures without looking at them"
+    sees = False
     def embed(self, table, **kwargs): return torch.rand(len(table), 8, generator=torch.Generator().manual_seed(0))
 
 

@@ -108,7 +108,7 @@ def main(
             found = one.write(to, of, model, flip=bool(flip or inside), flip_inside=inside, precision=precision)
             results[one.file.stem] = of.figures
             name = f'{out.name} {one.file.stem}'
-            if wandb: track_judgement(found, of.plots, of.tables, one.table, name=name, group=group, dir=out)
+            if wandb: track_judgement(found, of, one.table, to, out, group, name=name)
         results = pd.DataFrame(results).T.rename_axis('table')
         save_frame(results.assign(model=model['file'], sha256=model['sha256'][:12]), out/'results.csv')
         shown = results.T

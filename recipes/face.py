@@ -71,6 +71,7 @@ def main(
                                          min_imgs, max_imgs, seed))
     chosen = {arm: arm.method(weight, pairs, map_norm=map_norm) for arm in chosen_arms(arms, table, shuffle_quality)}
     judged = PairSets(table, sets, far, flip).check(degraded)
+    judged_by = 'true_quality' if 'true_quality' in table else 'quality'
     labelled = table.assign(quality=float('nan'))
 
     def learner(table, method=None):
@@ -83,8 +84,8 @@ def main(
         return learn
 
     def judge(learn):
-        found = judge_held_out(learn, table, ('rank1', 'rank5', 'rank20', 'mAP'), cameras=False, flip=flip)
-        return judged.judge(learn, seed), found
+        found = judge_held_out(learn, labelled, ('rank1', 'rank5', 'rank20', 'mAP'), judged_by, False, flip)
+        return judged.judge(learn, seed, labelled), found
 
     print(describe_table(table))
     if degraded: judged.degrade(run.out/'degraded')

@@ -56,7 +56,8 @@ def main(
     def learner(table, method=None):
         dls = recognition_dataloaders(table, size=(height, width), n_ids=n_ids, n_imgs=n_imgs, erase=erase, seed=seed,
                                       num_workers=workers, **added_by(method))
-        thirds = ['mAP_worst', 'mAP_best'] if table.loc[table['split'] == 'query', by].notna().any() else []
+        known = table.loc[table['split'] == 'query', by].notna().any()
+        thirds = ['mAP_worst', 'mAP_middle', 'mAP_best'] if known else []
         metrics = Retrieval('rank1', 'mAP', 'mINP', *thirds, quality=table[by])
         return recognition_learner(dls, arch, metrics=metrics, pretrained=pretrained, last_stride=last_stride,
                                    path=run.out)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fastai.learner import load_learner
 from matplotlib.figure import Figure
+from torch import nn
 
 from qsd_fastai.callbacks.save_state import Diverged, SaveState
 from qsd_fastai.callbacks.track_run import TrackRun
@@ -16,6 +17,7 @@ from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.table import read_table, write_table
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.drawn.people import generate_people
+from qsd_fastai.judging.judgement import Judgement
 from qsd_fastai.stages import Run, rehearse
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +74,9 @@ def options(tmp_path):
             'workers': 0}
 
 
-def stub(): return SimpleNamespace(export=lambda file: file.write_bytes(b'learner'))
+def stub():
+    dls,model = SimpleNamespace(),nn.Identity()
+    return SimpleNamespace(export=lambda file: file.write_bytes(b'learner'), dls=dls, model=model)
 
 
 def ended(run, title, *cbs):
@@ -80,7 +84,7 @@ def ended(run, title, *cbs):
     with run.stage(title, 1) as stage:
         stage.cbs(*cbs)
         (run.out/f'{stage.name}.state').touch()
-        stage.done(stub(), SimpleNamespace(figures={'mAP': .5}, plots={'cmc': Figure()}))
+        stage.done(stub(), Judgement({'mAP': .5}, {}, plots={'cmc': Figure()}))
     return stage
 
 
@@ -93,10 +97,11 @@ def test_what_a_stage_gives_and_leaves(options):
         assert [type(cb) for cb in cbs] == [QualityDistillation, SaveState, TrackRun]
         assert cbs[0] is method
         assert cbs[1].file == run.out/'with_QSD_shuffled.state'
-        stage.done(stub(), SimpleNamespace(figures={'mAP': .5}, plots={'cmc': Figure()}),
-                   SimpleNamespace(figures={'rank1': 1.}, plots={}))
+        stage.done(stub(), Judgement({'mAP': .5}, {}, plots={'cmc': Figure()}),
+                   Judgement({'rank1': 1.}, {}))
     assert (run.out/'with_QSD_shuffled_cmc.png').stat().st_size
     results = run.finish('Judged')
+    assert not list(run.out.glob('*.state'))
     pd.testing.assert_frame_equal(results, pd.read_csv(run.out/'results.csv', index_col=0))
     assert results.loc['with QSD, shuffled'].to_dict() == {'mAP': .5, 'rank1': 1.}
 

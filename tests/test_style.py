@@ -24,8 +24,8 @@ FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling',
           {'unknown', 'launched', 'schedules', 'optimizers', 'taught', 'balance', 'teachers'}, {'columns', 'qsd_loss'},
           {'data', 'models', 'losses', 'quality', 'evaluation'},
           {'drawn', 'distillation', 'plots', 'pt2'}, {'compiled', 'labelling', 'panning', 'runs'},
-          {'callbacks', 'commands'}, {'verbs'}, {'learner', 'embedder'}, {'export', 'arms', 'judging'}, {'stages'},
-          {'all'}]
+          {'callbacks', 'commands'}, {'verbs'}, {'learner', 'embedder'}, {'export', 'arms', 'judging'}, {'closing'},
+          {'stages'}, {'all'}]
 
 
 def each(files):

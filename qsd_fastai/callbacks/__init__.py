@@ -10,5 +10,6 @@ many            A fit over several processes
 track_run       Logs to Weights & Biases
 found           What is known about a learner without being told
 save_state      Resume: keeps all that a fit needs to go on
+finished        Takes what a stage has left, where that was finished before
 kept            What it has kept, read back
 """

@@ -20,7 +20,7 @@ from ..plots.quality import quality_histogram_figure
 from ..runs.history import History
 from ..runs.keys import under
 from ..runs.made import made_with, peak_memory
-from ..runs.wandb_run import active_run, epochs_known, finish_run, kept_beside, start_run, wandb
+from ..runs.wandb_run import active_run, epochs_known, finish_run, kept_beside, log_files, start_run, wandb
 from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
 from ..shown import shown
 from ..tensors import numbers
@@ -184,13 +184,13 @@ class TrackRun(Callback):
 
     def _log_end(self, weights, table, state, known):
         "The model, the table, pictures"
-        with kept_beside(self.wandb_run):
-            if self.log_model:
-                alias = 'last' if self._keeper is None else 'best'
-                known |= {'monitor': self._keeper.monitor} if self._keeper else {}
-                self._log_artifact('model', 'model', 'model.pth', lambda f: torch.save(weights, f), known, [alias])
-            if table is not None and self.log_table: self._log_table(table)
-            if table is not None: self._log_pictures(table, state)
+        if self.log_model:
+            alias = 'last' if self._keeper is None else 'best'
+            known |= {'monitor': self._keeper.monitor} if self._keeper else {}
+            self._log_artifact('model', 'model', 'model.pth', lambda f: torch.save(weights, f), known, [alias])
+        if table is None: return
+        if self.log_table: self._log_table(table)
+        with kept_beside(self.wandb_run): self._log_pictures(table, state)
 
     def _log_table(self, table):
         file,write = 'images.csv',partial(table.to_csv, index=False)
@@ -198,11 +198,9 @@ class TrackRun(Callback):
         self._log_artifact('table', 'dataset', file, write, table.attrs.get('record'))
 
     def _log_artifact(self, name, kind, file, write, metadata=None, aliases=None):
-        artifact = wandb.Artifact(f'{self.wandb_run.id}-{name}', kind, metadata=metadata)
         with tempfile.TemporaryDirectory() as tmp:
             write(Path(tmp)/file)
-            artifact.add_file(str(Path(tmp)/file))  # W&B makes a copy
-        self.wandb_run.log_artifact(artifact, aliases=aliases)
+            log_files(self.wandb_run, name, kind, [Path(tmp)/file], metadata, aliases)
 
     def _log_pictures(self, table, state):
         "Quality histogram, curves, hardest queries and pairs, as W&B tables and as pictures"

@@ -6,8 +6,9 @@ from ..choices import one_of
 from ..data.loaders import picture_files
 from ..private import without_folders
 from ..runs.keys import under
-from ..runs.wandb_run import finish_run, kept_beside, start_run
+from ..runs.wandb_run import finish_run, kept_beside, log_files, start_run
 from ..runs.wandb_tables import figure_images
+from .curves import curve_charts
 
 __all__ = ['Judgement', 'check_choices', 'merged', 'ranks_of', 'rates_of', 'track_judgement']
 
@@ -20,6 +21,8 @@ class Judgement:
     frames:dict = field(default_factory=dict)  # Name -> DataFrame, a row a query or pair
     plots:dict = field(default_factory=dict)   # Name -> matplotlib figure
     tables:dict = field(default_factory=dict)  # Name -> function of files and paths that makes a W&B table
+    curves:dict = field(default_factory=dict)  # Name -> what `judging.curves` draws, of one model or of several
+    groups:dict = field(default_factory=dict)  # Name -> frame of `by_quality` or `verification_by_quality`
 
 
 def merged(
@@ -28,18 +31,16 @@ def merged(
     "All parts as one; the protocol of each under its name"
     whole = Judgement({}, {k: o.protocol for k,o in parts.items()})
     for o in parts.values():
-        whole.figures |= o.figures
-        whole.frames |= o.frames
-        whole.plots |= o.plots
-        whole.tables |= o.tables
+        for part in ('figures', 'frames', 'plots', 'tables', 'curves', 'groups'):
+            getattr(whole, part).update(getattr(o, part))
     return whole
 
 
 def track_judgement(
     found,    # `figures`, and what they were made by: `protocol`, `data`, `model`
-    plots,    # Name -> matplotlib figure
-    tables,   # Name -> function of picture files and their paths that makes a W&B table
+    judged,   # `Judgement`
     table,    # Of pictures
+    folder,   # Where its files are
     dir,      # Of the run
     group='', # Of the run in W&B; the name of its folder when not given
     **kwargs, # For `start_run`: `name`
@@ -50,9 +51,11 @@ def track_judgement(
     run.summary.update(under('final', found['figures']))
     if run.disabled: return finish_run(run)
     shown = picture_files(table).to_numpy(),table['path'].to_numpy()
-    pictures = figure_images(plots)
-    made = under('tables', {k: make(*shown) for k,make in tables.items()})
-    with kept_beside(run): run.log({**pictures, **made})
+    pictures,charts = figure_images(judged.plots),under('charts', curve_charts(judged.curves))
+    made = under('tables', {k: make(*shown) for k,make in judged.tables.items()})
+    with kept_beside(run): run.log({**pictures, **charts, **made})
+    files = [Path(folder)/'results.json', *(Path(folder)/f'{k}.csv' for k in judged.frames)]
+    log_files(run, 'evaluation', 'evaluation', files, found['figures'])
     finish_run(run)
 
 

@@ -8,10 +8,10 @@ from ..evaluation.rejection import error_vs_reject
 from ..evaluation.roc import far_of, roc_points
 from ..evaluation.store import EmbeddingStore
 from ..evaluation.verification import contiguous_folds, pair_folds, verification_by_quality
-from ..plots.curves import det_figure, error_vs_reject_figure, roc_figure
 from ..plots.pictures import hardest_pairs_figure
 from ..plots.quality import map_by_quality_figure
 from ..runs.wandb_tables import pairs_table
+from .curves import curve_figures, curve_frames
 from .judgement import Judgement
 
 __all__ = ['judge_pairs', 'rates_reached']
@@ -40,32 +40,36 @@ def judge_pairs(
     tar,per_pair = result.tar_at_far(far, far_rule),result.per_pair
     figures = {'accuracy': result.accuracy, 'accuracy std': result.accuracy_std, 'auc': result.auc, 'eer': result.eer,
                **{f'tar@{k:g}': float(v) for k,v in tar['tar'].items()}}
-    points,rejection,tables = roc_points(per_pair['score'], per_pair['same']),None,{}
-    plots = {'roc': roc_figure(points), 'det': det_figure(points)}
+    paths = table['path'].to_numpy()
+    curves = {'roc': {'pairs': roc_points(per_pair['score'], per_pair['same'])}}
+    plots,groups,frames,rejection,tables = {},{},{},None,{}
     if hardest:
         hard = hardest_pairs(per_pair, hardest)
         plots['hardest_pairs'] = hardest_pairs_figure(hard, picture_files(table).to_numpy())
         tables['hardest_pairs'] = partial(pairs_table, hard)
+        frames['hardest_pairs'] = hard.assign(path1=paths[hard['row1']], path2=paths[hard['row2']])
     if known:
-        figures |= {f'accuracy {third}': float(thirds.loc[third, 'accuracy']) for third in ('worst', 'best')}
+        figures |= {f'accuracy {o}': float(thirds.loc[o, 'accuracy']) for o in ('worst', 'middle', 'best')}
         for c in known:
             of = verification_by_quality(per_pair, *(table[c].to_numpy()[per_pair[k]] for k in ('row1', 'row2')))
             title = f'accuracy by {c.replace("_", " ")} of the worse picture'
             plots[f'accuracy_by_{c}'] = map_by_quality_figure(of, 'accuracy', title)
+            groups[f'pairs_by_{c}'] = of
         compared = [per_pair[k] for k in ('score', 'same', 'row1', 'row2')]
         qualities = {c.replace('_', ' '): table[c] for c in known}
         at = reject_far or far_of(per_pair['same'])
         rejection = error_vs_reject(*compared, qualities, unit, at, reject_threshold)
-        plots['error_vs_reject'] = error_vs_reject_figure(rejection)
+        curves['error_vs_reject'] = rejection
         figures |= {f'FNMR rejecting: {k}': float(v) for k,v in rejection.areas['partial'].items()}
     protocol = {'pairs': len(pairs), 'same': int(per_pair['same'].sum()), 'folds': len(result.thresholds),
                 'folds_asked_for': bool(folds), 'thresholds': thresholds,
                 'distance': 'squared Euclidean of unit embeddings',
                 'fold_thresholds': result.thresholds.tolist(), 'far': rates_reached(tar), 'far_rule': far_rule,
                 'rejection': rejection and f'{rejection.what}, unit {unit}, {rejection.how}'}
-    paths = table['path'].to_numpy()
+    frames |= {k: o.reset_index() for k,o in groups.items()} | curve_frames(curves)
+    plots = {**curve_figures(curves, f'{len(pairs):,} pairs'), **plots}
     frame = per_pair.assign(path1=paths[per_pair['row1']], path2=paths[per_pair['row2']]).drop(columns=['row1', 'row2'])
-    return Judgement(figures, protocol, {'per_pair': frame}, plots, tables)
+    return Judgement(figures, protocol, {'per_pair': frame, **frames}, plots, tables, curves, groups)
 
 
 def rates_reached(

@@ -5,6 +5,7 @@ import numpy as np
 
 from ..columns import complete_table
 from ..data.loaders import picture_files
+from ..evaluation.maps import flat_map
 from ..evaluation.metrics import RetrievalJudge, hardest_queries
 from ..evaluation.open_set import open_set_rates
 from ..evaluation.rejection import retrieval_vs_reject
@@ -13,10 +14,11 @@ from ..evaluation.retrieval import by_quality, evaluate_distances, evaluate_retr
 from ..evaluation.single_shot import single_shot_cmc
 from ..evaluation.store import EmbeddingStore
 from ..evaluation.templates import pool_templates
-from ..plots.curves import cmc_figure, error_vs_reject_figure
+from ..plots.maps import embedding_map_figure
 from ..plots.pictures import hardest_figure
 from ..plots.quality import map_by_quality_figure
 from ..runs.wandb_tables import hardest_table
+from .curves import curve_figures, curve_frames
 from .judgement import Judgement
 
 __all__ = ['judge_held_out', 'judge_search']
@@ -36,6 +38,7 @@ def judge_search(
     draws:int=0,              # Where the record asks for a single gallery shot: drawings; 0 is their exact expectation
     reject_figure:str='mAP',  # Of queries kept: mAP, rank1, mINP; none when empty
     hardest:int=8,            # Queries to look at; 0 shows none
+    mapped:int=1000,          # Pictures in the map of embeddings, drawn at random from more; 0 makes none
 )->Judgement:
     """CMC, mAP and mINP, for each way to search that is asked for; thirds by the first known quality
 
@@ -76,21 +79,31 @@ def judge_search(
         cmc['single gallery shot'] = single
         reported |= {f'{k} single gallery shot': _rank(single, k) for k in figures if k.startswith('rank')}
 
-    plots,tables,rejection = {'cmc': cmc_figure(cmc if len(cmc) > 1 else result.cmc)},{},None
+    curves,groups,tables,rejection = {'cmc': cmc},{},{},None
+    frames,plots = {'per_query': per_query},{}
+    of = f'{result.n_queries - result.n_unanswerable:,} queries, {int((~query).sum()):,} pictures'
     if hardest:
         hard = hardest_queries(store, hardest)
         plots['hardest_queries'] = hardest_figure(hard, picture_files(table).to_numpy())
         tables['hardest_queries'] = partial(hardest_table, hard)
+        frames['hardest_queries'] = hard.assign(**{c: table['path'].to_numpy()[hard[c]] for c in ('row', 'answer')},
+                                                gallery=[' '.join(table['path'].iloc[o]) for o in hard['gallery']])
     if known:
-        for third in ('worst', 'best'):
+        for third in ('worst', 'middle', 'best'):
             reported |= {f'{c} {third}': float(thirds.loc[third, c]) for c in ('rank1', 'mAP')}
         for c in known:
-            of = by_quality(result.per_query, per_query[c])
-            plots[f'map_by_{c}'] = map_by_quality_figure(of, title=f'mAP by {_said(c)}')
+            groups[f'search_by_{c}'] = by_quality(result.per_query, per_query[c])
+            for k in ('mAP', 'rank1'):
+                figure = map_by_quality_figure(groups[f'search_by_{c}'], k, f'{k} by {_said(c)}')
+                plots[f'{k.lower()}_by_{c}'] = figure
+        frames |= {k: o.reset_index() for k,o in groups.items()}
     if known and reject_figure:
         rejection = retrieval_vs_reject(result.per_query, {_said(c): per_query[c] for c in known}, reject_figure)
-        plots['search_vs_reject'] = error_vs_reject_figure(rejection)
+        curves['search_vs_reject'] = rejection
         reported |= {f'{rejection.what} rejecting: {k}': float(v) for k,v in rejection.areas['partial'].items()}
+    if mapped: plots['embedding_map'],frames['embedding_map'] = _map(table, store, known, mapped)
+    plots = {**curve_figures(curves, of), **plots}
+    frames |= curve_frames(curves)
     protocol = {'distance': 'squared Euclidean' if euclidean else 'cosine', 'same_camera_excluded': cameras,
                 'queries': result.n_queries, 'gallery': int((~query).sum()),
                 'unanswerable_left_out': result.n_unanswerable, 'thirds_by': known[0] if known else None,
@@ -99,7 +112,7 @@ def judge_search(
                 'single_gallery_shot': (draws or 'exact') if 'single gallery shot' in cmc else None,
                 'open_set': record.get('open_set'),
                 'rejection': rejection and f'{rejection.what}, unit query, {rejection.how}'}
-    return Judgement(reported, protocol, {'per_query': per_query}, plots, tables)
+    return Judgement(reported, protocol, frames, plots, tables, curves, groups)
 
 
 def judge_held_out(
@@ -116,7 +129,24 @@ def judge_held_out(
     asked = held['split'] == 'query'
     if not asked.any(): return Judgement({}, {})
     known = [by] if by and held.loc[asked, by].notna().any() else []
-    return judge_search(held, learn.embed(held, flip=flip), None, known, figures, cameras=cameras, reject_figure='')
+    mapped = 1000 if getattr(learn, 'sees', True) else 0
+    found = judge_search(held, learn.embed(held, flip=flip), None, known, figures, cameras=cameras, mapped=mapped)
+    found.figures = {k: v for k,v in found.figures.items() if ' rejecting: ' not in k} # Its curve says enough
+    return found
+
+
+def _map(table, store, known, most):
+    "The map of embeddings, as a figure and as a frame"
+    emb,_,_,scene = store.gathered()
+    rows = scene[:, 0].numpy()
+    if len(rows) > most: rows = np.sort(np.random.default_rng(0).choice(len(rows), most, replace=False))
+    else: rows = np.arange(len(rows))
+    pictures = table.iloc[scene[rows, 0].numpy()]
+    quality,by = (pictures[known[0]], f' by {_said(known[0])}') if known else (pictures['quality'], '')
+    places = flat_map(emb[rows])
+    figure = embedding_map_figure(places, quality, pictures['identity'], f'Embeddings of those searched for{by}, t-SNE')
+    frame = pictures[['path', 'identity', 'split']].assign(x=places[:, 0], y=places[:, 1], quality=quality)
+    return figure,frame
 
 
 def _open_set(asked, q, g, q_ids, g_ids, normalize):

@@ -13,10 +13,11 @@ from ..data.table import read_table
 from ..evaluation.metrics import Retrieval, Verification, hardest_pairs
 from ..evaluation.rejection import error_vs_reject
 from ..evaluation.roc import roc_points
-from ..evaluation.verification import evaluate_verification
-from ..plots.curves import error_vs_reject_figure, roc_figure
+from ..evaluation.verification import evaluate_verification, verification_by_quality
 from ..plots.pictures import hardest_pairs_figure
+from ..plots.quality import map_by_quality_figure
 from ..quality import norm_quality, similarity_quality
+from .curves import curve_figures, curve_frames
 from .judgement import Judgement
 
 __all__ = ['PairSets']
@@ -86,12 +87,15 @@ class PairSets:
     def judge(self,
         learn,      # `Learner`
         seed:int=0, # Of the quality that pictures are rejected by
+        labelled=None, # Table with labels in `quality`, where there is no true quality to cut the thirds by
     )->Judgement:
         """Accuracy and TAR of each set, the means of degraded copies first; ROC, hardest pairs, error against rejection
 
+        Of the pairs beside the table also by quality, that of the worse picture.
+
         Of copies, pairs of two are judged ('degraded'), and pairs of a picture as it is and a copy ('crossed'), each
         pair both ways."""
-        row,rocs,plots,parts,crossed = {},{},{},[],[]
+        row,rocs,plots,frames,groups,parts,crossed = {},{},{},{},{},[],[]
         for name,(table,pairs) in self.sets.items():
             judged = table[table['path'].isin({*pairs['path1'], *pairs['path2']})]
             emb,at = learn.embed(judged, flip=self.flip),pd.Series(range(len(judged)), judged['path'])
@@ -99,6 +103,8 @@ class PairSets:
             result = evaluate_verification(emb[first], emb[second], pairs['same'], pairs['fold'])
             row |= {f'{name} accuracy': result.accuracy, f'{name} tar': result.tar_at_far((self.far,))['tar'].iloc[0]}
             rocs[name] = roc_points(result.per_pair['score'], result.per_pair['same'])
+            frames[f'per_pair_{name.replace(" ", "_")}'] = result.per_pair.join(pairs[['path1', 'path2']])
+            if name == 'pairs': row |= self._by_quality(result.per_pair, pairs, judged, labelled, plots, groups)
             hard = result.per_pair.assign(row1=first, row2=second, quality1=np.nan, quality2=np.nan)
             files = picture_files(judged).to_numpy()
             plots[f'hardest_{name.replace(" ", "_")}'] = hardest_pairs_figure(hardest_pairs(hard, 8), files)
@@ -110,10 +116,25 @@ class PairSets:
             for o in ('accuracy', 'tar'): row[f'degraded {o}'] = np.mean([each[f'{k} {o}'] for k in self.copies])
             for o in ('accuracy', 'tar'): row[f'crossed {o}'] = np.mean([found[o] for found in crossed])
             row |= each
-        plots = {'roc': roc_figure(rocs), **plots}
-        try: plots['rejection'] = error_vs_reject_figure(self._rejection(parts, seed))
+        curves = {'roc': rocs}
+        try: curves['rejection'] = self._rejection(parts, seed)
         except ValueError as e: print(f'Rejection is not judged: {e}') # A run of hours must not end for a figure
-        return Judgement(row, {'far': self.far, 'flip': self.flip}, plots=plots)
+        plots = {**curve_figures(curves, f'{sum(len(o[4]) for o in parts):,} pairs'), **plots}
+        frames |= {**curve_frames(curves), **{k: o.reset_index() for k,o in groups.items()}}
+        return Judgement(row, {'far': self.far, 'flip': self.flip}, frames, plots, curves=curves, groups=groups)
+
+    def _by_quality(self, per_pair, pairs, judged, labelled, plots, groups):
+        "Accuracy of the thirds of pairs; nothing where quality is not known"
+        by = 'true_quality' if 'true_quality' in judged and judged['true_quality'].notna().any() else 'quality'
+        known = judged if by == 'true_quality' or labelled is None else labelled
+        quality = known.set_index('path')[by].astype(float)
+        qualities = [quality.reindex(pairs[c]).to_numpy() for c in ('path1', 'path2')]
+        if np.isnan(np.minimum(*qualities)).all(): return {}
+        of = groups[f'pairs_by_{by}'] = verification_by_quality(per_pair, *qualities)
+        title = f'accuracy of pairs by {by.replace("_", " ")} of the worse picture'
+        plots[f'accuracy_by_{by}'] = map_by_quality_figure(of, 'accuracy', title)
+        thirds = [o for o in ('worst', 'middle', 'best') if o in of.index]
+        return {f'pairs accuracy {o}': float(of.loc[o, 'accuracy']) for o in thirds}
 
     def _crossed(self, clean, clean1, clean2, bad, bad1, bad2, pairs):
         first,second = torch.cat([clean[clean1], bad[bad1]]),torch.cat([bad[bad2], clean[clean2]])

@@ -13,6 +13,7 @@ from ..data.pairs import check_pairs, read_pairs
 from ..data.table import check_table, read_table
 from ..data.templates import read_templates
 from ..files import file_hash, save_figure, save_frame, save_text
+from ..plots.style import signed
 from ..quality import norm_quality
 from .templates import has_templates
 
@@ -72,7 +73,8 @@ class JudgedTable:
         found = {'figures': judged.figures, 'protocol': {**how, **judged.protocol}, 'data': data, 'model': model}
         save_text(json.dumps(found, indent=1, default=str), to/'results.json')
         for k,frame in judged.frames.items(): save_frame(frame, to/f'{k}.csv', index=False)
-        for k,figure in judged.plots.items(): save_figure(figure, to/f'{k}.png')
+        name = f'{model["file"]} on {self.file.parent.name}/{self.file.name}'
+        for k,figure in judged.plots.items(): save_figure(signed(figure, name), to/f'{k}.png')
         return found
 
 

@@ -8,7 +8,7 @@ from ..columns import complete_table
 from ..data.templates import read_searches, read_template_pairs, read_templates
 from ..evaluation.roc import roc_points, tar_at_far
 from ..evaluation.templates import evaluate_identification, pool_templates, template_scores
-from ..plots.curves import det_figure, roc_figure
+from .curves import curve_figures, curve_frames
 from .judgement import Judgement
 from .pairs import rates_reached
 
@@ -46,8 +46,8 @@ def judge_templates(
     scores = template_scores(pooled, pairs['template1'], pairs['template2'])
     tar,points = tar_at_far(scores, pairs['same'], far, far_rule),roc_points(scores, pairs['same'])
     figures = {f'template tar@{k:g}': float(v) for k,v in tar['tar'].items()}
-    plots = {'template_roc': roc_figure(points, title='Templates: ROC'),
-             'template_det': det_figure(points, title='Templates: DET')}
+    curves = {'template_roc': {'templates': points}}
+    plots = curve_figures(curves, f'{len(pairs):,} pairs of templates')
     lists = [folder/f'{name}.csv' for name in ('gallery', 'probe')]
     if all(file.is_file() for file in lists):
         gallery,probe = map(read_searches, lists)
@@ -57,4 +57,4 @@ def judge_templates(
         figures |= {f'template {k}': float(v) for k,v in found.items() if not k.startswith('n_')}
     protocol = {'templates': len(pooled.template), 'pairs': len(pairs), 'pool': pool, 'media_norm': media_norm,
                 'weigh': weigh or None, 'far': rates_reached(tar), 'far_rule': far_rule}
-    return Judgement(figures, protocol, plots=plots)
+    return Judgement(figures, protocol, curve_frames(curves), plots, curves=curves)

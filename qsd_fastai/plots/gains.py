@@ -9,9 +9,10 @@ __all__ = ['gained_and_lost_figure', 'query_gains_figure']
 
 
 def query_gains_figure(
-    gains:dict,    # Arm -> `(n,)` gain in AP of each query, -1 to 1
-    reference:str, # What the gains are over
+    gains:dict,      # Arm -> `(n,)` gain in AP of each query, -1 to 1
+    reference:str,   # What the gains are over
     title:str='Gain of each query', # What is judged
+    looks:dict=None, # Arm -> number of its color and line; counted when not given
 )->Figure:
     "Queries from the one that gained most to the one that lost most, a line an arm; below 0 an arm answers worse"
     fig,ax = new_figure(len(gains), width=5.2)
@@ -20,7 +21,7 @@ def query_gains_figure(
         gain = np.sort(np.asarray(gain, dtype=float))[::-1]
         n,up,down = len(gain),int((gain > 1e-9).sum()),int((gain < -1e-9).sum())
         label = f'{arm}: {100*gain.mean():+.1f}, {up:,} better, {down:,} worse'
-        ax.plot(np.arange(1, n + 1), 100*gain, label=label, **look(i))
+        ax.plot(np.arange(1, n + 1), 100*gain, label=label, **look(i if looks is None else looks[arm]))
     ax.axhline(0, color='black', linewidth=.8)
     ax.set(xlabel='queries, the one that gained most first', ylabel='gain in AP, points', xlim=(1, max(n, 2)))
     set_title(ax, f'{title} over "{reference}"\n{n:,} queries; the mean in the legend', 9)

@@ -3,7 +3,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .pictures import picture_array, quality_text
-from .style import bare, new_figure, set_title
+from .style import new_figure, set_title
 
 __all__ = ['embedding_map_figure', 'energy_figure']
 
@@ -27,8 +27,7 @@ def embedding_map_figure(
     bar = fig.colorbar(points, ax=ax, shrink=.8)
     bar.set_label('quality (0 to 100, higher is better)', fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    ax.set(xticks=[], yticks=[])
-    bare(ax)
+    ax.set_axis_off()
     unknown = f', {(~known).sum():,} of unknown quality (rings)' if not known.all() else ''
     set_title(ax, f'{title}\n{len(quality):,} pictures of {len(names):,} identities{unknown}', 9)
     return fig

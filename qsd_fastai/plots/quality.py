@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import colors, ink, legend_below, named, new_figure, percent, set_title, soft, wrong
+from .style import colors, hatches, ink, legend_below, named, new_figure, percent, set_title, soft, wrong
 
 __all__ = ['map_by_quality_figure', 'quality_agreement_figure', 'quality_histogram_figure']
 
@@ -53,7 +53,9 @@ def map_by_quality_figure(
     figure:str='mAP',         # The column shown
     title:str=None,           # What is judged, when not given
 )->Figure:
-    "A figure in groups of rising quality, a bar each, with how many there are and what quality they have"
+    """A figure in groups of rising quality, a bar each, with how many there are and what quality they have
+
+    Lines are 95 % intervals, where the groups have `<figure> low` and `<figure> high`."""
     groups = named(groups)
     first = next(iter(groups.values()))
     fig,ax = new_figure(len(groups) if '' not in groups else 0, width=max(3.6, 1.2 + 1.05*len(first)))
@@ -61,20 +63,32 @@ def map_by_quality_figure(
     for i,(name,of) in enumerate(groups.items()):
         at = np.arange(len(first)) + width*(i + .5) - .4
         value = of[figure].reindex(first.index).to_numpy(dtype=float)
-        ax.bar(at, value, width*.94, color=colors[i % len(colors)], label=name)
-        for x,y in zip(at, value):
-            text,y = ('?', 0) if np.isnan(y) else (f'{100*y:.1f}', y)
+        # told apart in print as well
+        hatch = hatches[i % len(hatches)] if len(groups) > 1 else ''
+        ax.bar(at, value, width*.94, color=colors[i % len(colors)], label=name, hatch=hatch, edgecolor='white',
+               linewidth=0)
+        ends = _ends(of, figure).reindex(first.index).to_numpy(dtype=float)
+        away = np.abs(ends - value[:, None]).T
+        ax.errorbar(at, value, np.nan_to_num(away), fmt='none', ecolor='#222222', elinewidth=.8, capsize=2)
+        for x,y,top in zip(at, value, ends[:, 1]):
+            text,y = ('?', 0) if np.isnan(y) else (f'{100*y:.1f}', y if np.isnan(top) else top)
             ax.annotate(text, (x, y), (0, 2), textcoords='offset points', ha='center', fontsize=7)
     count = next(c for c in first if c.startswith('n_'))
     ticks = [f'{o.Index}\n{_range(o)}\n{getattr(o, count):,} {count[2:]}' for o in first.itertuples()]
     ax.set_xticks(np.arange(len(first)), ticks)
-    top = max((o[figure].max() for o in groups.values()), default=1)
+    top = max((np.nanmax([o[figure].max(), _ends(o, figure).max(axis=None)]) for o in groups.values()), default=1)
     ax.set(ylabel=figure, ylim=(0, 1.12*top if top > 0 else 1))
     ax.grid(False, axis='x')
     ax.yaxis.set_major_formatter(percent)
-    set_title(ax, title or f'{figure} by quality')
+    lines = '; lines: 95 % intervals' if _ends(next(iter(groups.values())), figure).notna().any(axis=None) else ''
+    set_title(ax, (title or f'{figure} by quality') + lines)
     if '' not in groups: legend_below(fig, ax)
     return fig
+
+
+def _ends(of, figure):
+    "The ends of the interval of each group, NaN where it has none"
+    return of.reindex(columns=[f'{figure} low', f'{figure} high'])
 
 
 def _range(o):

@@ -1,11 +1,12 @@
 "One palette and one frame for all figures"
 from matplotlib.figure import Figure
 
-__all__ = ['bare', 'legend_below', 'look', 'named', 'new_figure', 'percent', 'set_title']
+__all__ = ['bare', 'legend_below', 'look', 'named', 'new_figure', 'percent', 'set_title', 'signed']
 
 # Told apart in print and by most eyes, with the line styles
 colors = ['#2f5d8a', '#d9822b', '#1b7f4b', '#8e4585', '#c0392b', '#5b6770']
 styles = ['-', (0, (5, 1.5)), '-.', (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2))]
+hatches = ['', '///', '...', 'xxx', '\\\\\\', '+++']
 right,wrong = colors[2],colors[4]  # An answer that is, and one that is not
 ink,soft = colors[0],'#9db4cc'     # A mark, and the area behind it
 chance,ideal = '#9a9a9a','#222222' # What curves are read against
@@ -75,3 +76,21 @@ def percent(
 )->str:
     "A share as text, and the formatter of an axis of shares: 0.0001 % rather than 0 %"
     return f'{100*x:.10g} %'
+
+
+def signed(
+    fig,      # Changed in place
+    text:str, # The model, and what it is judged on
+    size:float=7.5, # Points
+)->Figure:
+    "A figure with a line above everything that says of what it is"
+    if fig.get_layout_engine() is not None: # It makes room
+        already = fig.get_suptitle()
+        fig.suptitle(f'{already}\n{text}' if already else text, fontsize=9 if already else size)
+        return fig
+    width,height = fig.get_size_inches()
+    room = .24
+    for ax in fig.axes: ax.set_position((0, 0, 1, height/(height + room)))
+    fig.set_size_inches(width, height + room)
+    fig.text(.1/width, 1 - .17/(height + room), text, fontsize=size, va='center')
+    return fig

@@ -6,6 +6,7 @@ keys          What every key of its W&B run is
 lock          One process at a time in a folder
 made          What it was made of and with: the content of its table, versions
 no_run        What stands in for its W&B run where there is none
+offline       W&B runs that were kept offline, read back
 tables        Its table of results, read back
 wandb_run     Its W&B run, from start to end
 wandb_tables  Figures, the hardest queries and pairs, as W&B shows them

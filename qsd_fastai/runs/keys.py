@@ -9,6 +9,7 @@ PARTS = {'train': 'number',     # A batch: the loss and its terms
          'cost': 'number',      # An epoch: pictures a second, peak memory
          'final': 'number',     # Of the model as it came out, in the summary
          'plots': 'picture',
+         'charts': 'table',     # Of `wandb.plot`, which W&B draws
          'tables': 'table',
          'histograms': 'histogram'}
 

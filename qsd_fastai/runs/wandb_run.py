@@ -16,7 +16,7 @@ try:
     import wandb
 except ImportError: wandb = None # Then runs are not tracked, and all else works
 
-__all__ = ['active_run', 'epochs_known', 'finish_run', 'has_key', 'kept_beside', 'start_run']
+__all__ = ['active_run', 'epochs_known', 'finish_run', 'has_key', 'kept_beside', 'log_files', 'start_run', 'uses']
 
 at_exit = {} # By id, what Python is to do about a run that was started and not finished
 
@@ -135,3 +135,32 @@ def kept_beside(
     try: yield
     finally:
         if own: del os.environ['WANDB_DATA_DIR']
+
+
+def log_files(
+    run,           # Of W&B
+    name:str,      # Behind the id of the run
+    kind:str,      # Such as model, dataset, evaluation
+    files:list,    # Each is copied
+    metadata=None, # What is known of them, a dict
+    aliases=None,  # A list
+):
+    "Files as an artifact of a run"
+    artifact = wandb.Artifact(f'{run.id}-{name}', kind, metadata=metadata)
+    for file in files: artifact.add_file(str(file))
+    with kept_beside(run): run.log_artifact(artifact, aliases=aliases)
+
+
+def uses(
+    run,    # Of W&B
+    *names, # Of artifacts, as `log_files` names them
+):
+    """What a run is made of: noted in its configuration, and where it is online as the lineage of its artifacts
+
+    W&B keeps no lineage offline. What it does not find, for it was made offline and never sent, is passed over."""
+    if not names: return
+    run.config.update({'uses': list(names)}, allow_val_change=True)
+    if run.offline or run.disabled: return
+    for name in names:
+        try: run.use_artifact(f'{name}:latest')
+        except (wandb.errors.Error, ValueError) as e: print(f'W&B does not know {name}, which this run uses ({e}).')

@@ -107,8 +107,10 @@ def log_closing(
     run,          # Of W&B
     frames:dict,  # Name -> DataFrame
     figures:dict, # Name -> matplotlib figure
+    charts=None,  # Name -> chart of `wandb.plot`
 ):
-    "Frames as tables and figures as pictures, at the end of a comparison"
+    "Frames as tables, figures as pictures, and charts, at the end of a comparison"
     if run.disabled: return
     tables = {k: wandb.Table(dataframe=v) for k,v in frames.items()}
-    with kept_beside(run): run.log({**under('tables', tables), **figure_images(figures)})
+    pictures = figure_images(figures) | under('charts', charts or {})
+    with kept_beside(run): run.log({**under('tables', tables), **pictures})

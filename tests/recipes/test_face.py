@@ -57,7 +57,11 @@ def test_every_arm_is_judged_as_it_is_and_degraded(faces, capsys, monkeypatch):
                  'results.csv'):
         assert (faces/'one'/name).stat().st_size
     tracked = runs(faces/'one')
-    assert len(tracked) == 4
+    assert [o.header.job_type for o in tracked] == ['train', *['fine-tune']*3, 'compare']
+    logged = {k for row in tracked[-1].history for k in row}
+    assert {f'plots/{k}' for k in ('roc', 'det', 'rejection', 'accuracy_pairs_by_true_quality')} <= logged
+    assert {'charts/roc_table', 'charts/det_table', 'charts/rejection_table'} <= logged
+    assert {f'pairs accuracy {o}' for o in ('worst', 'middle', 'best')} <= set(results.columns)
     for o in tracked: o.check_keys()
     labelled = read_table(faces/'one'/'labelled'/'images.csv')
     train = labelled['split'] == 'train'

@@ -1,7 +1,6 @@
 "What a recipe that trains does, step by step: from which weights, on which labels, by which schedule, judged how"
 import inspect
 import sys
-from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,9 @@ from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.data.transforms import CropFlip, FaceAugment
 from qsd_fastai.distillation import PRESETS, QualityDistillation
+from qsd_fastai.judging.judgement import Judgement
 from qsd_fastai.losses import CenterLoss, WeightedRegularizedTriplet
+from qsd_fastai.runs.no_run import NoRun
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT/'recipes'))
@@ -87,21 +88,21 @@ def seen(monkeypatch, labelled_people, tmp_path):
     def judge_held_out(learn, table, figures, by='', cameras=True, flip=False):
         calls.judged.append(SimpleNamespace(learn=learn, weights=weights(learn), table=table, figures=figures, by=by,
                                             cameras=cameras, flip=flip))
-        return SimpleNamespace(figures={'mAP': .1*len(calls.judged)}, plots={})
+        return Judgement({'mAP': .1*len(calls.judged)}, {})
 
     class PairSets:
         def __init__(self, *args): self.args = args
         def check(self, degraded): return self
         def metrics(self): return 'of the pairs'
-        def judge(self, learn, seed):
+        def judge(self, learn, seed, labelled):
             calls.pairs.append((learn, seed, self.args))
-            return SimpleNamespace(figures={'pairs accuracy': .5}, plots={})
+            return Judgement({'pairs accuracy': .5}, {})
 
     def imprint_head(learn, table): calls.imprinted.append((learn, weights(learn), table))
     def make_body(*args, **kwargs):
         calls.bodies.append((args, kwargs))
         return 'body'
-    run = SimpleNamespace(summary={}, log=lambda row: None)
+    run = NoRun()
     monkeypatch.setattr(stages, 'start_run', lambda **kwargs: run)
     monkeypatch.setattr(stages, 'finish_run', lambda *args, **kwargs: None)
     for page in (reid, reid_agw, face):
@@ -196,7 +197,7 @@ def test_reid(seen, pairs):
         assert (learn.kwargs['pretrained'], learn.kwargs['last_stride']) == (True, 1)
         assert all(fit.how == 'one cycle' for fit in learn.fits)
         names = {m.name for m in learn.kwargs['metrics']}
-        assert {'rank1', 'mAP', 'mINP', 'mAP_worst', 'mAP_best'} == names
+        assert {'rank1', 'mAP', 'mINP', 'mAP_worst', 'mAP_middle', 'mAP_best'} == names
     for judged in seen.judged:
         assert judged.figures == ('rank1', 'mAP', 'mINP')
         assert judged.by == 'true_quality'
@@ -271,8 +272,8 @@ def test_face(seen, weights_file, epochs):
         pd.testing.assert_frame_equal(table, seen.table)
     for judged in seen.judged:
         assert judged.figures == ('rank1', 'rank5', 'rank20', 'mAP')
-        assert (judged.cameras, judged.flip, judged.by) == (False, True, '')
-        pd.testing.assert_frame_equal(judged.table, seen.table)
+        assert (judged.cameras, judged.flip, judged.by) == (False, True, 'true_quality')
+        pd.testing.assert_frame_equal(judged.table, labelled)
 
 
 @pytest.mark.parametrize('augment, kinds', [('flip', [CropFlip]), ('face', [CropFlip, FaceAugment]), ('shift', True)])
@@ -302,11 +303,7 @@ def runs(monkeypatch):
             pd.DataFrame({'mAP': figures}, index=arms).to_csv(kwargs['out']/'results.csv')
         return main
     for page,_ in RECIPES.values(): monkeypatch.setattr(page, 'main', stub(page.main))
-    run = SimpleNamespace(log=lambda row: None)
-    monkeypatch.setattr(compare, 'start_run', lambda **kwargs: run)
-    monkeypatch.setattr(compare, 'finish_run', lambda run: None)
-    monkeypatch.setattr(compare, 'figure_image', lambda figure: None)
-    monkeypatch.setattr(compare.wandb, 'Table', lambda **kwargs: nullcontext)
+    monkeypatch.setattr(compare, 'start_run', lambda **kwargs: NoRun())
     return calls
 
 

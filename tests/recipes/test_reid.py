@@ -62,21 +62,49 @@ def test_reid_trains_labels_tunes_and_judges(people):
     for file in ('quality.png', 'quality_agreement.png', 'baseline_hardest_queries.png', 'fine-tuned_with_QSD_cmc.png',
                  'baseline.pkl'):
         assert (people/'one'/file).stat().st_size
-    first,*tuned = tracked = runs(people/'one')
-    for o in tracked:
-        o.check_keys()
+    first,*tuned,closing = tracked = runs(people/'one')
+    for o in tracked: o.check_keys()
+    for o in tracked[:-1]:
         final = [k for k in o.summary if k.startswith('final/')]
         assert 'final/mAP best' in final
         assert not any('_' in k for k in final if 'quality' not in k)  # one figure, one name
-    assert [o.header.job_type for o in tracked] == ['train', 'fine-tune', 'fine-tune']
-    assert [o.config['arm'] for o in tracked] == list(results.index)
-    assert {o.config['reference'] for o in tracked} == {first.header.run_id}
+    assert [o.header.job_type for o in tracked] == ['train', 'fine-tune', 'fine-tune', 'compare']
+    assert [o.config['arm'] for o in tracked[:-1]] == list(results.index)
+    assert {o.config['reference'] for o in tracked[:-1]} == {first.header.run_id}
+    # what each is made of, which W&B shows as lineage where it is online
+    assert [o.config.get('uses') for o in tracked] == [None, *[[f'{first.header.run_id}-model']]*2, [
+        f'{o.header.run_id}-evaluation' for o in tracked[:-1]]]
+    check_closing(closing, people/'one', results)
+    assert not list((people/'one').glob('*.state'))
     # what a stage does not do is not said of it
     assert not {'weight', 'pairs', 'tune_lr'} & set(first.config)
     without,distilled = (set(o.config) for o in tuned)
     assert distilled - without == {'weight', 'pairs'}
     assert 'already holds a run' in run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'one', *tiny,
                                         code=1)
+
+
+def check_closing(run, out, results):
+    "The closing table, and all arms in one"
+    arms = list(results.index)
+    table,_ = run.table('tables/results')
+    assert table['columns'] == ['arm', *results.columns]
+    assert [row[0] for row in table['data']] == arms
+    logged = {k for row in run.history for k in row}
+    figures = {'cmc', 'search_vs_reject', 'map_search_by_true_quality', 'rank1_search_by_true_quality', 'query_gains',
+               'gained_and_lost_fine-tuned with QSD'}
+    assert {f'plots/{k}' for k in figures} <= logged
+    assert {'charts/cmc_table', 'charts/search_vs_reject_table', 'tables/query_gains'} <= logged
+    for k in figures: assert (out/f'all_{k.replace(" ", "_")}.png').stat().st_size
+    gains = pd.read_csv(out/'all_query_gains.csv')
+    for arm in arms:
+        assert gains[arm].mean() == pytest.approx(results.loc[arm, 'mAP'])
+        own = pd.read_csv(out/f'{arm.replace(" ", "_")}_per_query.csv')
+        assert own['ap'].mean() == pytest.approx(results.loc[arm, 'mAP'])
+        assert (out/f'{arm.replace(" ", "_")}_embedding_map.png').stat().st_size
+    cmc = pd.read_csv(out/'all_cmc.csv')
+    assert cmc[cmc['rank'] == 1].set_index('line')['found'].to_dict() == pytest.approx(results['rank1'].to_dict())
+    for group in ('worst', 'middle', 'best'): assert {f'rank1 {group}', f'mAP {group}'} <= set(results)
 
 
 def test_weight_zero_is_the_fine_tuning_without(people):
@@ -157,8 +185,10 @@ def test_what_remains_may_be_asked_for_otherwise(people):
     args = ['--data', 'people/images.csv', '--out', 'changed', *tiny]
     run(people, 'recipes/reid.py', *args, '--arms', 'without')
     before = pd.read_csv(people/'changed'/'results.csv', index_col=0)
+    batches = (people/'changed'/'baseline_batches.csv').read_bytes()
     said = run(people, 'recipes/reid.py', *args, '--arms', 'without,with', '--weight', 3, '--workers', 1, '--resume')
-    assert said.count('epochs were done') == 2
+    assert said.count('epochs were done: the weights are those of changed/') == 2
+    assert (people/'changed'/'baseline_batches.csv').read_bytes() == batches
     after = pd.read_csv(people/'changed'/'results.csv', index_col=0)
     pd.testing.assert_frame_equal(after.iloc[:2], before)
     changed, = json.loads((people/'changed'/'run.json').read_text())['changed']

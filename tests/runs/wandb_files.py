@@ -1,31 +1,18 @@
-"Reads back what Weights & Biases wrote to disk: the records of an offline run"
+"Offline runs of Weights & Biases as tests look at them, read by `qsd_fastai.runs.offline`"
 import json
-import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from PIL import Image
-from wandb.proto import wandb_internal_pb2
 
 from qsd_fastai.runs.keys import kind_of
+from qsd_fastai.runs.offline import read_offline
 
 
-def records(file):
-    "The records of a `.wandb` file: a log of blocks of 32 KiB, as LevelDB writes them"
-    data = Path(file).read_bytes()
-    place,found,part = 7,[],b''
-    assert data[:4] == b':W&B'
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        _,size,kind = struct.unpack('<IHB', data[place:place + 7])
-        part += data[place + 7:place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            found.append(wandb_internal_pb2.Record.FromString(part))
-            part = b''
-    return found
+def named(o):
+    "Dicts as objects with attributes"
+    return json.loads(json.dumps(o), object_hook=lambda d: SimpleNamespace(**d))
 
 
 class Run:
@@ -33,30 +20,14 @@ class Run:
     def __init__(self, folder):
         self.folder = Path(folder)
         for _ in range(600):  # another process writes it, and on a busy machine it comes late
-            self.records = [r for file in self.folder.glob('*.wandb') for r in records(file)]
-            if {'run', 'exit'} <= {r.WhichOneof('record_type') for r in self.records}: break
+            try: found = read_offline(self.folder)
+            except ValueError: found = None
+            if found and found.id and found.exit is not None: break
             time.sleep(.1)
-        of = lambda kind: [getattr(r, kind) for r in self.records if r.WhichOneof('record_type') == kind]
-        self.header = of('run')[0]
-        self.exit = [e.exit_code for e in of('exit')]
-        self.steps = {m.glob_name: m.step_metric for m in of('metric')}
-        self.artifacts = {a.name: a for a in of('artifact')}
-        self.summary = {}
-        for update in of('summary'):
-            for item in update.update:
-                self.summary[item.key or '/'.join(item.nested_key)] = json.loads(item.value_json)
-        self.config,self.history = {},[]
-        for update in (*(r.config for r in of('run')), *of('config')):
-            for item in update.update:
-                self.config[item.key or '/'.join(item.nested_key)] = json.loads(item.value_json)
-        for h in of('history'):
-            row = {}
-            for item in h.item:
-                *parents,key = list(item.nested_key) or [item.key]
-                place = row
-                for p in parents: place = place.setdefault(p, {})
-                place[key] = json.loads(item.value_json)
-            self.history.append(row)
+        self.header = SimpleNamespace(**{'project': '', 'run_group': '', 'job_type': '', **found.header})
+        self.exit = [] if found.exit is None else [found.exit]
+        self.steps,self.summary,self.config,self.history = found.steps,found.summary,found.config,found.history
+        self.artifacts = {k: named({'metadata': '{}', 'aliases': [], **o}) for k,o in found.artifacts.items()}
 
     def check_keys(self):
         "One key, one type: what stands before the slash says what is there"

@@ -1,0 +1,61 @@
+"What closes a run: the curves of all arms in one, figures by quality, and what each query gained"
+import pandas as pd
+
+from .arms import ARMS
+from .judging.curves import all_in_one, curve_figures, curve_frames
+from .plots.gains import gained_and_lost_figure, query_gains_figure
+from .plots.quality import map_by_quality_figure
+
+__all__ = ['Closing', 'reference_of']
+
+
+def reference_of(
+    titles:list, # Of stages, the baseline first
+)->str:
+    "The stage that the arms are compared with: the fine-tuning without QSD, else the first one"
+    return ARMS['without'].title if ARMS['without'].title in titles else titles[0]
+
+
+class Closing:
+    "All stages of a run side by side: `figures`, `notes` on them, `frames` and `curves`, each by name"
+    def __init__(self,
+        judged:dict, # Stage -> its `Judgement`
+        files,       # Picture files by path, a Series
+    ):
+        self.judged,self.files,self.notes = judged,files,{}
+        self.curves = all_in_one({title: o.curves for title,o in judged.items()})
+        self.figures = curve_figures(self.curves, 'all arms')
+        self.frames = curve_frames(self.curves)
+        for name in next(iter(judged.values())).groups: self._by_quality(name)
+        self._gains()
+
+    def _by_quality(self, name):
+        of = {title: o.groups[name] for title,o in self.judged.items() if name in o.groups}
+        what = name.replace('_', ' ')
+        for figure in ('rank1', 'mAP', 'accuracy'):
+            if figure not in next(iter(of.values())): continue
+            self.figures[f'{figure.lower()}_{name}'] = map_by_quality_figure(of, figure, f'{figure}, {what}')
+        self.frames[name] = pd.concat([o.reset_index().assign(arm=arm) for arm,o in of.items()], ignore_index=True)
+
+    def _gains(self):
+        reference = reference_of(list(self.judged))
+        found = {title: o.frames.get('per_query') for title,o in self.judged.items()}
+        base = found[reference]
+        if base is None or len(self.judged) < 2: return
+        answerable = base['answerable'].astype(bool)
+        quality = next((base[c] for c in ('true_quality', 'quality') if c in base), pd.Series(float('nan'), base.index))
+        table = pd.DataFrame({'path': base['path'], 'quality': quality, reference: base['ap']})
+        others = [title for title in found if title != reference and found[title] is not None]
+        for title in others: table[title] = found[title]['ap']
+        table = table[answerable].reset_index(drop=True)
+        self.frames['query_gains'] = table
+        gains = {title: table[title] - table[reference] for title in others}
+        looks = {o: i for i,o in enumerate(self.judged)}
+        self.figures['query_gains'] = query_gains_figure(gains, reference, looks=looks)
+        for title in others:
+            if title == next(iter(self.judged)): continue # The baseline has not been fine-tuned
+            rows = pd.DataFrame({'row': table['path'], 'ap': table[title], 'reference_ap': table[reference],
+                                 'quality': table['quality']})
+            name = f'gained_and_lost_{title}'
+            self.figures[name] = gained_and_lost_figure(rows, self.files)
+            self.notes[name] = f'Gained and lost most: {title}, over "{reference}"'

@@ -1,0 +1,35 @@
+"""What runs have left, read back without an account: a row a run, and the table of `compare.py` for each group.
+
+    python recipes/runs.py runs
+    python recipes/runs.py runs/compare-... --out all.csv
+
+It reads W&B runs that were kept offline, by W&B's own reader. `wandb leet runs/reid-.../wandb` shows their curves in
+the terminal, and `wandb leet inspect --summary FOLDER` one run in short.
+"""
+from fastcore.script import call_parse
+
+from qsd_fastai.all import *
+
+
+@call_parse
+@in_one_line
+def main(
+    folder:str,         # Of a recipe, of a comparison, or one with many of them
+    out:str='',         # A CSV for the table of runs
+    figures:str='mAP,rank1,pairs accuracy', # Which of the figures to print; all are in the CSV
+):
+    "List the runs of a folder, and compare the arms of each group"
+    found = runs_frame(offline_runs(folder))
+    if out: save_frame(found, out, index=False)
+    wanted = [o for o in figures.split(',') if o in found]
+    shown = found[['run', 'job', 'seed', 'state', 'epochs']].assign(**{o: (100*found[o]).round(1) for o in wanted})
+    print(f'{len(found)} runs in {folder}, figures in %\n\n{shown.fillna("").to_string(index=False)}')
+    for group,of in found[found['state'] == 'finished'].groupby('group', sort=False):
+        results = of[of['job'].isin(['train', 'fine-tune'])][['arm', 'seed', *wanted]].dropna(axis=1, how='all')
+        if len(results) < 2 or results.duplicated(['arm', 'seed']).any(): continue
+        print(f'\n{group}: {results["seed"].nunique()} seeds, in %: mean ± standard deviation\n')
+        print(for_terminal(arm_means(results)))
+        reference = reference_of(results['arm'].tolist())
+        print(f'\nGain over "{reference}" of the same seed, in points: mean ± half the 95 % interval (positive seeds)')
+        print('\n' + for_terminal(gains_table(arm_gains(results, reference, some_seeds=True))))
+    return found

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.torch_core import get_model
 
+from ..data.within import by_fork
 from ..distributed import processes
 from ..fits import is_judging
 from ..models.shared_norm import own_statistics, share_statistics
@@ -17,6 +18,13 @@ __all__ = ['ManyProcesses', 'SharedDL']
 
 class SharedDL(DistributedDL):
     "fastai's `DistributedDL` where there is no GPU, too"
+    def __init__(self,
+        dl,       # Loader that deals out, the same on every process
+        **kwargs, # For `DistributedDL`: `rank`, `world_size`, `device`
+    ):
+        super().__init__(dl, **kwargs)
+        by_fork(self)
+
     def _broadcast(self, t, rank):
         t = torch.as_tensor(t, device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
         dist.broadcast(t, rank)

@@ -26,6 +26,7 @@ from .given import PictureOf, RecognitionDataLoaders, TableRow, complete_rows, p
 from .order import dealt_out, identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
+from .within import by_fork
 
 __all__ = ['IdentityDL', 'RecognitionBlock', 'TableRow', 'picture_files', 'recognition_block',
            'recognition_dataloaders', 'table_rows']
@@ -61,6 +62,7 @@ class IdentityDL(TfmdDL):
         if n_imgs < 1 or n_ids < 1: raise ValueError(f'n_ids={n_ids} and n_imgs={n_imgs}. Both are 1 or more.')
         one_of('by', by, 'identity', 'picture')
         super().__init__(dataset, bs=bs or n_ids*n_imgs, do_setup=False, **kwargs)
+        by_fork(self)
         self.n_ids,self.n_imgs,self.partners,self.by,self.ids,self.seed = n_ids,n_imgs,partners,by,ids,seed
         if seed is not None: self.rng = random.Random(seed)
         if self.deals:

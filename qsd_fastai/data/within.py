@@ -1,6 +1,9 @@
-"What is within the loaders of a learner: the one that deals out, and the size of its pictures"
+"What is within the loaders of a learner: the one that deals out, the size of its pictures, its processes"
+import multiprocessing
 
-__all__ = ['own_loader', 'picture_size']
+from fastai.data.load import _FakeLoader
+
+__all__ = ['by_fork', 'own_loader', 'picture_size']
 
 
 def own_loader(
@@ -17,3 +20,18 @@ def picture_size(
     "The size that pictures are brought to, where a transform of items says it"
     sizes = (getattr(t, 'size', None) for t in getattr(own_loader(dls), 'after_item', ()))
     return next((tuple(o) for o in sizes if isinstance(o, tuple)), None)
+
+
+class _Forked(_FakeLoader):
+    @property
+    def multiprocessing_context(self): return multiprocessing.get_context('fork') if self.num_workers > 0 else None
+
+
+def by_fork(
+    dl, # A loader of fastai, changed in place
+): # The same
+    """Let its processes begin as a fork, where the system has that
+
+    Whatever Python begins others by: transforms of fasttransform hold functions that cannot be sent to new ones."""
+    if 'fork' in multiprocessing.get_all_start_methods(): dl.fake_l.__class__ = _Forked
+    return dl

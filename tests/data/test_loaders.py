@@ -1,4 +1,5 @@
 "Batches by identity: the order of the published sampler, partners, several processes, and a learner over real files"
+import multiprocessing
 import random
 from collections import Counter
 
@@ -9,6 +10,7 @@ import torch
 from fastai.data.transforms import Normalize
 from fastai.learner import load_learner
 
+from qsd_fastai.callbacks.many import SharedDL
 from qsd_fastai.data import loaders
 from qsd_fastai.data.loaders import (
     IdentityDL,
@@ -151,6 +153,20 @@ def test_partners_change_nothing_in_the_anchors(table):
 def test_workers_give_the_same_batches(table, partners):
     here,there = (make_dls(table, partners=partners, num_workers=w).train for w in (0, 2))
     for _ in range(2): assert rows(here) == rows(there)
+
+
+@pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='no fork')
+def test_workers_where_python_begins_processes_anew(table, monkeypatch):
+    "As it does from 3.14 on: the functions of transforms cannot be sent there"
+    monkeypatch.setattr(SharedDL, '_broadcast', lambda self, t, rank: t)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method('forkserver', force=True)
+    try:
+        dls = make_dls(table, num_workers=1)
+        assert rows(dls.train.new()) == rows(make_dls(table).train)
+        assert len(rows(dls.valid)) == 1
+        assert len(rows(SharedDL(dls.valid, rank=0, world_size=1))) == 1
+    finally: multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.mark.parametrize('world', [2, 3])

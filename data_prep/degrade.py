@@ -2,17 +2,19 @@
 
     python data_prep/degrade.py lfw/images.csv --out lfw_degraded --copies 1
     python data_prep/degrade.py market1501/images.csv --out mlr_market --protocol mlr
-    python data_prep/degrade.py viper/images.csv --out mlr_viper --protocol mlr --low cam_a
+    python data_prep/degrade.py viper/split_01.csv --out mlr_viper_01 --protocol mlr
 
 Labels can be checked on them too. Copied are pictures to train on and queries; the gallery stays clean. Every picture
 is written anew as JPEG, the clean ones too, or a model could tell them by their encoder. The columns `degradation` and
 `true_quality` (0 to 100) say what was done; `pairs.csv` comes along.
 
 `--protocol mlr` makes the sets of several resolutions of the field (MLR-VIPeR, MLR-CUHK03, MLR-Market-1501, MLR-Duke;
-Jiao et al., AAAI 2018; Li et al., ICCV 2019): pictures are down-sampled by 2, 3 or 4, each equally likely, those of one
-camera where there are two, else the queries and, of each training identity, the pictures of one camera. The others stay
-where they are. The rates that the papers drew were not published: these are drawn by `--seed`, the same on every
-machine, and figures are comparable with theirs in the mean alone.
+Jiao et al., AAAI 2018; Li et al., ICCV 2019): pictures are down-sampled by 2, 3 or 4, each equally likely, so that bad
+queries are looked for among good pictures and training has both. Of two cameras (VIPeR, CUHK03) those of the camera
+that asks, in training too; of more (Market-1501, Duke) the queries and, of each training identity, the pictures of one
+camera. For six or eight cameras published code differs: queries and all of training, or those of camera 1 (`--low 1`).
+The others stay where they are. The rates that the papers drew were not published: these are drawn by `--seed`, the same
+on every machine, and figures are comparable with theirs in the mean alone.
 """
 import zlib
 from pathlib import Path

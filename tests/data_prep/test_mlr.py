@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from common.mlr import low_rows
+from cuhk03 import cuhk03_tables
+from dukemtmc import dukemtmc_table
+from made_up import draw
+from market1501 import market1501_table
 from PIL import Image
+from viper import viper_tables
 
 from qsd_fastai.data.pictures import open_picture
 from qsd_fastai.data.table import read_table, write_table
@@ -119,3 +124,56 @@ def test_of_a_folder_of_people(tmp_path):
     folder_table.main(str(tmp_path/'p'))
     made = run(read_table(tmp_path/'p'/'images.csv'), tmp_path/'mlr', low='queries')
     assert (made.loc[made['split'] == 'train', 'degradation'] != 'none').all()  # one camera, unknown, is all there is
+
+# the sets of the field, in their own layouts
+
+def market(root):
+    names = [f'{part}/{who}_c{c}s1_00000{c}_00.jpg' for part,people in (('bounding_box_train', ('0002', '0007')),
+             ('bounding_box_test', ('0001',))) for who in people for c in (1, 2, 3)]
+    draw(root, *names, 'query/0001_c4s1_000001_00.jpg')
+    return market1501_table(root)
+
+
+def duke(root):
+    draw(root, *[f'{part}/{who}_c{c}_f1.jpg' for part,people in (('bounding_box_train', ('0001', '0003')),
+                 ('bounding_box_test', ('0005',))) for who in people for c in (1, 2, 8)], 'query/0005_c5_f2.jpg')
+    return dukemtmc_table(root)
+
+
+def cuhk(root):
+    draw(root, *[f'detected/{part}/{who}_c{c}_{c}.png' for part,who in (('bounding_box_train', '0001'),
+                 ('bounding_box_test', '0002')) for c in (1, 2)], 'detected/query/0002_c1_9.png')
+    return cuhk03_tables(root, numbers=[0])[0]
+
+
+@pytest.mark.parametrize('make', [market, duke])
+def test_of_many_cameras_queries_and_one_of_each_training_identity(tmp_path, make):
+    table = make(tmp_path)
+    low,what = low_rows(table)
+    split = table['split']
+    assert what.startswith('queries')
+    assert low[split == 'query'].all()
+    assert not low[split == 'gallery'].any()
+    assert table[low & (split == 'train')].groupby('identity').size().to_dict() == dict.fromkeys(
+        table.loc[split == 'train', 'identity'], 1)
+    # all of camera 1, as others do it
+    assert set(table['camera'][low_rows(table, '1')[0]]) == {'1'}
+
+
+def test_cuhk03_by_the_camera_that_asks(tmp_path):
+    table = cuhk(tmp_path)
+    low,what = low_rows(table)
+    assert what == 'pictures of camera 1'
+    assert set(table['path'][low]) == {'detected/bounding_box_train/0001_c1_1.png', 'detected/query/0002_c1_9.png',
+                                       'detected/bounding_box_test/0002_c1_1.png'}
+
+
+@pytest.mark.parametrize('number, asks', [(0, 'a'), (1, 'b')])
+def test_viper_by_the_camera_that_asks(tmp_path, number, asks):
+    draw(tmp_path, *[f'cam_{c}/{i:03d}_{45 if c == "a" else 90}.bmp' for c in 'ab' for i in range(4)])
+    table = viper_tables(tmp_path, [number])[0]
+    low,what = low_rows(table)
+    assert what == f'pictures of camera {asks}'
+    assert low[table['split'] == 'query'].all()
+    assert not low[table['split'] == 'gallery'].any()
+    assert low[table['split'] == 'train'].sum() == 2

@@ -2,6 +2,7 @@
 
     python data_prep/pairs.py lfw-deepfunneled pairs.txt     # -> lfw-deepfunneled/images.csv and pairs.csv
     python data_prep/pairs.py lfw pairsDevTest.txt --people peopleDevTrain.txt   # View 1
+    python data_prep/pairs.py xqlfw_aligned_112 xqlfw_pairs.txt                  # XQLFW
     python data_prep/pairs.py FOLDER pairs_label.txt         # lines of `path1 path2 0|1`
 
 LFW's `pairs.txt` begins with `10<tab>300`: ten folds of 300 pairs of one person and then 300 of two; lines are
@@ -11,7 +12,9 @@ the table, which says nothing of whom you may train on: leave out those of the p
 pairs of the last two folds stay, the pictures of their people are `gallery` in the table and everybody else is `train`,
 so that nobody who is judged is trained on. View 1, which models are chosen by, has `pairsDevTrain.txt` and
 `pairsDevTest.txt` (1,100 and 500 pairs of each kind, no folds) and tells in `peopleDevTrain.txt` (4,038 people, 9,525
-pictures) whom to train on. Folders that tell the split (`train/Name/...`, `test/Name/...`) are believed.
+pictures) whom to train on. XQLFW (Knoche et al., FG 2021) has LFW's form of list and its folders (`xqlfw_aligned_112`,
+or the pictures of 250 x 250), other pairs, and pictures brought down in quality; it is known by the name of its list.
+Folders that tell the split (`train/Name/...`, `test/Name/...`) are believed.
 """
 import re
 import zlib
@@ -143,7 +146,7 @@ def facts(
 @a_set('pair list', made_from=facts, lists=['pairs'], recipe='face')
 def pairs_table(
     folder:str,       # Folder of the pictures, one in it for each identity
-    list_file:str,    # LFW's pairs.txt, pairsDevTest.txt of its View 1, or lines of `path1 path2 0|1`
+    list_file:str,    # LFW's pairs.txt, pairsDevTest.txt of its View 1, xqlfw_pairs.txt, lines of `path1 path2 0|1`
     people:Path=None, # Who may be trained on, LFW's peopleDevTrain.txt; everybody else is judged
     folds:int=10,     # Of a list that does not tell: the pairs are cut into so many runs of equal length, in order
     hold_out:int=0,   # Keep the pairs of so many of the last folds, and train on nobody in them; 0: keep all
@@ -160,7 +163,9 @@ def pairs_table(
         raise ValueError(f'--hold-out is {hold_out}, and who is judged is told already. Leave it out.')
     who = table.set_index('path')['identity']
     differs = (who[pairs['path1']].to_numpy() == who[pairs['path2']].to_numpy()) != (pairs['same'] == 1)
-    record = {'source': 'LFW list' if head else 'pair list', 'pairs': len(pairs), 'folds': int(pairs['fold'].nunique()),
+    cross_quality = 'xqlfw' in Path(list_file).name.lower()
+    source = ('XQLFW list' if cross_quality else 'LFW list') if head else 'pair list'
+    record = {'source': source, 'pairs': len(pairs), 'folds': int(pairs['fold'].nunique()),
               'pairs_that_folders_contradict': int(differs.sum())}
     if differs.any(): table.attrs['notes'] = [f'{differs.sum()} pairs say something else than the folders do.']
     if hold_out:
@@ -170,7 +175,7 @@ def pairs_table(
     elif told and set(told.part) - {'train', 'all'}:
         table['split'] = np.where(np.isin(told.part, ['train', 'all']), 'train', 'gallery')
         record['split'] = 'as the folders tell'
-    elif head == ['10', '300']: record['published'] = {'train': (13233, 5749)}
+    elif head == ['10', '300'] and not cross_quality: record['published'] = {'train': (13233, 5749)}
     if head and len(head) == 1: record['view'] = 1
     table.attrs['record'] = record
     remedy = 'Copy them again: no pair may be left out.'

@@ -33,6 +33,26 @@ def test_lfw(lfw):
     assert table.attrs['record'] == {'source': 'LFW list', 'pairs': 8, 'folds': 2, 'pairs_that_folders_contradict': 0}
 
 
+@pytest.mark.parametrize('folder', ['xqlfw_aligned_112', 'lfw_original_imgs_min_qual0.85variant11'])
+def test_xqlfw(tmp_path, folder):
+    "LFW's form, ten folds of other pairs; the counts of LFW are not claimed"
+    people = [f'Person_{i:03d}' for i in range(300)]
+    for name in people: (tmp_path/folder/name).mkdir(parents=True)
+    for name in people:
+        for k in (1, 2): (tmp_path/folder/name/f'{name}_{k:04d}.jpg').touch()
+    same = [f'{a}\t1\t2' for a in people]
+    other = [f'{a}\t1\t{b}\t2' for a,b in zip(people, people[1:] + people[:1])]
+    (tmp_path/'xqlfw_pairs.txt').write_text('\n'.join(['10\t300', *(same + other)*10]) + '\n')
+    table,pairs = pairs_table(tmp_path/folder, tmp_path/'xqlfw_pairs.txt', verify=False)
+    assert len(pairs) == 6000
+    assert pairs.groupby('fold')['same'].agg(['size', 'sum']).to_numpy().tolist() == [[600, 300]]*10
+    assert tuple(pairs.iloc[0]) == ('Person_000/Person_000_0001.jpg', 'Person_000/Person_000_0002.jpg', 1, 0)
+    assert tuple(pairs.iloc[300]) == ('Person_000/Person_000_0001.jpg', 'Person_001/Person_001_0002.jpg', 0, 0)
+    assert table['identity'].nunique() == 300
+    assert table.attrs['record']['source'] == 'XQLFW list'
+    assert 'published' not in table.attrs['record']
+
+
 def test_main_twice(lfw, capsys):
     pairs_table.main(str(lfw/'lfw'), str(lfw/'pairs.txt'))
     assert '8 pairs, 4 of one person, in 2 folds' in capsys.readouterr().out

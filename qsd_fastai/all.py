@@ -89,5 +89,6 @@ from .runs.tables import read_results
 from .runs.wandb_run import finish_run, start_run
 from .runs.wandb_tables import figure_image, log_closing
 from .schedules import warmup_multistep
+from .severity import severity_labels
 from .stages import Run, rehearse
 from .terminal import for_terminal

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .data.copies import DegradedCopies
-from .tensors import finite_rows, full_precision
+from .tensors import finite_rows, full_precision, ridge_regression
 
 __all__ = ['Panning', 'fit_panning', 'pan_model']
 
@@ -37,17 +37,11 @@ def fit_panning(
     "The shift that brings unit vectors of `bad` nearest to those of `good` (ridge regression, computed in float64)"
     if bad.ndim != 2 or bad.shape != good.shape:
         raise ValueError(f'bad is {tuple(bad.shape)} and good {tuple(good.shape)}. Give two of (pictures, features).')
-    if not ridge > 0: raise ValueError(f'ridge is {ridge}. Give a number above 0.')
     x,y = (F.normalize(finite_rows(o, name).double()) for o,name in ((bad, 'bad'), (good, 'good')))
-    shift = y - x
-    mean_x,mean_shift = x.mean(0),shift.mean(0)
-    x,shift = x - mean_x,shift - mean_shift
-    gram = x.T@x
-    pull = ridge*gram.diagonal().mean().clamp(min=1e-12)
-    weight = torch.linalg.solve(gram + pull*torch.eye(len(gram), dtype=gram.dtype, device=gram.device), x.T@shift)
+    weight,bias = ridge_regression(x, y - x, ridge)
     panning = Panning(bad.shape[1])
     panning.weight.copy_(weight)
-    panning.bias.copy_(mean_shift - mean_x@weight)
+    panning.bias.copy_(bias)
     return panning
 
 

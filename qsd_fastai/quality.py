@@ -16,7 +16,7 @@ from .columns import complete_table
 from .spelling import same_codes
 from .tensors import finite_rows, full_precision, plain_tensor
 
-__all__ = ['comparable', 'label_table', 'norm_quality', 'similarity_quality', 'wasserstein']
+__all__ = ['comparable', 'label_table', 'norm_quality', 'similarity_quality', 'to_hundred', 'wasserstein']
 
 
 def _w1(values, weights):
@@ -148,8 +148,12 @@ def _exact(emb, start, stop, known, signed):
     return out
 
 
-def _to_hundred(distances, scaling, percentiles):
-    "Distances (n, rounds) to 0 to 100 over the whole set, round by round, then the mean of the rounds (n,)"
+def to_hundred(
+    distances,           # `(n, rounds)`, numpy; higher is better
+    scaling='robust',    # 'minmax': the extremes become 0 and 100; 'robust': the percentiles do
+    percentiles=(1, 99), # Of 'robust', 0 to 100
+)->np.ndarray: # `(n,)` 0 to 100
+    "Brought to 0 to 100 over the whole set, round by round, then the mean of the rounds"
     lo,hi = np.percentile(distances, (0, 100) if scaling == 'minmax' else percentiles, axis=0)
     if (hi <= lo).any():
         raise ValueError('All pictures lie alike, none is better than another. '
@@ -209,7 +213,7 @@ def similarity_quality(
         if mode == 'sampled': distances = _sampled(emb, start, stop, known, n_pos, n_neg, rounds, seed, signed)
         else: distances = _exact(emb, start, stop, known, signed)
     known,quality = known.cpu().numpy(), np.full(len(ids), np.nan, dtype=np.float32)
-    quality[order[known]] = _to_hundred(distances.cpu().numpy()[known], scaling, percentiles)
+    quality[order[known]] = to_hundred(distances.cpu().numpy()[known], scaling, percentiles)
     return quality
 
 
@@ -230,7 +234,7 @@ def norm_quality(
     if np.ptp(norm) <= 1e-5*norm.max():
         raise ValueError('Quality cannot be told, since all embeddings are of one length. '
                          'Take them before they are normalised.')
-    return _to_hundred(norm[:, None], 'robust', percentiles).astype(np.float32)
+    return to_hundred(norm[:, None], 'robust', percentiles).astype(np.float32)
 
 
 def comparable(

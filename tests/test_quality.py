@@ -41,7 +41,7 @@ def to_hundred(w): return 100*(w - np.nanmin(w))/(np.nanmax(w) - np.nanmin(w))
 def test_wasserstein_golden():
     g = np.load(GOLDEN/'sdd_scores.npz')
     np.testing.assert_allclose(wasserstein(g['pos'], g['neg']), g['wasserstein'], atol=1e-12, rtol=0)
-    labels = quality._to_hundred(g['wasserstein'][:, None], 'minmax', None)
+    labels = quality.to_hundred(g['wasserstein'][:, None], 'minmax', None)
     np.testing.assert_allclose(labels, g['normalised'], atol=1e-9, rtol=0)
 
 
@@ -66,7 +66,7 @@ def test_pipeline_golden():
     pos,neg = (torch.from_numpy(g[o].astype(np.int64)).movedim(0, 1) for o in ('pick_pos', 'pick_neg'))
     w = quality._picked_distances(emb, torch.arange(len(emb)), pos, neg).numpy()
     np.testing.assert_allclose(w.T, g['wasserstein'], atol=1e-6, rtol=0)
-    labels = quality._to_hundred(w.astype(np.float64), 'minmax', None)
+    labels = quality.to_hundred(w.astype(np.float64), 'minmax', None)
     np.testing.assert_allclose(labels, g['pseudo_labels'], atol=1e-3, rtol=0)
     ours = similarity_quality(g['embeddings'], g['identity'])  # other draws, so near and not equal
     assert np.corrcoef(ours, g['pseudo_labels'])[0, 1] > .99

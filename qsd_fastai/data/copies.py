@@ -114,6 +114,14 @@ class DegradedCopies(ItemTransform):
         x,*targets = b
         if not any(isinstance(y, TensorQuality) for y in targets):
             raise ValueError('The batch has no quality. Put a `QualityBlock` among the targets of the DataBlock.')
+        copies,severity,_ = self.drawn(x)
+        doubled = torch.cat([x.as_subclass(torch.Tensor), copies])
+        return TensorImage(doubled), *(self._doubled(y, severity) for y in targets)
+
+    def drawn(self,
+        x, # `(bs, 3, height, width)`, 0 to 1
+    ): # `(copies, severity, kind)`: as `x`; `(bs,)`, on the CPU; `(bs,)`, numbers of `kinds`
+        "A copy of each picture"
         least,most = self.severity
         severity = least + (most - least)*torch.rand(len(x))
         kind,plain = torch.randint(len(self.kinds), (len(x),)),x.as_subclass(torch.Tensor)
@@ -122,7 +130,7 @@ class DegradedCopies(ItemTransform):
             chosen = (kind == i).nonzero()[:, 0]
             at = chosen.to(x.device)
             copies[at] = degrade_batch(plain[at], name, severity[chosen])
-        return TensorImage(torch.cat([plain, copies])), *(self._doubled(y, severity) for y in targets)
+        return copies, severity, kind
 
     def _doubled(self, y, severity):
         plain = y.as_subclass(torch.Tensor)

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 __all__ = ['finite_rows', 'full_precision', 'numbers', 'of_no_subclass', 'plain_labels', 'plain_tensor',
-           'plain_vector', 'without_tf32']
+           'plain_vector', 'ridge_regression', 'without_tf32']
 
 
 def plain_tensor(

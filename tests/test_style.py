@@ -19,11 +19,13 @@ LIBRARY = [f for f in FILES if f.startswith('qsd_fastai/')]
 OURS = [f for f in FILES if not f.startswith('tests/')]
 TIGHT = {'*', '/', '//', '**', '@'}
 # who may import whom: a room imports from those further up in this list only
-FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling', 'rows', 'private', 'fits',
-          'terminal', 'shown'}, {'unknown', 'launched', 'schedules', 'optimizers', 'taught', 'balance', 'teachers'},
-          {'columns', 'qsd_loss'}, {'data', 'models', 'losses', 'quality', 'evaluation'}, {'drawn', 'distillation',
-          'plots', 'pt2'}, {'compiled', 'labelling', 'panning', 'runs'}, {'callbacks', 'commands', 'severity'},
-          {'verbs'}, {'learner', 'embedder'}, {'export', 'arms', 'judging'}, {'closing'}, {'stages'}, {'all'}]
+FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling', 'rows', 'private', 'fits', 'terminal',
+           'shown'},
+          {'unknown', 'launched', 'schedules', 'optimizers', 'taught', 'balance', 'teachers'}, {'columns', 'qsd_loss'},
+          {'data', 'models', 'losses', 'quality', 'evaluation'},
+          {'drawn', 'distillation', 'plots', 'pt2'}, {'compiled', 'labelling', 'panning', 'runs'},
+          {'callbacks', 'commands', 'severity'}, {'verbs'}, {'learner', 'embedder'}, {'export', 'arms', 'judging'},
+          {'closing'}, {'stages'}, {'all'}]
 
 
 def each(files):

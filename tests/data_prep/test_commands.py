@@ -110,7 +110,7 @@ def test_the_set_of_the_readme(busstop):
     assert len((busstop/'busstop.py').read_text().rstrip().split('\n')) <= 25
     said = run(busstop, 'set')
     assert 'train: 2 pictures of 1 identities, published are 6000 of 300' in said
-    assert '1 pictures could not be read' in said
+    assert '1 picture could not be read' in said
     table = read_table(busstop/'set'/'images.csv')
     assert table['path'].tolist() == ['Busstop/train/0001_c1_1.jpg', 'Busstop/train/0001_c2_2.jpg',
         'Busstop/query/0002_c1_3.jpg', 'Busstop/gallery/0002_c4_4.jpg', 'Busstop/gallery/0003_c4_5.jpg']

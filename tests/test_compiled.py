@@ -93,10 +93,10 @@ def test_a_learner_is_compiled_in_place():
 @pytest.mark.parametrize('form', FORMS, ids=str)
 def test_distillation_waits_for_no_device(form):
     "Fake tensors on `cuda:0` raise where a value is looked at and where devices mix"
-    loss = QSDLoss((1., 1., 1., .1), **form)
+    loss,pairs = QSDLoss((1., 1., 1., .1), **form),grouped_pairs(16, 4)
     with FakeTensorMode(allow_non_fake_inputs=True):
         levels,(ids,quality) = levels_of('cuda'),known('cuda')
-        pairs = [o.to('cuda') for o in grouped_pairs(16, 4)]
+        pairs = [o.to('cuda') for o in pairs]
         value = loss(levels, quality, pairs, NAMES, ids=ids)
         others = levels[2].square().sum()
         assert value.device == loss.n_pairs.device == ids.device
@@ -114,3 +114,19 @@ def test_losses_wait_for_no_device(loss, at):
             loss.started = torch.zeros(4, dtype=torch.bool, device='cuda')
         ids,_ = known('cuda')
         assert loss(levels_of('cuda')[at], ids).device == ids.device
+
+
+@pytest.mark.parametrize('arch', ['resnet10t', 'agw_resnet50', 'mobilefacenet'])
+@pytest.mark.parametrize('head', [None, 'arcface', 'cosface', 'adaface', 'magface', 'curricularface'])
+def test_a_step_waits_for_no_device(arch, head):
+    "All of a step up to its backward pass, which fake tensors refuse"
+    pairs = grouped_pairs(16, 4)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device('cuda'): model = Recognizer(arch, 4, head=head and make_head(head, 32.)).train()
+        out,(ids,quality) = model(torch.empty(16, 3, 112, 112, device='cuda')),known('cuda')
+        loss = (MarginLoss(model.head) if head else RecognitionLoss())(out, ids)
+        levels = [*out.levels, out.emb, out.logits]
+        names = [f'level{i + 1}' for i in range(len(out.levels))] + ['emb', 'logits']
+        pairs = [o.to('cuda') for o in pairs]
+        distilled = QSDLoss((1.,)*len(levels))(levels, quality, pairs, names, ids=ids)
+        assert (loss + distilled).device == ids.device

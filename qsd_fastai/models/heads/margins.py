@@ -14,26 +14,35 @@ from .cosine import MarginHead
 __all__ = ['AdaFace', 'ArcFace', 'CosFace', 'CurricularFace', 'MagFace', 'MarginHead', 'SubCenterArcFace']
 
 
-def _mean_and_std(x, gathered):
-    """Mean and deviation over the batch of all processes, which is `x` already where it was gathered.
+def _mean_and_std(x, counts, gathered):
+    """Number, mean and deviation of what counts in the batch of all processes, which is `x` where it was gathered.
 
-    None where there are too few values. A process without a value must come here, too: the others wait for it."""
+    How many there are is not asked of the device. Every process must come here: the others wait for it."""
     def whole(t): return t if gathered else summed(t)
 
-    n,total = whole(torch.stack([torch.ones_like(x).sum(), x.sum()]))
-    if n == 0: return None, None # for all of them: nobody waits below
-    mean = total/n
-    squared = whole((x - mean).square().sum())
-    return mean, (squared/(n - 1)).sqrt() if n > 1 else None
+    n,total = whole(torch.stack([counts.sum().to(x.dtype), torch.where(counts, x, 0.).sum()]))
+    mean = total/n.clamp(min=1)
+    squared = whole(torch.where(counts, (x - mean).square(), 0.).sum())
+    return n, mean, (squared/(n - 1).clamp(min=1)).sqrt()
+
+
+def _follow(running, value, share, enough):
+    "Move a running figure towards that of a batch, where the batch has one"
+    value = running.lerp(value.to(running.dtype), share)
+    running.copy_(torch.where(enough, value, running))
 
 
 def _at_target(cosine, ids):
-    "Rows that have a class, their classes, and the cosines there"
-    rows = (ids >= 0).nonzero().flatten()
-    return rows, ids[rows], cosine[rows, ids[rows]]
+    "Which rows have a class, the column of each row's (any, where it has none), and the cosines there"
+    cols = ids.clamp(min=0)[:, None]
+    own = cosine.gather(1, cols)[:, 0] if cosine.shape[1] else cosine.new_zeros(len(ids))
+    return ids >= 0, cols, own
 
 
-def _replaced(cosine, rows, cols, target): return cosine.index_put((rows, cols), target.to(cosine.dtype))
+def _replaced(cosine, known, cols, target):
+    if not cosine.shape[1]: return cosine
+    own = torch.where(known[:, None], target.to(cosine.dtype)[:, None], cosine.gather(1, cols))
+    return cosine.scatter(1, cols, own)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -67,11 +76,11 @@ class ArcFace(MarginHead):
         cosine = _filtered(cosine, ids, self.filter_above)
         if self.gradient == 'exact':
             cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
-            rows,cols,target = _at_target(cosine, ids)
+            known,cols,target = _at_target(cosine, ids)
             angle = (target.acos() + self.m).clamp(self.eps, math.pi - self.eps)
-            return self.s*_replaced(cosine, rows, cols, angle.cos())
-        rows,cols,target = _at_target(cosine.detach(), ids)
-        value = _replaced(cosine.detach(), rows, cols, (target.clamp(-1, 1).acos() + self.m).cos())
+            return self.s*_replaced(cosine, known, cols, angle.cos())
+        known,cols,target = _at_target(cosine.detach(), ids)
+        value = _replaced(cosine.detach(), known, cols, (target.clamp(-1, 1).acos() + self.m).cos())
         return self.s*_StraightThrough.apply(cosine, value)
 
 
@@ -91,15 +100,13 @@ class CosFace(MarginHead):
     def margin(self, cosine, ids, norms, target=None):
         cosine = _filtered(cosine, ids, self.filter_above)
         if self.eps: cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
-        rows,cols,target = _at_target(cosine, ids)
-        return self.s*_replaced(cosine, rows, cols, target - self.m)
+        known,cols,target = _at_target(cosine, ids)
+        return self.s*_replaced(cosine, known, cols, target - self.m)
 
 
 def _filtered(cosine, ids, above):
     if not above: return cosine
-    own = torch.zeros_like(cosine, dtype=torch.bool)
-    rows = (ids >= 0).nonzero().flatten()
-    own[rows, ids[rows]] = True
+    own = ids[:, None] == torch.arange(cosine.shape[1], device=ids.device)
     return cosine.masked_fill((cosine.detach() > above) & ~own, 0.)
 
 
@@ -124,15 +131,14 @@ class AdaFace(MarginHead):
     def margin(self, cosine, ids, norms, target=None):
         norms = norms.detach().clamp(.001, 100).to(cosine.dtype)
         if self.training and torch.is_grad_enabled():
-            mean,std = _mean_and_std(norms, self.gathered)
-            if mean is not None: self.batch_mean.lerp_(mean.to(self.batch_mean.dtype), self.t_alpha)
-            if std is not None: self.batch_std.lerp_(std.to(self.batch_std.dtype), self.t_alpha)
+            n,mean,std = _mean_and_std(norms, torch.ones_like(ids, dtype=torch.bool), self.gathered)
+            _follow(self.batch_mean, mean, self.t_alpha, n > 0)
+            _follow(self.batch_std, std, self.t_alpha, n > 1)
         place = ((norms - self.batch_mean)/(self.batch_std + self.eps)*self.h).clamp(-1, 1)
         cosine = cosine.clamp(-1 + self.eps, 1 - self.eps)
-        rows,cols,target = _at_target(cosine, ids)
-        place = place[rows]
+        known,cols,target = _at_target(cosine, ids)
         angle = (target.acos() - self.m*place).clamp(self.eps, math.pi - self.eps)
-        return self.s*_replaced(cosine, rows, cols, angle.cos() - (self.m + self.m*place))
+        return self.s*_replaced(cosine, known, cols, angle.cos() - (self.m + self.m*place))
 
 
 class MagFace(MarginHead):
@@ -155,13 +161,12 @@ class MagFace(MarginHead):
     def margin(self, cosine, ids, norms, target=None):
         (low, top),(least, most) = self.norm_range, self.margin_range
         m = (most - least)/(top - low)*(norms.to(cosine.dtype).clamp(low, top) - low) + least
-        rows,cols,target = _at_target(cosine.clamp(-1, 1), ids)
-        m = m[rows]
+        known,cols,target = _at_target(cosine.clamp(-1, 1), ids)
         # a hair from 1: the square root has no gradient at 0
         moved = target*m.cos() - (1 - target.square()).clamp(min=1e-12).sqrt()*m.sin()
         if self.easy_margin: moved = torch.where(target > 0, moved, target)
         else: moved = torch.where(target > (math.pi - m).cos(), moved, target - (math.pi - m).sin()*m)
-        return self.s*_replaced(cosine, rows, cols, moved)
+        return self.s*_replaced(cosine, known, cols, moved)
 
     def regularizer(self, norms):
         low,top = self.norm_range
@@ -184,18 +189,18 @@ class CurricularFace(MarginHead):
 
     def margin(self, cosine, ids, norms, target=None):
         cosine = cosine.clamp(-1, 1)
-        rows,cols,own = _at_target(cosine, ids)
-        seen = own.detach() if target is None else target[~target.isnan()].detach().clamp(-1, 1)
+        known,cols,own = _at_target(cosine, ids)
+        seen,counts = (own.detach(), known) if target is None else (target.detach().clamp(-1, 1), ~target.isnan())
         if self.training and torch.is_grad_enabled():
-            mean = _mean_and_std(seen, self.gathered)[0]
-            if mean is not None: self.t.lerp_(mean.to(self.t.dtype), self.momentum)
+            n,mean,_ = _mean_and_std(seen, counts, self.gathered)
+            _follow(self.t, mean, self.momentum, n > 0)
         moved = self._moved(own)
         easy = torch.where(own > math.cos(math.pi - self.m), moved, own - math.sin(math.pi - self.m)*self.m)
-        if target is None: limit = cosine.new_full((len(cosine),), float('inf')).index_put((rows,), moved.detach())
+        if target is None: limit = torch.where(known, moved.detach(), float('inf'))
         else: limit = self._moved(target.detach().clamp(-1, 1))
         hard = cosine > limit[:, None] # of a picture without a class, nothing is hard
         cosine = torch.where(hard, cosine*(self.t.to(cosine.dtype) + cosine), cosine)
-        return self.s*_replaced(cosine, rows, cols, easy)
+        return self.s*_replaced(cosine, known, cols, easy)
 
     def _moved(self, own): return own*math.cos(self.m) - (1 - own.square()).clamp(min=1e-12).sqrt()*math.sin(self.m)
 

@@ -1,6 +1,7 @@
 "A fastai `Learner` for recognition: it trains an embedding, and its verbs say who is in a picture"
 import os
 import warnings
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from .callbacks.held_out import HeldOut
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
 from .callbacks.running_loss import KeptLosses
+from .callbacks.track_run import TrackRun
 from .columns import complete_table
 from .data.blocks import RecognitionImage
 from .data.given import RecognitionDataLoaders, given_rows
@@ -56,6 +58,16 @@ class RecognitionLearner(Learner):
         return (f'{type(self).__name__}: {body_name(model.body)}, {parts}; embedding of {model.embed_dim} numbers, '
                 f'{model.n_ids} identities\n{self.dls}\n{self.loss_func}\nmetrics {self.metrics}\n'
                 f'callbacks {self.cbs}{searched}')
+
+    def fine_tune(self,
+        *args,    # Of fastai's `fine_tune`: `epochs`, `base_lr`, ...
+        **kwargs, # Likewise
+    ):
+        "As fastai's: frozen, then all of it. Both fits are one run of `TrackRun`"
+        with ExitStack() as stack:
+            for cb in L(self.cbs) + L(kwargs.get('cbs')):
+                if isinstance(cb, TrackRun): stack.enter_context(cb.of_two_fits())
+            return super().fine_tune(*args, **kwargs)
 
     @property
     def gallery(self)->Gallery|None: return self._gallery

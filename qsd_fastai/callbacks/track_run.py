@@ -1,6 +1,7 @@
 "The Weights & Biases callback: one run that holds all one wants to look at afterwards"
 import tempfile
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -64,13 +65,16 @@ class TrackRun(Callback):
         into=None,                # A run of `start_run` to log to; that of `wandb.init`, or one of its own, by default
     ):
         store_attr()
-        self.wandb_run = None
+        self.wandb_run = self.held = None
+        self.to_come = 0  # fits that are of the same run, after the one at hand
         self.batches,self.epochs = History(),History()
         self.logged = (None, 0, 0)  # id of the run that was logged to last, and how many batches and epochs
 
     __repr__ = shown
 
-    def __getstate__(self): return {**self.__dict__, 'wandb_run': None, 'into': None}  # for `Learner.export`
+    def __getstate__(self):
+        "For `Learner.export`"
+        return {**self.__dict__, 'wandb_run': None, 'held': None, 'into': None}
 
     def state_dict(self):
         "What was logged so far, for a fit that is resumed"
@@ -83,6 +87,13 @@ class TrackRun(Callback):
         self.batches.load_state_dict(state['batches'])
         self.epochs.load_state_dict(state['epochs'])
 
+    @contextmanager
+    def of_two_fits(self):
+        "Two fits within this are one run, as those of `fine_tune` are: what is of its end comes after the second"
+        self.to_come = 1
+        try: yield
+        finally: self.to_come,self.held = 0,None
+
     def before_fit(self):
         self.fits,self.begun = is_fit(self.learn),False
         self.tracks = self.fits and rank_distrib() == 0
@@ -92,10 +103,12 @@ class TrackRun(Callback):
         "The run starts with the first epoch: by then every callback has agreed to the fit"
         self.begun = self.fits
         if not self.tracks or self.wandb_run is not None: return
-        if TrackRun.left is not None and active_run() is TrackRun.left: finish_run(TrackRun.left, failed=True)
-        self.wandb_run = self.into or active_run()
-        self.ours = self.wandb_run is None
-        if self.ours:
+        held,self.held = self.held,None
+        if held is None and TrackRun.left is not None and active_run() is TrackRun.left:
+            finish_run(TrackRun.left, failed=True)
+        self.wandb_run = self.into or held or active_run()
+        self.ours = self.wandb_run is None or (held is not None and held is TrackRun.left)
+        if self.wandb_run is None:
             self.wandb_run = start_run(self.project, self.run_name, self.group, self.dir, self.id, job_type='train')
             TrackRun.left = self.wandb_run
         known = {'found': found_config(self.learn), **made_with(), **(self.config or {})}
@@ -173,6 +186,9 @@ class TrackRun(Callback):
         if self.trained and len(self.recorder.values) > self.rows: self._log_epoch()
         batches = self.first_batch + self.n_epoch*len(self.dls.train)
         self.logged = self.wandb_run.id,batches,self.first_epoch + self.n_epoch
+        if self.to_come:
+            self.to_come,self.held = self.to_come - 1,self.wandb_run
+            return
         table = getattr(self.dls, 'table', None)
         state = (self._state() if self._keeper is None else self.best) if self.recorder.values else None
         known = {'epoch': state['epoch'], **state['figures']} if state else {}

@@ -406,6 +406,19 @@ def test_the_users_run_goes_on(labelled_people, offline, tmp_path):
     assert not {'model', 'dataset'} & {a.type for a in read.artifacts.values()}
 
 
+def test_fine_tune_is_one_run(labelled_people, offline, tmp_path):
+    learn = make(labelled_people, cbs=TrackRun(dir=tmp_path, log_table=False))
+    for n in (1, 2): # again: another run
+        learn.fine_tune(1, 1e-3)
+        assert wandb.run is None
+        read = runs(tmp_path)[-1]
+        assert len(runs(tmp_path)) == n
+        assert read.exit == [0]
+        assert [r['batch'] for r in read.rows('train/loss')] == list(range(8))
+        assert [r['epoch'] for r in read.rows('valid/mAP')] == [1, 2]
+        assert [a.type for a in read.artifacts.values()].count('model') == 1
+
+
 def test_resume_with_the_same_id(labelled_people, offline, tmp_path, capsys):
     def fit(resume, *cbs):
         state,track = SaveState(tmp_path/'s', resume),TrackRun(dir=tmp_path, id='again')

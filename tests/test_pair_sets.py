@@ -46,5 +46,5 @@ def test_a_picture_and_a_copy_are_judged_both_ways(judged):
         found.append(result.accuracy)
     assert figures['crossed accuracy'] == pytest.approx(np.mean(found))
     assert figures['degraded accuracy'] < figures['crossed accuracy'] < figures['pairs accuracy']
-    assert list(figures)[:6] == ['pairs accuracy', 'pairs tar', 'degraded accuracy', 'degraded tar', 'crossed accuracy',
-                                 'crossed tar']
+    assert [o for o in figures if not o.endswith(('worst', 'middle', 'best'))][:6] == [
+        'pairs accuracy', 'pairs tar', 'degraded accuracy', 'degraded tar', 'crossed accuracy', 'crossed tar']

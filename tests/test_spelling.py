@@ -16,6 +16,7 @@ import qsd_fastai.evaluation
 from qsd_fastai.evaluation.open_set import open_set_rates, pair_rates
 from qsd_fastai.evaluation.retrieval import evaluate_distances, evaluate_retrieval, ranked_gallery
 from qsd_fastai.evaluation.scores import all_pairs
+from qsd_fastai.evaluation.sharded import evaluate_sharded
 from qsd_fastai.evaluation.single_shot import single_shot_cmc
 from qsd_fastai.evaluation.templates import evaluate_identification
 from qsd_fastai.quality import similarity_quality
@@ -125,6 +126,7 @@ SIDES = EMB[QUERY],EMB[~QUERY]
 FUNCTIONS = {
     evaluate_retrieval: lambda f, *o: repr(f(*SIDES, *o)),
     evaluate_distances: lambda f, *o: repr(f(1 - SIDES[0]@SIDES[1].T, *o)),
+    evaluate_sharded: lambda f, *o: repr(f(*SIDES, *o)),
     ranked_gallery: lambda f, *o: f(*SIDES, *o).right.tolist(),
     single_shot_cmc: lambda f, *o: f(*SIDES, *o).tolist(),
     open_set_rates: lambda f, *o: repr(f(*SIDES, *o, fpir=(.5,))),

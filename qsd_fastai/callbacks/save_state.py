@@ -113,9 +113,9 @@ class SaveState(Callback):
         state,batches = self.kept,len(self.dls.train)
         many,world = state['processes'] or 1,processes()[1]
         if many != world: print(f'{self.file} is of {many} processes, and {world} go on. Batches are dealt otherwise.')
-        # of another number a step has more pictures, or less
+        # of another number a step has more pictures, or less, where batches are dealt out to all
         differs = abs(state['n_iter']*many - batches*world)
-        if differs > (0 if many == world else max(many, world)):
+        if state['n_iter'] != batches and differs > (0 if many == world else max(many, world)):
             raise ValueError(f'{self.file} is of a run of {state["n_iter"]} batches an epoch, this one has {batches}. '
                              'Resume with the same table and batch size, or start anew without resume.')
         now = random_state()

@@ -96,7 +96,8 @@ def curve_charts(
     of:str='',     # As for `curve_figures`
     most:int=150,  # Points of a line
 )->dict: # Name -> chart of W&B
-    "The same as `wandb.plot`, to be pointed at; rates on logarithmic axes are given as powers of ten"
+    "The same as `wandb.plot`, to be pointed at, where W&B is; rates on logarithmic axes are given as powers of ten"
+    if wandb is None: return {}
     charts,end = {},f', {of}' if of else ''
     for name,curve in curves.items():
         frame,kind = _frame(curve, most),_kind(curve)

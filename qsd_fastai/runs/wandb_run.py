@@ -146,9 +146,10 @@ def log_files(
     aliases=None,  # A list
 ):
     "Files as an artifact of a run"
-    artifact = wandb.Artifact(f'{run.id}-{name}', kind, metadata=metadata)
-    for file in files: artifact.add_file(str(file))
-    with kept_beside(run): run.log_artifact(artifact, aliases=aliases)
+    with kept_beside(run): # From the first file on, of which a copy is made
+        artifact = wandb.Artifact(f'{run.id}-{name}', kind, metadata=metadata)
+        for file in files: artifact.add_file(str(file))
+        run.log_artifact(artifact, aliases=aliases)
 
 
 def uses(

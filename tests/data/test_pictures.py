@@ -25,7 +25,7 @@ from qsd_fastai.data.folders import list_pictures
 from qsd_fastai.data.loaders import TableRow, recognition_block
 from qsd_fastai.data.pictures import PictureError, decoded, open_picture
 from qsd_fastai.embedder import Embedder, EmbedderSpec
-from qsd_fastai.plots.pictures import _picture
+from qsd_fastai.plots.pictures import picture_array
 
 ROOT = Path(__file__).parents[2]
 KINDS = kinds()
@@ -81,7 +81,7 @@ def test_every_reader_sees_the_same_pixels(folder, tmp_path):
     for k,f,pixels,copy,row in zip(square, files, wanted, copies['path'], loaded):
         held = io.BytesIO(f.read_bytes())
         with Image.open(f) as opened:
-            seen = {'loader': row[0], 'create': RecognitionImage.create(f), 'plot': _picture(f),
+            seen = {'loader': row[0], 'create': RecognitionImage.create(f), 'plot': picture_array(f),
                     'embedder': see(f), 'its text': see(str(f)), 'bytes': see(f.read_bytes()), 'open file': see(held),
                     'opened': see(opened), 'opened and decoded': see(opened),
                     'created': see(RecognitionImage.create(f)),
@@ -127,7 +127,7 @@ def test_every_reader_refuses_the_same(folder, tmp_path, k):
     said = str(e.value)
     assert KINDS[k][2] in said
     assert said.startswith(f'Picture {f} cannot be read (')
-    for read in (RecognitionImage.create, embedder().prepare, embedder().embed, _picture):
+    for read in (RecognitionImage.create, embedder().prepare, embedder().embed, picture_array):
         with pytest.raises(PictureError, match=re.escape(said)): read(f)
     why = e.value.why
     assert why in said

@@ -64,7 +64,7 @@ def test_embeddings_that_are_there_are_not_made_again(made, monkeypatch):
     folder,table,learn = made
     whole = embed_in_blocks(learn, table, folder/'kept', block=20)
     calls = []
-    def embed(self, rows):
+    def embed(self, rows, **_):
         calls.append(len(rows))
         return torch.zeros(len(rows), whole.shape[1])
     monkeypatch.setattr(type(learn), 'embed', embed)

@@ -113,9 +113,9 @@ class SaveState(Callback):
         state,batches = self.kept,len(self.dls.train)
         many,world = state['processes'] or 1,processes()[1]
         if many != world: print(f'{self.file} is of {many} processes, and {world} go on. Batches are dealt otherwise.')
-        # of another number a step has more pictures, or less, where batches are dealt out to all
-        differs = abs(state['n_iter']*many - batches*world)
-        if state['n_iter'] != batches and differs > (0 if many == world else max(many, world)):
+        before,now = state['dealt_to'] or 1,self._dealt_to
+        # dealt to another number of processes, a step has more pictures, or less
+        if abs(state['n_iter']*before - batches*now) > (0 if before == now else max(before, now)):
             raise ValueError(f'{self.file} is of a run of {state["n_iter"]} batches an epoch, this one has {batches}. '
                              'Resume with the same table and batch size, or start anew without resume.')
         now = random_state()
@@ -205,6 +205,11 @@ class SaveState(Callback):
         loss = self.loss_func.state_dict() if isinstance(self.loss_func, torch.nn.Module) else {}
         save_whole({**_plain(self._now()), 'model': weights, 'loss': loss, 'others': others}, self.file)
 
+    @property
+    def _dealt_to(self):
+        "Processes that share the batches of an epoch out; 1 where each has all of them"
+        return processes()[1] if own_loader(self.dls) is not self.dls.train else 1
+
     def _now(self):
         "The state but for weights"
         learn,recorder,smooth = self.learn,self.recorder,self.recorder.smooth_loss
@@ -213,7 +218,7 @@ class SaveState(Callback):
         return {
             'fit': self.fits, 'earlier': self.earlier,
             'n_epoch': self.n_epoch, 'n_iter': len(self.dls.train), 'train_iter': learn.train_iter,
-            'processes': processes()[1],
+            'processes': processes()[1], 'dealt_to': self._dealt_to,
             'callbacks': {cb.name: cb.state_dict() for cb in _with_state(learn)},
             'opt': learn.opt.state_dict(), 'given': self.given, 'table': self.table,
             'scaler': scaler.state_dict() if scaler else {},

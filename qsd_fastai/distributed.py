@@ -3,8 +3,8 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-__all__ = ['after_first', 'from_first', 'gather', 'gather_batch', 'gather_objects', 'gather_parts', 'gather_rows',
-           'processes', 'share_of', 'summed']
+__all__ = ['after_first', 'from_first', 'gather', 'gather_objects', 'gather_parts', 'gather_rows', 'processes',
+           'share_of', 'summed']
 
 
 def processes(): # `(rank, number of processes)`
@@ -33,52 +33,30 @@ def gather(
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
-        ctx.n = len(x)
+    def forward(ctx, x, whole):
+        ctx.n,ctx.whole = len(x),whole
         return gather(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         rank,world = processes()
-        # each process has the gradient by way of its own classes, and what comes out here is averaged over processes
-        return summed(grad.contiguous())[rank*ctx.n:(rank + 1)*ctx.n]*world
+        # what comes out here is averaged over processes
+        if not ctx.whole: grad = summed(grad.contiguous())
+        return grad[rank*ctx.n:(rank + 1)*ctx.n]*world, None
 
 
 def gather_rows(
-    x, # `(n, ...)`, as many rows on every process
+    x,                # `(n, ...)`, as many rows on every process
+    whole:bool=False, # Does each process compute all of a loss, and its gradient? Else by way of its own classes
 ): # `(n of all, ...)` in the order of processes
-    """Rows of all processes, with a gradient that fits the mean that distributed training takes.
+    """Rows of all processes, with a gradient that fits the mean that distributed training takes: that of one process
+    with all rows.
 
     `ValueError` where numbers of rows differ."""
     if processes()[1] == 1: return x
     _check_even(x)
-    return _GatherRows.apply(x)
-
-
-class _GatherBatch(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.n = len(x)
-        return gather(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        rank,world = processes()
-        return grad[rank*ctx.n:(rank + 1)*ctx.n]*world
-
-
-def gather_batch(
-    x, # `(n, ...)`, as many rows on every process
-): # `(n of all, ...)` in the order of processes
-    """Rows of all processes for a loss that each of them computes whole: its gradient, averaged as distributed training
-    does, is that of one process with all rows. `gather_rows` is for a loss of which each process has a part.
-
-    `ValueError` where numbers of rows differ."""
-    if processes()[1] == 1: return x
-    _check_even(x)
-    return _GatherBatch.apply(x)
+    return _GatherRows.apply(x, whole)
 
 
 def _check_even(x):
@@ -88,8 +66,8 @@ def _check_even(x):
 
 
 def share_of(
-    n:int,      # Things to be shared out
-    whole:int=1,# So many stay together, a batch say
+    n:int,       # Things to be shared out
+    whole:int=1, # So many stay together, a batch say
 )->range: # Of the things of this process
     "Which of `n` things are for this process: neighbours, as evenly as whole batches allow"
     rank,world = processes()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .choices import one_of
-from .distributed import gather, gather_batch
+from .distributed import gather, gather_rows
 from .shown import settings_text
 from .tensors import full_precision, of_no_subclass
 
@@ -250,7 +250,7 @@ class RecognitionLoss(nn.Module):
             return value.expand(len(pred)) if self.reduction == 'none' else value
         terms = self._identity_terms(pred, ids)
         if self.weights['triplet']:
-            many = [gather_batch(pred.pooled), gather(ids)] if self.gathered else [pred.pooled, ids]
+            many = [gather_rows(pred.pooled, whole=True), gather(ids)] if self.gathered else [pred.pooled, ids]
             terms['triplet'] = self.triplet(*many)
         if self.weights['center']: terms['center'] = self.center(pred.pooled, ids)
         self.terms = {name: value.detach() for name,value in terms.items()}

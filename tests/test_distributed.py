@@ -11,9 +11,9 @@ from qsd_fastai import launched
 from qsd_fastai.distributed import (
     after_first,
     from_first,
-    gather_batch,
     gather_objects,
     gather_parts,
+    gather_rows,
     processes,
     share_of,
 )
@@ -76,7 +76,7 @@ def work(rank, folder):
         loss = RecognitionLoss(identity_weight=0, triplet=TripletLoss())(pred, ids[3*rank:3*rank + 3])
         loss.backward()
         found |= {'loss': loss.detach(), 'grad': own.grad/WORLD}
-        with pytest.raises(ValueError, match='2 to 4 pictures'): gather_batch(torch.zeros(2 + rank, 1))
+        with pytest.raises(ValueError, match='2 to 4 pictures'): gather_rows(torch.zeros(2 + rank, 1))
         found['normalized'] = normalized(rank, pictures()[OWN[rank]])
         torch.save(found, folder/f'{rank}.pt')
 
@@ -104,7 +104,7 @@ def test_three_processes_share_and_gather(tmp_path):
 
 def test_one_process_is_alone():
     x = torch.zeros(2, 1)
-    assert gather_batch(x) is x
+    assert gather_rows(x) is x
     assert gather_parts(x) is x
     assert (from_first(processes), gather_objects(1), list(share_of(3, 2))) == ((0, 1), [1], [0, 1, 2])
 

@@ -1,6 +1,5 @@
 "Search in a gallery that no process has whole: each counts in its part what comes before a match, and counts are added"
 import torch
-import torch.distributed as dist
 
 from ..distributed import gather, gather_objects, processes, summed
 from .distances import DistanceBlocks
@@ -60,7 +59,7 @@ def evaluate_sharded(
 def _ranks(dist, index, same, junk):
     "Ranks of the matches in all parts, ascending, and how many there are"
     (rank, world),valid = processes(),same & ~junk
-    most = int(_most(index.shape[1]))
+    most = int(summed(torch.tensor(index.shape[1]), torch.distributed.ReduceOp.MAX))
     limits = torch.full((len(dist), most), float('inf'), dtype=dist.dtype)
     upto = torch.zeros(len(dist), most, dtype=torch.int64)
     limits[:, :index.shape[1]] = dist.gather(1, index).masked_fill(~valid, float('inf'))
@@ -76,6 +75,3 @@ def _ranks(dist, index, same, junk):
     ranks = ranks.transpose(0, 1).flatten(1).sort(1).values
     n = all_limits.isfinite().sum((0, 2))
     return ranks[:, :max(int(n.max()), 1)].numpy(), n.numpy()
-
-
-def _most(n): return n if processes()[1] == 1 else summed(torch.tensor(n), dist.ReduceOp.MAX)

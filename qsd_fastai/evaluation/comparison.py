@@ -3,6 +3,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .intervals import mean_interval
+
 __all__ = ['arm_gains', 'arm_means', 'gains_table', 'halved_arms']
 
 
@@ -56,10 +58,9 @@ def _spread(gain):
     "How sure the mean of paired differences is"
     n = len(gain)
     if n < 2: return dict.fromkeys(('error', 'low', 'high', 'p'), np.nan)
-    error = gain.std(ddof=1)/np.sqrt(n)
-    half = stats.t.ppf(.975, n - 1)*error
+    low,high = mean_interval(gain)
     test = stats.permutation_test((gain,), np.mean, permutation_type='samples', n_resamples=2**12, rng=0)
-    return {'error': error, 'low': gain.mean() - half, 'high': gain.mean() + half, 'p': test.pvalue}
+    return {'error': stats.sem(gain), 'low': low, 'high': high, 'p': test.pvalue}
 
 
 def gains_table(

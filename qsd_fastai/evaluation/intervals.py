@@ -12,7 +12,7 @@ def mean_interval(
     values = np.asarray(values, dtype=float)
     n = len(values)
     if n < 2: return np.nan, np.nan
-    half = stats.t.ppf(.975, n - 1)*values.std(ddof=1)/np.sqrt(n)
+    half = stats.t.ppf(.975, n - 1)*stats.sem(values)
     return values.mean() - half, values.mean() + half
 
 

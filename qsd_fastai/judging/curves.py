@@ -77,9 +77,8 @@ def _frame(curve, most):
     if kind == 'cmc':
         parts = {k: pd.DataFrame({'rank': np.arange(1, len(o) + 1), 'found': o}) for k,o in curve.items()}
     else:
-        def rows(o): return _some(o.far, most)
         parts = {k: pd.DataFrame({'far': o.far[at], 'tar': o.tar[at], 'threshold': o.threshold[at]})
-                 for k,o in curve.items() for at in [rows(o)]}
+                 for k,o in curve.items() for at in [_some(o.far, most)]}
     return pd.concat([o.assign(line=k)[['line', *o]] for k,o in parts.items()], ignore_index=True)
 
 

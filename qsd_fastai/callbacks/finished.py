@@ -1,13 +1,12 @@
 "A stage that was finished before, its weights taken from the learner that it has left"
-import warnings
 from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback, CancelFitException
-from fastai.learner import load_learner
 from fastai.torch_core import get_model
 
 from ..fits import is_fit
+from ..models.weights.safe_pickle import read_checkpoint, state_of
 from .save_state import SaveState
 
 __all__ = ['Finished']
@@ -18,17 +17,15 @@ class Finished(Callback):
     order = SaveState.order
 
     def __init__(self,
-        file, # Of `learn.export`; a pickle, and so of a run of one's own
+        file, # Of `learn.export`: weights are read, nothing in it is run
     ): self.file = Path(file)
 
     def before_fit(self):
         self.active = is_fit(self.learn)
         if not self.active: return
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='.*insecure pickle')
-            kept = load_learner(self.file)
-        get_model(self.learn.model).load_state_dict(kept.model.state_dict())
-        if isinstance(self.loss_func, torch.nn.Module): self.loss_func.load_state_dict(kept.loss_func.state_dict())
+        kept = read_checkpoint(self.file).state
+        get_model(self.learn.model).load_state_dict(state_of(kept['model']))
+        if isinstance(self.loss_func, torch.nn.Module): self.loss_func.load_state_dict(state_of(kept['loss_func']))
         print(f'All {self.n_epoch} epochs were done: the weights are those of {self.file}')
 
     def before_epoch(self):

@@ -56,6 +56,7 @@ def _key(o, nested=True):
     "A key as it is; UnpicklingError for what may take for ever to hash: tuples of tuples of tuples, huge numbers"
     short = isinstance(o, int) and o.bit_length() < 4096
     if short or o is None or isinstance(o, str | bytes | float | Inert | torch.Tensor | torch.dtype): return o
+    if isinstance(o, type) and issubclass(o, Inert): return o # What stands for a class, of `find_class`
     if isinstance(o, tuple) and nested and len(o) < 100: return tuple(_key(v, False) for v in o)
     raise pickle.UnpicklingError(f'A key is a {type(o).__name__}, no short and plain one.')
 

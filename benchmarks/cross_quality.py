@@ -19,17 +19,15 @@ not that of a run of 60; a curve that is flat at its end and runs of two lengths
 Pictures are decoded once and stay where the network is. A run that was stopped goes on, and processes started with the
 same `--out` share the work: each takes what nobody has begun. `--table` only prints what is there.
 """
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from fastai.vision.core import imagenet_stats
 from fastcore.script import call_parse
-from tuning.arms import named_arms
 from tuning.fit import Tuning
 from tuning.memory import as_pixels, unit_embeddings
-from tuning.runs import numbers, print_table, run_all, steps_of
+from tuning.runs import compare
 
 from qsd_fastai.data.copies import DegradedCopies
 from qsd_fastai.data.degradations import degrade, shrink
@@ -90,16 +88,11 @@ def main(
     table:bool=False,  # Only print the table of what is there
 ):
     "A folder a run; means, and paired gains over the first arm"
-    chosen,seeds,at,out = named_arms(arms),numbers(seeds),steps_of(eval_at, steps),Path(out)
-    device = torch.device(device or ('cuda:0' if torch.cuda.is_available() else 'cpu'))
-    failed = 0
-    if not table:
+    def tuning(device):
         whole = read_table(data, check=False)
         pairs = read_pairs(Path(data).with_name('pairs.csv'), whole[whole['split'] != 'train'])
-        tuning = Tuning(enough_pictures(whole, 2, 0, 0), lambda: make_body('mobilefacenet', weights, size=(112, 112)),
-                        lambda name: (make_head(name or 'arcface', 32.), None), lambda head, *o: head.imprint(*o),
-                        judge_of(whole.attrs['root'], pairs, device), DegradedCopies(severity=(.1, .7)), out,
-                        (112, 112), {'n_ids': 16, 'n_imgs': 2, 'augment': [CropFlip(0)]}, lr, device)
-        failed = run_all(tuning, chosen, seeds, steps, at)
-    print_table(out, chosen, seeds, steps)
-    sys.exit(failed > 0)
+        return Tuning(enough_pictures(whole, 2, 0, 0), lambda: make_body('mobilefacenet', weights, size=(112, 112)),
+                      lambda name: (make_head(name or 'arcface', 32.), None), lambda head, *o: head.imprint(*o),
+                      judge_of(whole.attrs['root'], pairs, device), DegradedCopies(severity=(.1, .7)), Path(out),
+                      (112, 112), {'n_ids': 16, 'n_imgs': 2, 'augment': [CropFlip(0)]}, lr, device)
+    compare(tuning, out, arms, seeds, steps, eval_at, device, table)

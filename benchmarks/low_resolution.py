@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 from fastai.vision.core import imagenet_stats
 from fastcore.script import call_parse
-from tuning.arms import named_arms
 from tuning.fit import Tuning
 from tuning.memory import decoded, unit_embeddings
 from tuning.osnet import osnet_of_onnx, unfold_norms
-from tuning.runs import numbers, print_table, run_all, steps_of
+from tuning.runs import compare
 
 from qsd_fastai.data.copies import DegradedCopies
 from qsd_fastai.data.loaders import picture_files
@@ -36,21 +35,21 @@ from qsd_fastai.models.heads.by_name import make_head
 sys.path.insert(1, str(Path(__file__).parents[1]/'data_prep'))
 from common.mlr import RATES, lowered, rate_of
 
-SIZE,LOGIT = (256, 128),16 # Of the network's input, pixels; of a picture to its own identity at the start
+LOGIT = 16 # Of a picture to its own identity at the start
 
 
-def severities(own, size=SIZE):
+def severities(own, size):
     "What `degrade` must be asked for so that a picture of `own` pixels, shown at `size`, loses what the queries lose"
     shown,there = math.sqrt(size[0]*size[1]),math.sqrt(own[0]*own[1])
     return tuple((math.log(rate*shown/there)/math.log(shown/4))**(1/.6) for rate in (RATES[0], RATES[-1]))
 
 
-def judge_of(table, device):
+def judge_of(table, size, device):
     "What judges a model: mAP and rank 1 of queries as they are, and down-sampled"
     query,gallery = (table[table['split'] == o] for o in ('query', 'gallery'))
     files = picture_files(query, table.attrs['root'])
     low = [lowered(open_picture(file), rate_of(path)) for file,path in zip(files, query['path'])]
-    pixels = [decoded(o, SIZE) for o in (files, low, picture_files(gallery, table.attrs['root']))]
+    pixels = [decoded(o, size) for o in (files, low, picture_files(gallery, table.attrs['root']))]
     clean,low,shown = (o.to(device) for o in pixels)
     who = [o[c].to_numpy() for c in ('identity', 'camera') for o in (query, gallery)]
 
@@ -77,10 +76,10 @@ def imprint(head, emb, ids):
     head.weight.copy_(LOGIT*torch.nn.functional.normalize(mean)/imprint.length)
 
 
-def unfolded(weights, table, device):
+def unfolded(weights, table, size, device):
     "The network, its norms measured on the training pictures; and how long an embedding is"
     files = picture_files(table[table['split'] == 'train'], table.attrs['root'])
-    pixels = decoded(files[::4], SIZE)
+    pixels = decoded(files[::4], size)
     mean,std = (torch.tensor(o, device=device).view(1, 3, 1, 1) for o in imagenet_stats)
     batches = [(o.to(device).float()/255 - mean)/std for o in pixels.split(64)]
     body = unfold_norms(osnet_of_onnx(weights).to(device), batches)
@@ -97,26 +96,23 @@ def main(
     steps:int=200,     # Of each fine-tuning; 0: only the weights as they are
     eval_at:str='',    # Steps at which a run is judged as well, with commas between
     lr:float=1e-3,     # Highest rate
+    size:str='256x128', # Of the network's input, height x width; the pictures have 128x64
     few:int=0,         # Of each split only the first so many identities, to try it out; 0: all
     device:str='',     # cuda or cpu; a GPU where there is one
     out:str='low_resolution', # Folder of the results
     table:bool=False,  # Only print the table of what is there
 ):
     "A folder a run; means, and paired gains over the first arm"
-    chosen,seeds,at,out = named_arms(arms),numbers(seeds),steps_of(eval_at, steps),Path(out)
-    device = torch.device(device or ('cuda:0' if torch.cuda.is_available() else 'cpu'))
-    failed = 0
-    if not table:
+    size = tuple(int(o) for o in size.split('x'))
+    def tuning(device):
         whole = split_identities(read_table(data, check=False))
         if few:
             train = whole['split'] == 'train'
             some = {*sorted(set(whole.loc[train, 'identity']))[:few], *sorted(set(whole.loc[~train, 'identity']))[:few]}
             whole = whole[whole['identity'].isin(some)].reset_index(drop=True)
-        body = unfolded(weights, whole, device)
-        copies = DegradedCopies(('low_resolution',), severities((128, 64)))
+        body = unfolded(weights, whole, size, device)
+        copies = DegradedCopies(('low_resolution',), severities((128, 64), size))
         batch = {'n_ids': min(16, few or 16), 'n_imgs': 4, 'augment': True}
-        tuning = Tuning(whole, lambda: deepcopy(body), made_head, imprint, judge_of(whole, device), copies, out, SIZE,
-                        batch, lr, device)
-        failed = run_all(tuning, chosen, seeds, steps, at)
-    print_table(out, chosen, seeds, steps, ('rank1',))
-    sys.exit(failed > 0)
+        return Tuning(whole, lambda: deepcopy(body), made_head, imprint, judge_of(whole, size, device), copies,
+                      Path(out), size, batch, lr, device)
+    compare(tuning, out, arms, seeds, steps, eval_at, device, table, ('rank1',))

@@ -16,10 +16,10 @@ from qsd_fastai.arms import added_by
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.files import save_whole
 from qsd_fastai.learner import recognition_learner
+from qsd_fastai.optimizers import fused_adam
 from qsd_fastai.panning import pan_model
 from qsd_fastai.quality import similarity_quality
 
-from .adam import grouped_adam
 from .arms import PANNING, head_of
 from .memory import decoded, keep_in_memory, layout_of, set_quality, unit_embeddings
 
@@ -92,7 +92,7 @@ class Tuning:
     ):
         "With the weights as they are, and a head that is yet to be started"
         make,loss = self.head(head)
-        learn = recognition_learner(self._loaders(**added_by(method)), self.body(), make, opt_func=grouped_adam)
+        learn = recognition_learner(self._loaders(**added_by(method)), self.body(), make, opt_func=fused_adam)
         if loss is not None: learn.loss_func = loss(learn.model.head)
         learn.model.to(self.device, memory_format=layout_of(self.device))
         return learn

@@ -1,9 +1,11 @@
 "Many fine-tunings by one process or several that share a folder, and the table of what is there"
+import sys
 import traceback
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from qsd_fastai.evaluation.comparison import arm_gains, arm_means, gains_table
 from qsd_fastai.files import save_figure, save_frame
@@ -11,7 +13,9 @@ from qsd_fastai.plots.curves import gains_figure
 from qsd_fastai.runs.lock import hold, release
 from qsd_fastai.terminal import for_terminal
 
-__all__ = ['numbers', 'print_table', 'run_all', 'steps_of']
+from .arms import named_arms
+
+__all__ = ['compare', 'numbers']
 
 AS_THEY_ARE,SAID = 'the weights as they are',('at', 'steps', 's a step', 'MB')
 
@@ -26,7 +30,7 @@ def numbers(
     return [int(o) for o in text.split(',') if o] if ',' in text else list(range(int(text)))
 
 
-def steps_of(
+def _steps_of(
     text:str,  # Numbers with commas between, or nothing
     steps:int, # Of the whole fine-tuning
 )->list:
@@ -49,7 +53,7 @@ def _taken(folder):
     return False
 
 
-def run_all(
+def _run_all(
     tuning,     # `Tuning`
     arms:list,  # Of `Arm`
     seeds:list, # Of int
@@ -82,7 +86,7 @@ def run_all(
     return failed
 
 
-def print_table(
+def _print_table(
     out:Path,     # Folder of the results
     arms:list,    # Of `Arm`; the first is the reference
     seeds:list,   # Of int
@@ -121,3 +125,22 @@ def _print_curves(found):
     for figure in [c for c in found if c not in ('arm', 'seed', *SAID) and not c.startswith('AUC')]:
         table = found.pivot_table(index='arm', columns='at', values=figure, sort=False).sort_index(axis=1)*100
         print(f'\n{figure} after so many steps\n\n{for_terminal(table.round(2).astype(str).rename_axis(index=None))}')
+
+
+def compare(
+    make,        # Function of a device that makes the `Tuning`
+    out,         # Folder of the results
+    arms:str,    # As for `named_arms`; the first is the reference
+    seeds:str,   # As for `numbers`
+    steps:int,   # Of each fine-tuning; 0: only the weights as they are
+    eval_at:str, # Steps at which a run is judged as well, with commas between
+    device:str,  # cuda or cpu; empty: a GPU where there is one
+    table:bool,  # Only print the table of what is there?
+    behind=('AUC',), # Figures that begin so are not drawn
+):
+    "Run what is lacking, and print the table; the program ends with 1 where a run failed"
+    chosen,seeds,at,out = named_arms(arms),numbers(seeds),_steps_of(eval_at, steps),Path(out)
+    device = torch.device(device or ('cuda:0' if torch.cuda.is_available() else 'cpu'))
+    failed = 0 if table else _run_all(make(device), chosen, seeds, steps, at)
+    _print_table(out, chosen, seeds, steps, behind)
+    sys.exit(failed > 0)

@@ -1,5 +1,6 @@
 "A trained learner to one file that runs without it, checked against it, with a card that says what it is"
 import json
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,6 @@ from .files import in_one_move
 from .learner import pictures_of_loader
 from .private import without_folders
 from .pt2 import write_pt2
-from .tensors import without_tf32
 
 __all__ = ['DeployedModel', 'export_embedder', 'model_card', 'preprocessing_of']
 
@@ -107,11 +107,19 @@ def _forget_source(message):
             for o in [value] if hasattr(value, 'ListFields') else value: _forget_source(o)
 
 
+@contextmanager
+def _without_tf32():
+    "Convolutions in full float32 on a GPU too, which else rounds what goes into them to ten bits"
+    was,torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32,False
+    try: yield
+    finally: torch.backends.cudnn.allow_tf32 = was
+
+
 def _difference(learn, file, pictures, how):
     "Largest difference between an entry of the file's embeddings and of the learner's own, both of unit length"
     files = list(picture_files(pictures) if isinstance(pictures, pd.DataFrame) else pictures)[:64]
     embedder = Embedder(file)
-    with without_tf32(), TemporaryDirectory() as tmp:
+    with _without_tf32(), TemporaryDirectory() as tmp:
         theirs = learn.embed(files)
         if how.flip:  # the learner sees mirrored copies as files
             mirrored = [f'{tmp}/{i}.png' for i in range(len(files))]

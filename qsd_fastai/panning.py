@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .data.copies import DegradedCopies
-from .tensors import finite_rows, full_precision, ridge_regression
+from .regression import ridge_regression
+from .tensors import finite_rows, full_precision
 
 __all__ = ['Panning', 'fit_panning', 'pan_model']
 

@@ -17,7 +17,8 @@ from .data.degradations import DEGRADATIONS
 from .data.given import TableRow, picture_files
 from .labelling import cross_fit_folds
 from .quality import to_hundred
-from .tensors import plain_tensor, ridge_regression
+from .regression import ridge_regression
+from .tensors import plain_tensor
 
 __all__ = ['Described', 'describe_copies', 'severity_labels', 'severity_of']
 

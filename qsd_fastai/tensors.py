@@ -1,11 +1,9 @@
 "Tensors and labels made plain: of no subclass, of at least full precision, flat, finite"
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 
 __all__ = ['finite_rows', 'full_precision', 'numbers', 'of_no_subclass', 'plain_labels', 'plain_tensor',
-           'plain_vector', 'ridge_regression', 'without_tf32']
+           'plain_vector']
 
 
 def plain_tensor(
@@ -71,27 +69,3 @@ def numbers(
         stacked = torch.stack([scalars[k].detach().as_subclass(torch.Tensor).float().reshape(()) for k in names])
         found |= dict(zip(names, stacked.cpu().tolist()))
     return {k: found[k] for k in scalars}
-
-
-@contextmanager
-def without_tf32():
-    "Convolutions in full float32 on a GPU too, which else rounds what goes into them to ten bits"
-    was,torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32,False
-    try: yield
-    finally: torch.backends.cudnn.allow_tf32 = was
-
-
-def ridge_regression(
-    x,              # `(n, p)` what is told by
-    y,              # `(n, k)` what is to be told
-    ridge:float=1., # Strength of the pull to no dependence, above 0, in units of the mean variance of a column of x
-): # `(weight (p, k), bias (k,))`, in the type of x: `x@weight + bias` tells y
-    "Least squares with a pull of the weights to 0, in closed form (Hoerl and Kennard, 1970)"
-    if not ridge > 0: raise ValueError(f'ridge is {ridge}. Give a number above 0.')
-    mean_x,mean_y = x.mean(0),y.mean(0)
-    x = x - mean_x
-    gram = x.T@x
-    pull = ridge*gram.diagonal().mean().clamp(min=1e-12)
-    weight = torch.linalg.solve(gram + pull*torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
-                                x.T@(y - mean_y))
-    return weight, mean_y - mean_x@weight

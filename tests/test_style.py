@@ -21,7 +21,8 @@ TIGHT = {'*', '/', '//', '**', '@'}
 # who may import whom: a room imports from those further up in this list only
 FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling', 'rows', 'private', 'fits', 'terminal',
            'shown'},
-          {'unknown', 'launched', 'schedules', 'optimizers', 'taught', 'balance', 'teachers'}, {'columns', 'qsd_loss'},
+          {'unknown', 'launched', 'schedules', 'optimizers', 'regression', 'taught', 'balance', 'teachers'},
+          {'columns', 'qsd_loss'},
           {'data', 'models', 'losses', 'quality', 'evaluation'},
           {'drawn', 'distillation', 'plots', 'pt2'}, {'compiled', 'labelling', 'panning', 'runs'},
           {'callbacks', 'commands', 'severity'}, {'verbs'}, {'learner', 'embedder'}, {'export', 'arms', 'judging'},

@@ -2,7 +2,7 @@
 from collections import defaultdict
 
 import torch
-from fastai.optimizer import OptimWrapper
+from fastai.optimizer import OptimWrapper, set_item_pg
 from fastcore.foundation import L
 
 __all__ = ['FusedAdam', 'fused_adam']
@@ -15,8 +15,8 @@ class FusedAdam(OptimWrapper):
     decay: each of fastai's groups is two of PyTorch's, and only the first of them has `wd`. A group's frozen parameters
     have no gradient and stay. As in fastai, a state that is cleared begins anew."""
     def __init__(self,
-        params,        # Lists of parameters, a list a group, or one list
-        lr:float=1e-3, # Rate of all groups
+        params,                # Lists of parameters, a list a group, or one list
+        lr:float=1e-3,         # Rate of all groups
         mom:float=.9,          # Share that the average of gradients keeps
         sqr_mom:float=.99,     # Share that the average of squares keeps
         eps:float=1e-5,        # Added to the root of squares
@@ -29,9 +29,12 @@ class FusedAdam(OptimWrapper):
         groups = [{'params': o} for group in outer for o in (group, [])]
         for still in groups[1::2]: still['weight_decay'] = 0.
         super().__init__(opt=kind(groups, lr=lr, betas=(mom, sqr_mom), eps=eps, weight_decay=wd, fused=True))
+        self.arranged = False
 
     def _arrange(self):
-        "Put what does not decay where it belongs; the learner marks it once the optimizer is there"
+        "Put what does not decay where it belongs: the learner marks it once the optimizer is there, before it is used"
+        if self.arranged: return
+        self.arranged = True
         for decayed,still in self._pairs():
             marked = [p for p in decayed['params'] if not self.state[p].get('do_wd', True)]
             if not marked: continue
@@ -49,13 +52,7 @@ class FusedAdam(OptimWrapper):
 
     def _set_hyper(self, k, v):
         for value,pair in zip(v, self._pairs()):
-            for group in pair[:1] if k == 'wd' else pair: self._set_one(group, self.bwd_map[k], value)
-
-    @staticmethod
-    def _set_one(group, k, value):
-        name,_,i = k.partition('__')
-        if i: group[name] = tuple(value if j == int(i) else o for j,o in enumerate(group[name]))
-        else: group[name] = value
+            for group in pair[:1] if k == 'wd' else pair: set_item_pg(group, self.bwd_map[k], value)
 
     def step(self,
         closure=None, # As PyTorch's optimizers take it

@@ -8,18 +8,10 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from qsd_fastai import losses
 from qsd_fastai.balance import GradientBalance
 from qsd_fastai.compiled import to_compiled  # noqa: F401  (a method of Learner)
 from qsd_fastai.distillation import QualityDistillation
-from qsd_fastai.losses import (
-    CenterLoss,
-    IdentityLoss,
-    MarginLoss,
-    OctupletLoss,
-    RecognitionLoss,
-    TripletLoss,
-    WeightedRegularizedTriplet,
-)
 from qsd_fastai.models.heads.by_name import make_head
 from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.qsd_loss import QSDLoss, grouped_pairs
@@ -61,8 +53,8 @@ def test_network_and_losses_are_one_graph(head):
     torch.manual_seed(0)
     head = head and make_head(head, 32.)
     model = Recognizer('resnet10t', 4, head=head).train()
-    make = (lambda: MarginLoss(model.head, triplet_weight=1.)) if head else (
-        lambda: RecognitionLoss(triplet=WeightedRegularizedTriplet(), center=CenterLoss(4, 512)))
+    make = (lambda: losses.MarginLoss(model.head, triplet_weight=1.)) if head else (
+        lambda: losses.RecognitionLoss(triplet=losses.WeightedRegularizedTriplet(), center=losses.CenterLoss(4, 512)))
     loss,x,(ids,_) = make(),torch.rand(16, 3, 32, 32),known()
     plain = loss(deepcopy(model)(x), ids) # The same statistics of batch norm
     of_one_graph(model)
@@ -80,7 +72,8 @@ def test_a_learner_is_compiled_in_place():
         batches = Batches([(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ids, quality)]*2)
         dls = DataLoaders(batches, [], device='cpu')
         dls.n_inp = 1
-        learn = Learner(dls, deepcopy(start), loss_func=RecognitionLoss(), opt_func=SGD, cbs=[QualityDistillation()])
+        learn = Learner(dls, deepcopy(start), loss_func=losses.RecognitionLoss(), opt_func=SGD,
+                        cbs=[QualityDistillation()])
         if compiled: assert learn.to_compiled(backend='eager') is learn
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
         ends.append(learn.model)
@@ -104,12 +97,14 @@ def test_distillation_waits_for_no_device(form):
         assert GradientBalance().factor(others.detach(), value.detach(), [levels[2]]).device == ids.device
 
 
-@pytest.mark.parametrize('loss, at', [
-    (IdentityLoss(), 3), (TripletLoss(), 2), (WeightedRegularizedTriplet(), 2), (OctupletLoss(), 2),
-    (CenterLoss(4, 9), 2), (CenterLoss(4, 9, start='random'), 2)])
+AT = {losses.IdentityLoss(): 3, losses.TripletLoss(): 2, losses.WeightedRegularizedTriplet(): 2,
+      losses.OctupletLoss(): 2, losses.CenterLoss(4, 9): 2, losses.CenterLoss(4, 9, start='random'): 2}
+
+
+@pytest.mark.parametrize('loss, at', AT.items())
 def test_losses_wait_for_no_device(loss, at):
     with FakeTensorMode(allow_non_fake_inputs=True):
-        if isinstance(loss, CenterLoss):
+        if isinstance(loss, losses.CenterLoss):
             loss.centers = torch.nn.Parameter(torch.zeros(4, 9, device='cuda'))
             loss.started = torch.zeros(4, dtype=torch.bool, device='cuda')
         ids,_ = known('cuda')
@@ -124,7 +119,7 @@ def test_a_step_waits_for_no_device(arch, head):
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device('cuda'): model = Recognizer(arch, 4, head=head and make_head(head, 32.)).train()
         out,(ids,quality) = model(torch.empty(16, 3, 112, 112, device='cuda')),known('cuda')
-        loss = (MarginLoss(model.head) if head else RecognitionLoss())(out, ids)
+        loss = (losses.MarginLoss(model.head) if head else losses.RecognitionLoss())(out, ids)
         levels = [*out.levels, out.emb, out.logits]
         names = [f'level{i + 1}' for i in range(len(out.levels))] + ['emb', 'logits']
         pairs = [o.to('cuda') for o in pairs]

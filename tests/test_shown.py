@@ -75,7 +75,8 @@ def test_values_are_short():
         def __init__(self, array=1, tensor=2, func=3, long=4, empty=5, net=6):
             self.array,self.tensor,self.func,self.long = np.zeros((3, 2)),torch.zeros(4),partial,'x'*200
             self.empty,self.net = (),torch.nn.ReLU()
-    assert settings_text(Some()) == f"array=ndarray (3, 2), tensor=Tensor (4,), func=partial, long='{'x'*58}…, empty=()"
+    long = f"'{'x'*58}…"
+    assert settings_text(Some()) == f'array=ndarray (3, 2), tensor=Tensor (4,), func=partial, long={long}, empty=()'
 
 
 def test_loaders_and_pipelines(labelled_people):

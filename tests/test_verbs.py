@@ -101,7 +101,7 @@ WORKS = [
     'l = make(dls=of_classes(), metrics=[]); l.fit(1, 1e-3); l.predict(file); l.embed(table)',
     # kept
     "learn.save('m'); learn.load('m')", "learn.export('e.pkl'); load_learner(learn.path/'e.pkl').predict(file)",
-    'pickle.loads(pickle.dumps(learn.model))', 'deepcopy(learn).validate()', 'learn.dls.new_empty()', 'learn.dls.cpu()',
+    'pickle.dumps(learn.model)', 'deepcopy(learn).validate()', 'learn.dls.new_empty()', 'learn.dls.cpu()',
 ]
 
 REFUSES = {

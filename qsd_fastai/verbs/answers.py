@@ -121,9 +121,9 @@ class Gallery:
 
 def _weights(learn):
     "A mark of the weights of a learner: some numbers of each. Optimizers change tensors without counting it"
-    some = [o.detach().flatten()[:8].double().cpu() for o in get_model(learn.model).state_dict().values()
+    some = [o.detach().flatten()[:8].double() for o in get_model(learn.model).state_dict().values()
             if isinstance(o, torch.Tensor)]
-    return hashlib.sha256(torch.cat(some).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(torch.cat(some).cpu().numpy().tobytes()).hexdigest()
 
 
 @torch.no_grad()

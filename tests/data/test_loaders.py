@@ -22,6 +22,7 @@ from qsd_fastai.data.order import identity_order, partner_order
 from qsd_fastai.data.transforms import Squish
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.learner import recognition_learner
+from qsd_fastai.qsd_loss import grouped_pairs, identity_pairs
 
 COUNTS = [5, 1, 4, 9, 2, 3, 6, 4]
 
@@ -331,3 +332,14 @@ def test_an_epoch_is_as_many_passes_as_it_needs(table, by):
         assert len(found) == len(dl)*6
         assert dl.rng.getstate() == rng.getstate()
         assert sum(map(len, passes[:-1])) < len(found) <= sum(map(len, passes))
+
+
+@pytest.mark.parametrize('copies', [False, True])
+def test_pairs_are_known_from_where_pictures_stand(table, copies):
+    "What `QualityDistillation` goes by, so as not to ask a GPU who is in a batch"
+    dl = make_dls(table, n_imgs=4, copies=copies).train
+    for _,ids,*_ in dl:
+        given = grouped_pairs(len(ids), dl.n_imgs, dl.copies),identity_pairs(ids)
+        found,wanted = ({*zip(*(o.tolist() for o in pairs))} for pairs in given)
+        assert found == wanted
+        assert len(found) == 3*(28 if copies else 6)

@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from functools import wraps
@@ -33,7 +34,10 @@ def in_one_line(
     SIGTERM, which clusters send before they kill, is Ctrl-C. Either ends the program with a word on how to go on.
     Where the output is no terminal it holds rows, and no progress bars.
 
+    Options may be spelled as they are in Python, `--tune_lr=1e-3`, which is how sweeps give them.
+
     Started by `torchrun` or `accelerate launch`, the processes join, and the first one speaks for all."""
+    if main.__module__ == '__main__': sys.argv[1:] = [_with_hyphens(o, main) for o in sys.argv[1:]]
     ours = PACKAGE,Path(inspect.unwrap(main).__code__.co_filename).parent
 
     @wraps(main)
@@ -57,6 +61,12 @@ def in_one_line(
             for folder in [o for o in opened if o not in before]: folder.close()
     run.__signature__ = inspect.signature(main)
     return run
+
+
+def _with_hyphens(given, main):
+    name,equals,value = given.partition('=')
+    known = name.startswith('--') and name[2:] in inspect.signature(main).parameters
+    return name.replace('_', '-') + equals + value if known else given
 
 
 def line_of(

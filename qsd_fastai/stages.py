@@ -34,7 +34,7 @@ from .quality import comparable
 from .runs.folder import FREE, RunFolder, stage_file
 from .runs.keys import under
 from .runs.made import table_content
-from .runs.wandb_run import finish_run, kept_beside, log_files, start_run, uses
+from .runs.wandb_run import finish_run, kept_beside, log_files, start_run, trial_id, uses
 from .runs.wandb_tables import figure_images, log_closing
 from .terminal import for_terminal
 
@@ -151,9 +151,11 @@ class Run:
             save_figure(signed(figure, said), self.out/stage_file(f'all_{k}.png'))
         for k,frame in closing.frames.items(): save_frame(frame, self.out/f'all_{k}.csv', index=False)
         if self.args.get('group'): return
+        trial = trial_id()
         run = start_run(name=f'{self.out.name} comparison', group=self.out.name, dir=self.out, job_type='compare',
-                        id=self.run_id('comparison'), config=without_folders(self.args),
+                        id=trial or self.run_id('comparison'), config=without_folders(self.args),
                         tracked=not self.args.get('no_wandb'))
+        if trial: run.summary.update(under('final', list(self.results.values())[-1])) # What a sweep goes by
         uses(run, *(f'{self.run_id(title)}-evaluation' for title in self.judged))
         tables = {'results': results.rename_axis('arm').reset_index(), **closing.frames}
         log_closing(run, tables, closing.figures, curve_charts(closing.curves, 'all arms'))
@@ -222,7 +224,7 @@ class Stage:
         with whole_centers(learn.model) if processes()[1] > 1 else nullcontext():
             if processes()[0]: return
             with in_one_move((self.run.out/f'{self.name}.pkl').absolute()) as part: learn.export(part)
-        self.wandb_run.summary.update({f'final/{k}': v for k,v in figures.items()})
+        self.wandb_run.summary.update(under('final', figures))
         judged = self.run.judged[self.title] = merged(dict(enumerate(judgements)))
         if self.distils and (energies := taught_energies(learn)): judged.plots['energy'] = energies
         for figure in judged.plots.values(): signed(figure, f'{self.title}; {self.run.of}')

@@ -3,7 +3,7 @@ import atexit
 import netrc
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,7 +16,8 @@ try:
     import wandb
 except ImportError: wandb = None # Then runs are not tracked, and all else works
 
-__all__ = ['active_run', 'epochs_known', 'finish_run', 'has_key', 'kept_beside', 'log_files', 'start_run', 'uses']
+__all__ = ['active_run', 'epochs_known', 'finish_run', 'has_key', 'kept_beside', 'log_files', 'start_run', 'trial_id',
+           'uses']
 
 at_exit = {} # By id, what Python is to do about a run that was started and not finished
 
@@ -32,6 +33,9 @@ def start_run(
     tracked:bool=True,        # Else nothing is kept: `NoRun`, as where W&B is not installed
 ): # The run, to be ended by `finish_run`
     """`wandb.init` that goes offline where there is no API key and `WANDB_MODE` does not decide
+
+    Under an agent of a sweep (`wandb agent`) a run without an id, or with that of `trial_id()`, is the trial; others
+    have nothing to do with the sweep.
 
     Of several processes the first one has the run; what the others have takes everything and keeps nothing.
 
@@ -51,8 +55,9 @@ def start_run(
     known = {'project': project, 'name': name, 'group': group, 'id': id, 'job_type': job_type,
              'config': {**made_with(), **(config or {})}}
     # its process may be one that another program has started, elsewhere
-    run = wandb.init(**known, dir=str(Path(dir).absolute()), mode=mode, resume='allow' if id else None,
-                     settings=wandb.Settings(silent=True, console='off'))
+    with _no_trial() if id not in (None, trial_id()) else nullcontext():
+        run = wandb.init(**known, dir=str(Path(dir).absolute()), mode=mode, resume='allow' if id else None,
+                         settings=wandb.Settings(silent=True, console='off'))
     # W&B counts an offline run that is gone on with from 0 again, and its server drops steps that it has
     if run.offline and (steps := _values_of(run, b'_step')): run.log({}, step=max(steps) + 1, commit=False)
     at_exit[run.id] = atexit.register(partial(finish_run, run, failed=True))
@@ -66,6 +71,22 @@ def _say_that_it_lacks(): print('W&B is not installed: runs are not tracked ther
 def active_run():
     "The run of W&B that is open, or `None`"
     return wandb.run if wandb is not None else None
+
+
+def trial_id(): # Or `None`
+    "The id that an agent of a sweep has given to the run which it waits for, where it has started this program"
+    return os.environ.get('WANDB_RUN_ID') if os.environ.get('WANDB_SWEEP_ID') else None
+
+
+@contextmanager
+def _no_trial():
+    "W&B gives all runs of a program that an agent has started the id of the trial; here it does not know of the sweep"
+    settings = wandb.setup().settings
+    kept = {k: getattr(settings, k) for k in ('sweep_id', 'sweep_param_path', 'run_id')}
+    for k in kept: setattr(settings, k, None)
+    try: yield
+    finally:
+        for k,o in kept.items(): setattr(settings, k, o)
 
 
 def has_key()->bool:

@@ -1,5 +1,4 @@
 "The curves people look at: ROC, DET, CMC, error against rejection, gains of arms"
-from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -28,9 +27,7 @@ def gains_figure(
     aslant = dict(rotation=30, ha='right', rotation_mode='anchor') if max(map(len, figures)) > 11 else {}
     ax.set_xticks(np.arange(len(figures)), figures, **aslant)
     ax.set_ylabel('gain, points')
-    letters = int((width - .9)/.08) # From the left edge of the axes to the right one of the figure
-    title = f'over "{reference}", same seed; bars: 95 % intervals'
-    ax.set_title(fill(title, letters), loc='left', fontsize=10)
+    set_title(ax, f'over "{reference}", same seed; bars: 95 % intervals', loc='left')
     ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
     return fig
 

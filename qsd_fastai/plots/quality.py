@@ -44,7 +44,7 @@ def quality_agreement_figure(
     fig,ax = new_figure(width=4, height=3.6, grid=False)
     ax.scatter(true_quality, quality, s=5, color=ink, alpha=.35, linewidths=0)
     ax.set(xlabel='true quality', ylabel='computed quality', xlim=(-2, 102), ylim=(-2, 102))
-    ax.set_title(f'rank correlation {correlation:.2f}')
+    set_title(ax, f'rank correlation {correlation:.2f}')
     return fig
 
 

@@ -1,4 +1,6 @@
 "One palette and one frame for all figures"
+from textwrap import fill
+
 from matplotlib.figure import Figure
 
 __all__ = ['bare', 'legend_below', 'look', 'named', 'new_figure', 'percent', 'set_title', 'signed']
@@ -63,11 +65,13 @@ def legend_below(
 
 def set_title(
     ax,            # Of `new_figure`
-    text:str,      # One line or several
+    text:str,      # One line or several; lines that are longer than the axes are broken
     size:float=10, # Points
+    **kwargs,      # For `ax.set_title`
 ):
     "The title above the axes"
-    ax.set_title(text, fontsize=size)
+    letters = int((ax.figure.get_figwidth() - .9)/(.0074*size)) # Inches beside the axes, and of a letter and point
+    ax.set_title('\n'.join(fill(line, letters) for line in text.split('\n')), fontsize=size, **kwargs)
 
 
 def percent(

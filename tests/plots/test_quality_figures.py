@@ -58,3 +58,12 @@ def test_map_by_quality(bins, assert_tidy):
     assert fig.axes[0].texts[bins].get_text() == '?'
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ['baseline', 'distilled']
     assert_tidy(fig)
+
+
+def test_a_title_is_no_wider_than_its_figure(assert_tidy):
+    groups = pd.DataFrame({'n_pairs': 400, 'quality_from': [0., 40.], 'quality_to': [40., 100.], 'accuracy': [.5, .7],
+                           'accuracy low': [.4, .6], 'accuracy high': [.6, .8]}, index=['worst', 'best'])
+    title = 'accuracy of pairs by true quality of the worse picture'
+    fig = map_by_quality_figure(groups, 'accuracy', title)
+    assert ' '.join(fig.axes[0].get_title().split()) == f'{title}; lines: 95 % intervals'
+    assert_tidy(fig)

@@ -31,7 +31,7 @@ from .distillation import QualityDistillation
 from .drawn.faces import generate_faces
 from .drawn.people import generate_people
 from .embedder import Embedder, list_pictures
-from .evaluation.comparison import arm_gains, arm_means, gains_table, halved_arms
+from .evaluation.comparison import arm_gains, arm_means, comparison_text, halved_arms
 from .evaluation.metrics import Retrieval, Verification, hardest_pairs, hardest_queries
 from .evaluation.rejection import error_vs_reject, retrieval_vs_reject
 from .evaluation.reranking import expand_queries, k_reciprocal

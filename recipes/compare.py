@@ -69,10 +69,7 @@ def main(
     reference = chosen[0].title
     gains = arm_gains(results, reference, some_seeds=budget > 0)
     save_frame(gains, out/'gains.csv', index=False)
-    means = for_terminal(arm_means(results))
-    print(f'\n{results["seed"].nunique()} seeds, in %: mean ± standard deviation\n\n{means}')
-    print(f'\nGain over "{reference}" of the same seed, in points: mean ± half the 95 % interval (positive seeds)')
-    print(f'\n{for_terminal(gains_table(gains))}')
+    print(f'\n{comparison_text(results, gains, reference)}')
     shown = gains['figure'].isin(gains['figure'].unique()[:8]) # As many as can be read
     figure = gains_figure(gains[shown], reference)
     save_figure(figure, out/'gains.png')

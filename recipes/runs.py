@@ -27,9 +27,7 @@ def main(
     for group,of in found[found['state'] == 'finished'].groupby('group', sort=False):
         results = of[of['job'].isin(['train', 'fine-tune'])][['arm', 'seed', *wanted]].dropna(axis=1, how='all')
         if len(results) < 2 or results.duplicated(['arm', 'seed']).any(): continue
-        print(f'\n{group}: {results["seed"].nunique()} seeds, in %: mean ± standard deviation\n')
-        print(for_terminal(arm_means(results)))
         reference = reference_of(results['arm'].tolist())
-        print(f'\nGain over "{reference}" of the same seed, in points: mean ± half the 95 % interval (positive seeds)')
-        print('\n' + for_terminal(gains_table(arm_gains(results, reference, some_seeds=True))))
+        gains = arm_gains(results, reference, some_seeds=True)
+        print(f'\n{group}: {comparison_text(results, gains, reference)}')
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from qsd_fastai.evaluation.comparison import arm_gains, arm_means, gains_table
+from qsd_fastai.evaluation.comparison import arm_gains, arm_means, comparison_text
 from qsd_fastai.files import save_figure, save_frame
 from qsd_fastai.plots.curves import gains_figure
 from qsd_fastai.runs.lock import hold, release
@@ -106,13 +106,11 @@ def _print_table(
     spent = found.groupby('arm', sort=False)[['s a step', 'MB']].median()
     print(f'\nCost, medians:\n\n{for_terminal(spent.round(3).astype(str))}')
     found = found.drop(columns=list(SAID))
-    print(f'\nAfter {steps} steps, in %: mean ± standard deviation\n\n{for_terminal(arm_means(found))}')
     known = found.loc[found['arm'] == titles[0], 'seed']
     found = found[found['seed'].isin(known)]
-    if found['arm'].nunique() < 2: return
-    print(f'\nOver "{titles[0]}" of the same seed, in points: mean ± half the 95 % interval (positive seeds)')
+    if found['arm'].nunique() < 2: return print(f'\nAfter {steps} steps, in %\n\n{for_terminal(arm_means(found))}')
     gains = arm_gains(found, titles[0], some_seeds=True)
-    print(f'\n{for_terminal(gains_table(gains))}')
+    print(f'\nAfter {steps} steps: {comparison_text(found, gains, titles[0])}')
     p = gains.pivot(index='arm', columns='figure', values='p').loc[gains['arm'].unique(), gains['figure'].unique()]
     print(f'\np of the sign-flip test:\n\n{for_terminal(p.map("{:.4f}".format).rename_axis(index=None, columns=None))}')
     save_frame(gains, out/'gains.csv', index=False)

@@ -3,22 +3,25 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..terminal import for_terminal
 from .intervals import mean_interval
 
-__all__ = ['arm_gains', 'arm_means', 'gains_table', 'halved_arms']
+__all__ = ['arm_gains', 'arm_means', 'comparison_text', 'gains_table', 'halved_arms']
 
 
-def _text(mean, spread, digits, sign=''): return f'{100*mean:{sign}.{digits}f} ± {100*spread:.{digits}f}'
+def _text(mean, spread, digits, sign=''):
+    "One seed has no spread"
+    return f'{100*mean:{sign}.{digits}f}' + ('' if np.isnan(spread) else f' ± {100*spread:.{digits}f}')
 
 
 def arm_means(
     results:pd.DataFrame, # A row an arm and seed: columns `arm`, `seed`, and figures from 0 to 1
     digits:int=1,         # After the point
 )->pd.DataFrame: # A row an arm, a column a figure: text, in %
-    "Mean ± standard deviation over seeds, in %"
+    "Mean ± standard deviation over seeds, in %; the figure alone of one seed"
     figures = [c for c in results.columns if c not in ('arm', 'seed')]
     by_arm = results.groupby('arm', sort=False)[figures]
-    mean,spread = by_arm.mean(), by_arm.std().fillna(0)
+    mean,spread = by_arm.mean(), by_arm.std()
     texts = {c: [_text(m, s, digits) for m,s in zip(mean[c], spread[c])] for c in figures}
     return pd.DataFrame(texts, index=mean.index)
 
@@ -66,10 +69,24 @@ def _spread(gain):
 def gains_table(
     gains:pd.DataFrame, # Of `arm_gains`
 )->pd.DataFrame: # A row an arm, a column a figure: text, in points
-    "Mean ± half the 95 % interval of each gain, and in how many of the seeds it is positive"
+    "Mean ± half the 95 % interval of each gain, none of one seed, and in how many of the seeds it is positive"
     text = [f'{_text(g.mean, g.high - g.mean, 2, "+")} ({g.positive}/{g.seeds})' for g in gains.itertuples(index=False)]
     shown = gains.assign(text=text).pivot(index='arm', columns='figure', values='text')
     return shown.loc[gains['arm'].unique(), gains['figure'].unique()].rename_axis(index=None, columns=None)
+
+
+def comparison_text(
+    results:pd.DataFrame, # As in `arm_means`
+    gains:pd.DataFrame,   # Of `arm_gains`
+    reference:str,        # The arm that the others are compared with
+)->str:
+    "Means and gains as a terminal shows them"
+    n = results['seed'].nunique()
+    spread,half,positive = ((': mean ± standard deviation', ': mean ± half the 95 % interval', ' (positive seeds)')
+                            if n > 1 else ('', '', ' (1 where positive)'))
+    return (f'{n} seed{"s"*(n > 1)}, in %{spread}\n\n{for_terminal(arm_means(results))}\n\n'
+            f'Gain over "{reference}" of the same seed, in points{half}{positive}\n\n'
+            f'{for_terminal(gains_table(gains))}')
 
 
 def halved_arms(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from qsd_fastai.evaluation.comparison import arm_gains, arm_means, gains_table, halved_arms
+from qsd_fastai.evaluation.comparison import arm_gains, arm_means, comparison_text, gains_table, halved_arms
 
 
 def results():
@@ -42,13 +42,25 @@ def test_order_of_rows_does_not_matter():
 def test_means_are_in_percent():
     r = pd.DataFrame({'arm': ['a', 'a', 'b'], 'seed': [0, 1, 0], 'mAP': [.5, .7, .25]})
     assert arm_means(r).loc['a', 'mAP'] == '60.0 ± 14.1'
-    assert arm_means(r).loc['b', 'mAP'] == '25.0 ± 0.0'
+    assert arm_means(r).loc['b', 'mAP'] == '25.0' # Of one seed nothing is known of the spread
 
 
 def test_one_seed_has_no_error():
     gains = arm_gains(results().query('seed == 0'), 'without')
     assert gains['error'].isna().all()
     assert gains['mean'].notna().all()
+
+
+def test_what_a_terminal_shows():
+    r = results()
+    said = comparison_text(r, arm_gains(r, 'without'), 'without')
+    assert said.startswith('3 seeds, in %: mean ± standard deviation')
+    assert ' ± ' in said.splitlines()[-1]
+    one = r.query('seed == 0')
+    said = comparison_text(one, arm_gains(one, 'without'), 'without')
+    assert said.startswith('1 seed, in %\n')
+    assert '±' not in said
+    assert 'nan' not in said
 
 
 @pytest.mark.parametrize('change,said', [

@@ -283,6 +283,7 @@ def rehearse(
 
 
 def _first_batch(learn, method, table):
+    for dl in learn.dls.loaders: dl.kept = None # For one batch not all pictures are decoded
     try:
         with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[_OneBatch(), *([method] if method else [])])
         learn.embed(table.iloc[:2])

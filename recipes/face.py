@@ -59,6 +59,7 @@ def main(
     group:str='',             # Of the runs in W&B; the name of the folder when not given
     no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
     workers:int=0,            # Loading processes; 0 loads in this one
+    keep:str='auto',          # Decoded pictures: auto, memory, device, file (in a folder kept beside the table), no
     sync_bn:bool=False,       # With several processes: batch norm over the batches of all?
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):
@@ -77,7 +78,7 @@ def main(
     def learner(table, method=None):
         body = make_body(arch, weights or False, size=(size, size))
         dls = recognition_dataloaders(table, size=(size, size), n_ids=n_ids, n_imgs=n_imgs, by=by, seed=seed,
-                                      augment=changed, erase=0, stats=stats_of(body), num_workers=workers,
+                                      augment=changed, erase=0, stats=stats_of(body), num_workers=workers, keep=keep,
                                       **added_by(method))
         learn = recognition_learner(dls, body, make_head(head, scale, rate), metrics=judged.metrics(), path=run.out)
         learn.model.to(dls.device, memory_format=torch.channels_last) # Depthwise convolutions take half the time

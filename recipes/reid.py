@@ -43,6 +43,7 @@ def main(
     group:str='',             # Of the runs in W&B; the name of the folder when not given
     no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
     workers:int=0,            # Loading processes; 0 loads in this one
+    keep:str='auto',          # Decoded pictures: auto, memory, device, file (in a folder kept beside the table), no
     sync_bn:bool=False,       # With several processes: batch norm over the batches of all?
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):
@@ -55,7 +56,7 @@ def main(
 
     def learner(table, method=None):
         dls = recognition_dataloaders(table, size=(height, width), n_ids=n_ids, n_imgs=n_imgs, erase=erase, seed=seed,
-                                      num_workers=workers, **added_by(method))
+                                      num_workers=workers, keep=keep, **added_by(method))
         known = table.loc[table['split'] == 'query', by].notna().any()
         thirds = ['mAP_worst', 'mAP_middle', 'mAP_best'] if known else []
         metrics = Retrieval('rank1', 'mAP', 'mINP', *thirds, quality=table[by])

@@ -13,7 +13,7 @@ from fastai.torch_core import set_seed
 from fastai.vision.core import imagenet_stats
 
 from qsd_fastai.arms import added_by
-from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
+from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.files import save_whole
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.optimizers import fused_adam
@@ -21,7 +21,7 @@ from qsd_fastai.panning import pan_model
 from qsd_fastai.quality import similarity_quality
 
 from .arms import PANNING, head_of
-from .memory import decoded, keep_in_memory, layout_of, set_quality, unit_embeddings
+from .memory import layout_of, set_quality, unit_embeddings
 
 __all__ = ['Tuning']
 
@@ -67,10 +67,12 @@ class Tuning:
     def __post_init__(self):
         train = self.table[self.table['split'] == 'train']
         self.out.mkdir(parents=True, exist_ok=True)
-        self.pixels = decoded(picture_files(train, self.table.attrs['root']), self.size).to(self.device)
         file = self.out/'start.pt' # What the weights as they are make of the training pictures
         if not file.is_file():
-            save_whole(unit_embeddings(self.learner(None).model, self.pixels, imagenet_stats).cpu(), file)
+            learn = self.learner(None)
+            dl = learn.dls.train
+            dl.kept.fill(dl)
+            save_whole(unit_embeddings(learn.model, dl.kept.store.pixels, imagenet_stats).cpu(), file)
         self.start = torch.load(file, weights_only=True)
         quality = np.full(len(self.table), np.nan)
         quality[(self.table['split'] == 'train').to_numpy()] = similarity_quality(self.start, train['identity'])
@@ -80,8 +82,7 @@ class Tuning:
         "Made once of each kind: tables are long and fine-tunings short"
         if (partners, copies) not in self.loaders:
             dls = recognition_dataloaders(self.table, size=self.size, partners=partners, copies=copies and self.copies,
-                                          seed=0, erase=0, num_workers=0, device=self.device, **self.batch)
-            keep_in_memory(dls, self.pixels)
+                                          seed=0, erase=0, device=self.device, keep='device', **self.batch)
             dls.valid.n = 0
             self.loaders[partners, copies] = dls
         return self.loaders[partners, copies]
@@ -112,7 +113,7 @@ class Tuning:
         shown = self.table.assign(quality=np.nan) if arm.pairs == 'copies' else arm.table(self.labelled, seed)
         set_quality(learn.dls, shown.loc[shown['split'] == 'train', 'quality'])
         dl.rng.seed(seed)
-        self.imprint(learn.model.head, self.start.to(self.device), dl.kept[1])
+        self.imprint(learn.model.head, self.start.to(self.device), dl.kept.targets[0])
         set_seed(seed)
         if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
         watch = Watch(steps, {*at, steps}, self.judge)

@@ -1,19 +1,14 @@
-"Pictures decoded once and kept as bytes where the network is: what a step then costs is the network"
+"Pictures that are judged, decoded once and kept as bytes, and what a network makes of them"
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastai.torch_core import TensorCategory
-from fastai.vision.core import TensorImage
-from fastcore.basics import chunked
 
-from qsd_fastai.data.blocks import RecognitionImage, TensorQuality, TensorScene
+from qsd_fastai.data.blocks import RecognitionImage
 from qsd_fastai.data.transforms import Squish
 
-__all__ = ['as_pixels', 'decoded', 'keep_in_memory', 'layout_of', 'set_quality', 'unit_embeddings']
-
-KINDS = TensorImage,TensorCategory,TensorQuality,TensorScene
+__all__ = ['as_pixels', 'decoded', 'layout_of', 'set_quality', 'unit_embeddings']
 
 
 def layout_of(
@@ -40,28 +35,14 @@ def decoded(
         return as_pixels(list(pool.map(lambda o: squish(RecognitionImage.create(o)), files)))
 
 
-def keep_in_memory(
-    dls,    # Of `recognition_dataloaders`; its training loader takes its pictures from memory from now on
-    pixels, # uint8 `(n, 3, height, width)` of the training rows, in order, on the device of `dls` or another
-):
-    "The same batches in the same order, without opening, decoding or collating anything"
-    dl = dls.train
-    targets = [torch.stack([torch.as_tensor(o) for o in part]) for part in dl.dataset.tls[1:]]
-    dl.kept = [o.to(dl.device) for o in (pixels, *targets)]
-
-    def create_batches(samples):
-        for part in chunked(samples, dl.bs, dl.drop_last):
-            at = torch.tensor(list(part)).to(dl.device)
-            yield tuple(kind(o[at]) for kind,o in zip(KINDS, dl.kept))
-    dl.create_batches = create_batches
-
-
 def set_quality(
-    dls,     # After `keep_in_memory`
+    dls,     # Of `recognition_dataloaders` that keep their pictures
     quality, # `(n,)` of the training rows, 0 to 100, NaN unknown
 ):
     "Other labels for the same pictures"
-    dls.train.kept[2] = torch.tensor(np.asarray(quality, np.float32)).to(dls.train.device)
+    dl = dls.train
+    dl.kept.fill(dl)
+    dl.kept.targets[1] = torch.tensor(np.asarray(quality, np.float32)).to(dl.device)
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
 "Batches of `n_ids` identities with `n_imgs` pictures each, and the whole way from a table to `DataLoaders`"
 import math
 import random
-from contextlib import contextmanager, nullcontext
-from itertools import repeat
+from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
 
@@ -23,10 +22,11 @@ from ..launched import loading_processes
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .copies import DegradedCopies
 from .given import PictureOf, RecognitionDataLoaders, TableRow, complete_rows, picture_files, table_rows
+from .kept import kept_pictures
 from .order import dealt_out, identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
-from .within import by_fork
+from .within import by_fork, one_picture
 
 __all__ = ['IdentityDL', 'RecognitionBlock', 'TableRow', 'picture_files', 'recognition_block',
            'recognition_dataloaders', 'table_rows']
@@ -63,6 +63,7 @@ class IdentityDL(TfmdDL):
         one_of('by', by, 'identity', 'picture')
         super().__init__(dataset, bs=bs or n_ids*n_imgs, do_setup=False, **kwargs)
         by_fork(self)
+        self.kept,self.in_small = None,False
         self.n_ids,self.n_imgs,self.partners,self.by,self.ids,self.seed = n_ids,n_imgs,partners,by,ids,seed
         if seed is not None: self.rng = random.Random(seed)
         if self.deals:
@@ -131,11 +132,31 @@ class IdentityDL(TfmdDL):
         order = order[:len(self)*n]
         return dealt_out([order, *([partner_order(ids, order, rng)] if self.partners else [])], n, num_distrib())
 
+    def before_iter(self):
+        super().before_iter()
+        if self.kept is not None and not self.in_small: self.kept.fill(self)
+
+    def create_batches(self, samples):
+        if self.kept is None or not self.kept.filled: yield from super().create_batches(samples)
+        else: yield from (self.kept.batch(part, self.device) for part in self.chunkify(samples))
+
+    def __iter__(self):
+        kept = self.kept is not None and not self.in_small
+        with self.fake_l.no_multiproc() if kept else nullcontext(): yield from super().__iter__()
+
+    def one_batch(self):
+        "A batch of its own: for it alone not all pictures are decoded, to be kept"
+        self.in_small = True
+        try: return super().one_batch()
+        finally: self.in_small = False
+
     def new(self, dataset=None, cls=None, **kwargs):
         same = dataset is None or dataset is self.dataset
         own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, partners=self.partners, by=self.by, seed=self.seed,
                    ids=self.ids if same else None)
-        return super().new(dataset, cls, **merge(own, kwargs))
+        made = super().new(dataset, cls, **merge(own, kwargs))
+        if same and not {'after_item', 'before_batch', 'create_item'} & {*kwargs}: made.kept = self.kept
+        return made
 
     def show_batch(self,
         b=None,            # Batch to show; one is drawn when not given
@@ -149,7 +170,7 @@ class IdentityDL(TfmdDL):
     ):
         "Show one identity a row; with partners, each row of pictures above the row of their partners"
         if not show or ctxs is not None: return super().show_batch(b, max_n or 9, ctxs, show, unique, **kwargs)
-        with _one_picture(self) if unique else nullcontext():
+        with one_picture(self) if unique else nullcontext():
             if b is None: b = self.one_batch()
         if self.deals and (self.partners or self.copies) and len(b[0]) == self.bs*(1 + self.copies) and not unique:
             order = torch.arange(len(b[0])).view(2, -1, self.n_imgs).transpose(0, 1).flatten()
@@ -164,17 +185,6 @@ class IdentityDL(TfmdDL):
         size = 1.5*ncols, (1.5*height/width + .6)*nrows  # inches; a title takes .6
         with plt.rc_context({'axes.titlesize': 9, 'figure.constrained_layout.use': True}):
             super().show_batch(b, max_n, **merge({'nrows': nrows, 'ncols': ncols, 'figsize': size}, kwargs))
-
-
-@contextmanager
-def _one_picture(dl):
-    "A loader that gives its first picture again and again"
-    own = vars(dl).pop('get_idxs', None)
-    dl.get_idxs = lambda: repeat(0)
-    try: yield
-    finally:
-        del dl.get_idxs
-        if own is not None: dl.get_idxs = own
 
 
 def _held_out(rows):
@@ -261,8 +271,12 @@ def recognition_dataloaders(
     num_workers:int=None,       # Loading processes; 0 loads in this one; None: up to 8, of the cores of this process
     device=None,                # Where batches go; fastai's default when not given
     resize:str='bilinear',      # Filter that brings pictures to `size`: 'bilinear', 'bicubic'
+    keep:str='auto',            # Where decoded pictures are kept: 'memory', 'device', 'file' (folder `kept`), 'no'
 ):
-    "`DataLoaders` from a table: batches of `n_ids` x `n_imgs` for training, query + gallery in order for validation"
+    """`DataLoaders` from a table: batches of `n_ids` x `n_imgs` for training, query + gallery in order for validation
+
+    With `keep` pictures are decoded once, by `num_workers` processes, and batches are copies of bytes; they are the
+    same. 'auto' keeps sets of up to 4 GiB, and an eighth of the memory, from the first epoch on."""
     root = path if path is not None else table.attrs.get('root', '.')
     check_table(table, root=root)
     table = complete_table(table, root)
@@ -274,6 +288,7 @@ def recognition_dataloaders(
     dls = block.dataloaders(complete_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
                             partners=partners, by=by, seed=seed, num_workers=workers, device=device,
                             val_bs=bs or 2*n_ids*n_imgs)
+    for dl in dls.loaders: dl.kept = kept_pictures(dl, keep, Path(root)/'kept')
     dls.table = table.reset_index(drop=True)
     dls.table.attrs = {**table.attrs, 'root': str(root)}
     return dls

@@ -16,7 +16,7 @@ __all__ = ['FREE', 'RunFolder', 'opened', 'read_run', 'run_folder', 'run_or_noth
 
 # Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged. Judging
 # is done again at a resume, and the content of the data is looked at
-FREE = ('arms', 'data', 'degraded', 'far', 'flip', 'group', 'no_wandb', 'sets', 'shuffle_quality', 'workers')
+FREE = ('arms', 'data', 'degraded', 'far', 'flip', 'group', 'keep', 'no_wandb', 'sets', 'shuffle_quality', 'workers')
 PARTS = {'id': str, 'args': dict, 'stages': dict, 'changed': list, 'versions': dict, 'package': dict, 'table': dict,
          'diverged': str, 'results': str}
 opened = [] # Folders of runs that this process is at, the outermost first

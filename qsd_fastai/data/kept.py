@@ -1,0 +1,166 @@
+"""Pictures decoded once and kept as bytes: in memory, on the device, or in a file that is mapped.
+
+A batch is then a copy of its pictures, and neither opens, decodes nor collates anything; all that is drawn anew for
+each batch is drawn after that, on the device."""
+import hashlib
+import math
+import os
+import random
+from contextlib import contextmanager
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from fastai.data.transforms import ToTensor
+from fastai.vision.core import TensorImage
+
+from ..choices import one_of
+from ..distributed import after_first, processes
+from ..files import in_one_move
+from .sources import split_address
+from .transforms import Squish
+
+__all__ = ['KeptPictures', 'kept_pictures']
+
+MOST,SAID = 4*2**30,2**24 # Bytes: kept in memory unasked; told of in a line
+known = WeakValueDictionary() # By content: loaders of one table share its pictures
+
+
+class KeptPictures:
+    "The pictures and targets of a loader, filled by its own transforms and processes the first time they are needed"
+    def __init__(self,
+        dl,        # `IdentityDL` whose items are rows of a table, brought to one size
+        where:str, # 'memory', 'device' or 'file'
+        folder,    # Of files
+    ):
+        self.where,self.folder,self.filled = where,Path(folder),False
+        self.size = next(t for t in dl.after_item if isinstance(t, Squish))
+
+    def __getstate__(self): return {**self.__dict__, 'filled': False, 'pixels': None, 'targets': None}
+
+    @property
+    def shape(self): return 3,*self.size.size
+
+    def fill(self,
+        dl, # Of the same items
+    ):
+        "Decode all pictures, unless another loader of this process, or an earlier run, has done it"
+        if self.filled: return
+        key = self._key(dl)
+        store = known.get((key, self.where))
+        if store is None:
+            with _same_draws(): store = _Store(self._mapped(dl, key) if self.where == 'file' else self._decoded(dl))
+            if self.where == 'device': store.pixels = store.pixels.to(dl.device)
+            known[key, self.where] = store
+        targets = [[tl[i] for i in range(len(tl))] for tl in dl.dataset.tls[1:]]
+        self.store,self.kinds = store,[TensorImage, *(type(o[0]) for o in targets)]
+        self.targets = [torch.stack([o.as_subclass(torch.Tensor) for o in part]) for part in targets]
+        if self.where == 'device': self.targets = [o.to(dl.device) for o in self.targets]
+        self.filled = True
+
+    def batch(self,
+        at,     # Numbers of items
+        device, # Where batches go
+    )->tuple:
+        "As the transforms of items and fastai's collating make it, on the device where that is a GPU"
+        parts = [self.store.pixels, *self.targets]
+        at = torch.tensor(list(at), device=parts[0].device)
+        found = [o[at] for o in parts]
+        if device is not None and torch.device(device).type == 'cuda' and self.where != 'device':
+            found = [o.pin_memory().to(device, non_blocking=True) for o in found]
+        return tuple(torch.as_subclass(o, kind) for kind,o in zip(self.kinds, found))
+
+    def _key(self, dl):
+        "Of everything that the pixels depend on: names, sizes and times of the files, and what is done to them"
+        mark,seen = hashlib.sha256(repr((self.shape, self.size.resize)).encode()),set()
+        for address in _files(dl):
+            mark.update(f'{address}\n'.encode())
+            file = split_address(address)[0]
+            if file in seen or not os.path.exists(file): continue # What is not there is said by who opens it
+            seen.add(file)
+            mark.update(f'{(stat := os.stat(file)).st_size} {stat.st_mtime_ns}\n'.encode())
+        return mark.hexdigest()[:16]
+
+    def _decoded(self, dl):
+        pixels = torch.empty(len(dl.dataset), *self.shape, dtype=torch.uint8)
+        self._fill(dl, pixels)
+        return pixels
+
+    def _mapped(self, dl, key):
+        "By the first process, in one move: who finds the file finds it whole"
+        file,shape = self.folder/f'{key}.npy',(len(dl.dataset), *self.shape)
+
+        def make():
+            if file.is_file(): return
+            with in_one_move(file) as part:
+                pixels = np.lib.format.open_memmap(part, 'w+', np.uint8, shape)
+                self._fill(dl, torch.from_numpy(pixels))
+                pixels.flush()
+        after_first(make)
+        pixels = np.load(file, mmap_mode='c')
+        if pixels.shape != shape: raise ValueError(f'{file} holds {pixels.shape}, not {shape}. Delete it.')
+        return torch.from_numpy(pixels)
+
+    def _fill(self, dl, pixels):
+        if pixels.nbytes > SAID and not processes()[0]:
+            print(f'{len(pixels):,} pictures of {self.shape[1]}x{self.shape[2]} are decoded once and kept '
+                  f'{self.place}, {pixels.nbytes/2**30:.2f} GiB', flush=True)
+        plain = dl.new(shuffle=False, bs=min(256, len(pixels)), drop_last=False, after_batch=[], device='cpu')
+        plain.kept,at = None,0
+        for pictures,*_ in plain:
+            pixels[at:at + len(pictures)] = pictures.as_subclass(torch.Tensor)
+            at += len(pictures)
+
+    @property
+    def place(self): return {'memory': 'in memory', 'device': 'on the device', 'file': f'in {self.folder}'}[self.where]
+
+
+class _Store:
+    "Pixels, uint8 `(n, 3, height, width)`, that several loaders may hold"
+    def __init__(self, pixels): self.pixels = pixels
+
+
+def kept_pictures(
+    dl,          # `IdentityDL`
+    keep='auto', # 'memory', 'device', 'file', 'no', or 'auto'
+    folder='.',  # Of files
+): # `KeptPictures`, or `None`
+    """What keeps the pictures of a loader, or nothing.
+
+    'auto' keeps them in memory where they take 4 GiB and an eighth of the machine at most, shared out to the
+    processes. ValueError for another word, and where a transform of items draws something or pictures are no files."""
+    one_of('keep', keep, 'auto', 'memory', 'device', 'file', 'no')
+    if keep == 'no' or not len(dl.dataset): return None
+    squish = next((o for o in dl.after_item if isinstance(o, Squish)), None)
+    strange = [type(o).__name__ for o in dl.after_item if not isinstance(o, (Squish, ToTensor))]
+    plain = squish is not None and not strange and _files(dl) is not None
+    if keep == 'auto':
+        return KeptPictures(dl, 'memory', folder) if plain and _few(3*len(dl.dataset)*math.prod(squish.size)) else None
+    if not plain:
+        what = f'the transforms of items hold {", ".join(strange)}' if strange else 'not all pictures are files'
+        raise ValueError(f'keep is {keep!r}, and {what}: they differ from time to time. Use "no".')
+    return KeptPictures(dl, keep, folder)
+
+
+def _few(nbytes):
+    "Little enough to be kept unasked, by each of the processes"
+    if not hasattr(os, 'sysconf'): return False
+    return nbytes <= min(MOST, os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')/8)/processes()[1]
+
+
+def _files(dl):
+    "Addresses of the pictures, or `None` where they are none"
+    files = [getattr(o, 'file', o) for o in dl.dataset.items]
+    return [os.fspath(o) for o in files] if all(isinstance(o, (str, os.PathLike)) for o in files) else None
+
+
+@contextmanager
+def _same_draws():
+    "What is drawn within is not missed after it"
+    kept = random.getstate(),np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try: yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])

@@ -1,0 +1,164 @@
+"Pictures that are decoded once: the same batches, made once, and made anew where anything is another"
+import gc
+import os
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from fastai.data.transforms import ToTensor
+from fastai.torch_core import set_seed
+from fasttransform import Transform
+from PIL import Image
+
+from qsd_fastai.data import kept
+from qsd_fastai.data.kept import kept_pictures
+from qsd_fastai.data.loaders import recognition_block, recognition_dataloaders, table_rows
+from qsd_fastai.drawn.people import generate_people
+from qsd_fastai.learner import recognition_learner
+
+ALL = 'memory','device','file'
+
+
+@pytest.fixture
+def people(tmp_path):
+    return generate_people(tmp_path/'people', n_train=6, n_test=3, n_imgs=4, n_test_imgs=4, size=(48, 24),
+                           progress=False)
+
+
+def loaders(people, keep, **kwargs):
+    set_seed(0)
+    return recognition_dataloaders(people, size=(32, 16), n_ids=3, n_imgs=2, seed=0, keep=keep,
+                                   **{'num_workers': 0, **kwargs})
+
+
+def batches(dls): return [b for dl in (dls.train, dls.train, dls.valid) for b in dl]
+
+
+def assert_same(some, others):
+    assert len(some) == len(others)
+    for a,b in zip(some, others):
+        assert [type(o) for o in a] == [type(o) for o in b]
+        for x,y in zip(a, b): torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize('how', [{}, {'num_workers': 2}, {'partners': True}, {'copies': True}, {'by': 'picture'}])
+def test_batches_are_the_same_bit_for_bit(people, how):
+    wanted = batches(loaders(people, 'no', **how))
+    for keep in (*ALL, 'auto', 'file'): assert_same(batches(loaders(people, keep, **how)), wanted)
+
+
+def test_what_is_drawn_later_is_the_same(people):
+    def drawn(keep):
+        dls = loaders(people, keep) # With a seed
+        list(dls.valid)
+        return random.random(),np.random.rand(),torch.rand(1).item()
+    assert drawn('memory') == drawn('no')
+
+
+def test_pictures_are_opened_once(people, monkeypatch):
+    opened = []
+    own = kept.KeptPictures._fill
+    monkeypatch.setattr(kept.KeptPictures, '_fill', lambda self, *o: (opened.append(self), own(self, *o)))
+    dls = loaders(people, 'memory')
+    batches(dls)
+    batches(dls)
+    other = loaders(people, 'memory')
+    batches(other)
+    assert len(opened) == 2 # Training and validation
+    assert dls.train.kept.store is other.train.kept.store
+
+
+def test_one_batch_keeps_nothing(people):
+    dls = loaders(people, 'memory')
+    assert_same([dls.one_batch()], [loaders(people, 'no').one_batch()])
+    dls.show_batch(max_n=2)
+    assert not dls.train.kept.filled
+    assert dls.train.new(shuffle=False).kept is dls.train.kept
+    assert dls.test_dl(people.iloc[:2]).kept is None
+
+
+@pytest.mark.parametrize('keep', ALL)
+def test_another_picture_is_decoded_anew(people, tmp_path, keep):
+    before = batches(loaders(people, keep))
+    file = tmp_path/'people'/people['path'].iloc[0]
+    Image.new('RGB', (24, 48), (255, 0, 0)).save(file)
+    os.utime(file, ns=(1, 1))
+    after = batches(loaders(people, keep))
+    assert_same(after, batches(loaders(people, 'no')))
+    assert not all(torch.equal(a[0], b[0]) for a,b in zip(before, after))
+
+
+def test_a_file_is_whole_or_not_there(people, tmp_path, monkeypatch):
+    def fails(self, dl, pixels):
+        pixels[0] = 1
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(kept.KeptPictures, '_fill', fails)
+        with pytest.raises(KeyboardInterrupt): batches(loaders(people, 'file'))
+    assert not list((tmp_path/'people'/'kept').iterdir())
+    dls = loaders(people, 'file')
+    wanted = batches(dls)
+    files = sorted((tmp_path/'people'/'kept').iterdir())
+    assert len(files) == 2
+    del dls
+    gc.collect() # Else the files are at hand
+    assert not kept.known
+    for file in files: # Of somebody else
+        file.unlink()
+        np.save(file, np.zeros((1, 3, 2, 2), np.uint8))
+    with pytest.raises(ValueError, match=r'holds.*Delete it'): batches(loaders(people, 'file'))
+    for file in files: file.unlink()
+    assert_same(batches(loaders(people, 'file')), wanted)
+
+
+def test_a_broken_picture_is_named(people, tmp_path):
+    file = tmp_path/'people'/people['path'].iloc[0]
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ValueError, match=file.name): batches(loaders(people, 'memory'))
+
+
+class Turned(Transform):
+    order = ToTensor.order - 2
+    def encodes(self, x:Image.Image): return x.rotate(random.randint(0, 9))
+
+
+def test_what_differs_from_time_to_time_is_not_kept(people):
+    dls = loaders(people, 'auto')
+    dls.train.after_item.add(Turned())
+    assert kept_pictures(dls.train, 'auto') is None
+    with pytest.raises(ValueError, match=r'memory.*Turned.*Use "no"'): kept_pictures(dls.train, 'memory')
+    with pytest.raises(ValueError, match="keep is 'disk'"): loaders(people, 'disk')
+
+
+def test_what_is_large_is_not_kept_unasked(people, monkeypatch):
+    assert loaders(people, 'auto').train.kept.where == 'memory'
+    monkeypatch.setattr(kept, 'MOST', 100)
+    assert loaders(people, 'auto').train.kept is None
+    assert loaders(people, 'memory').train.kept.where == 'memory'
+
+
+def test_a_data_block_of_ones_own_keeps_nothing(people):
+    dls = recognition_block((32, 16)).dataloaders(table_rows(people), n_ids=3, bs=4, num_workers=0)
+    assert len(dls.train.one_batch()[0]) == 4
+
+
+def test_an_exported_learner_holds_no_picture(people):
+    learn = recognition_learner(loaders(people, 'memory'), 'test_resnet')
+    batches(learn.dls)
+    assert not pickle.loads(pickle.dumps(learn.dls.train.kept)).filled
+    learn.export('small.pkl')
+    plain = recognition_learner(loaders(people, 'no'), 'test_resnet')
+    plain.export('plain.pkl')
+    sizes = [(learn.path/f'{o}.pkl').stat().st_size for o in ('small', 'plain')]
+    assert abs(sizes[0] - sizes[1]) < 2000
+
+
+def test_large_sets_are_told_of_once(people, monkeypatch, capsys):
+    monkeypatch.setattr(kept, 'SAID', 0)
+    dls = loaders(people, 'memory')
+    list(dls.train)
+    list(dls.train)
+    said = capsys.readouterr().out
+    assert said.count('24 pictures of 32x16 are decoded once and kept in memory') == 1

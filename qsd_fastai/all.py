@@ -28,8 +28,10 @@ from .data.splits import enough_pictures, split_identities
 from .data.table import check_table, describe_table, read_table, write_table
 from .data.transforms import CropFlip, FaceAugment, Squish
 from .distillation import QualityDistillation
+from .distributed import processes
 from .drawn.faces import generate_faces
 from .drawn.people import generate_people
+from .embedded import embed_to, read_embedded
 from .embedder import Embedder, list_pictures
 from .evaluation.comparison import arm_gains, arm_means, comparison_text, halved_arms
 from .evaluation.metrics import Retrieval, Verification, hardest_pairs, hardest_queries

@@ -25,8 +25,8 @@ FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling',
           {'columns', 'qsd_loss'},
           {'data', 'models', 'losses', 'quality', 'evaluation'},
           {'drawn', 'distillation', 'plots', 'pt2'}, {'compiled', 'labelling', 'panning', 'runs'},
-          {'callbacks', 'commands', 'severity'}, {'verbs'}, {'learner', 'embedder'}, {'export', 'arms', 'judging'},
-          {'closing'}, {'stages'}, {'all'}]
+          {'callbacks', 'commands', 'severity'}, {'verbs'}, {'learner', 'embedder', 'embedded'},
+          {'export', 'arms', 'judging'}, {'closing'}, {'stages'}, {'all'}]
 
 
 def each(files):

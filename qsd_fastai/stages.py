@@ -250,6 +250,8 @@ class Stage:
 class _OneBatch(Callback):
     "Ends a fit when its first batch has gone forward and backward"
     order = GradientAccumulation.order - 5
+    def before_fit(self):
+        for dl in self.dls.loaders: dl.kept = None # For this not all pictures are decoded
     def before_step(self): raise CancelFitException
 
 
@@ -283,7 +285,6 @@ def rehearse(
 
 
 def _first_batch(learn, method, table):
-    for dl in learn.dls.loaders: dl.kept = None # For one batch not all pictures are decoded
     try:
         with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[_OneBatch(), *([method] if method else [])])
         learn.embed(table.iloc[:2])

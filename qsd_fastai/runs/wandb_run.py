@@ -142,8 +142,13 @@ def _folders_of(run):
 def _values_of(run, key):
     "Whole numbers in the files of an offline run: a key of five letters and its value, as text, in an item of a row"
     files = [o/f'run-{run.id}.wandb' for o in _folders_of(run)]
-    item = rb'\x05' + key + rb'\x82\x01.(\d+)'
-    return [int(o) for file in files if file.is_file() for o in re.findall(item, file.read_bytes())]
+    item = re.compile(rb'\x05' + key + rb'\x82\x01(.)', re.DOTALL) # The byte says how many digits come
+    found = []
+    for file in files:
+        content = file.read_bytes() if file.is_file() else b''
+        values = (content[m.end():m.end() + m[1][0]] for m in item.finditer(content))
+        found += [int(o) for o in values if o.isdigit()]
+    return found
 
 
 @contextmanager

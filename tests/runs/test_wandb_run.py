@@ -83,3 +83,13 @@ def test_artifacts_wait_beside_an_offline_run(monkeypatch, tmp_path):
     run.offline = True
     with kept_beside(run): assert os.environ['WANDB_DATA_DIR'] == 'elsewhere'
     assert os.environ['WANDB_DATA_DIR'] == 'elsewhere'
+
+
+def test_a_value_ends_where_its_length_says(tmp_path):
+    "Else a byte behind it that happens to be a digit belongs to it: step 2 was read as 28"
+    file = tmp_path/'offline-run-20260101_000000-abc'/'run-abc.wandb'
+    (file.parent/'files').mkdir(parents=True)
+    items = [b'\x05_step\x82\x01\x012' + b'8', b'\x05_step\x82\x01\x0a1234567890' + b'9', b'\x05_step\x82\x01\x01x']
+    file.write_bytes(b'..'.join(items))
+    run = SimpleNamespace(id='abc', dir=str(file.parent/'files'))
+    assert _values_of(run, b'_step') == [2, 1234567890]

@@ -29,6 +29,12 @@ def levels_of(device='cpu'):
 def known(device='cpu'): return torch.arange(4, device=device).repeat_interleave(4), 100*torch.rand(16, device=device)
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    "Graphs of one function count for all tests of a process, and at eight it is given up"
+    torch._dynamo.reset()
+
+
 def of_one_graph(module): return module.compile(backend='eager', fullgraph=True)
 
 

@@ -54,7 +54,7 @@ def test_one_seed_has_no_error():
 def test_what_a_terminal_shows():
     r = results()
     said = comparison_text(r, arm_gains(r, 'without'), 'without')
-    assert said.startswith('3 seeds, in %: mean ± standard deviation')
+    assert said.startswith('4 seeds, in %: mean ± standard deviation')
     assert ' ± ' in said.splitlines()[-1]
     one = r.query('seed == 0')
     said = comparison_text(one, arm_gains(one, 'without'), 'without')

@@ -37,6 +37,7 @@ def test_the_python_lines_run(tmp_path, monkeypatch):
     assert len(done['tuned'].recorder.values[0]) == 5
     assert done['tuned'].track_run.logged[2] == 1  # epochs, to W&B
     shutil.copy(next(Path('market1501/images').glob('*')), 'somebody.jpg')
+    plt.close('all') # Of other tests
     exec(re.search(r'```python\n(learn\.gallery.*?)```', readme, re.S)[1], done)
     assert done['cosines'][done['index']] == done['cosines'].max()
     assert len(plt.get_fignums()) == 2

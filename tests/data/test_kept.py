@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -74,6 +75,7 @@ def test_one_batch_keeps_nothing(people):
     dls = loaders(people, 'memory')
     assert_same([dls.one_batch()], [loaders(people, 'no').one_batch()])
     dls.show_batch(max_n=2)
+    plt.close('all')
     assert not dls.train.kept.filled
     assert dls.train.new(shuffle=False).kept is dls.train.kept
     assert dls.test_dl(people.iloc[:2]).kept is None

@@ -11,6 +11,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 import numpy as np
+import PIL
 import torch
 from fastai.data.transforms import ToTensor
 from fastai.vision.core import TensorImage
@@ -21,7 +22,7 @@ from ..files import in_one_move
 from .sources import split_address
 from .transforms import Squish
 
-__all__ = ['KeptPictures', 'kept_pictures']
+__all__ = ['KeptPictures', 'keep_pictures']
 
 MOST,SAID = 4*2**30,2**24 # Bytes: kept in memory unasked; told of in a line
 known = WeakValueDictionary() # By content: loaders of one table share its pictures
@@ -34,10 +35,14 @@ class KeptPictures:
         where:str, # 'memory', 'device' or 'file'
         folder,    # Of files
     ):
-        self.where,self.folder,self.filled = where,Path(folder),False
+        self.where,self.folder,self.workers = where,Path(folder),dl.fake_l.num_workers
         self.size = next(t for t in dl.after_item if isinstance(t, Squish))
+        self.store = self.targets = None
 
-    def __getstate__(self): return {**self.__dict__, 'filled': False, 'pixels': None, 'targets': None}
+    def __getstate__(self): return {**self.__dict__, 'store': None, 'targets': None}
+
+    @property
+    def filled(self): return self.store is not None
 
     @property
     def shape(self): return 3,*self.size.size
@@ -47,33 +52,29 @@ class KeptPictures:
     ):
         "Decode all pictures, unless another loader of this process, or an earlier run, has done it"
         if self.filled: return
-        key = self._key(dl)
-        store = known.get((key, self.where))
+        key = self._key(dl),self.where,dl.device if self.where == 'device' else None
+        store = known.get(key)
         if store is None:
-            with _same_draws(): store = _Store(self._mapped(dl, key) if self.where == 'file' else self._decoded(dl))
+            with _same_draws(): store = _Store(self._mapped(dl, key[0]) if self.where == 'file' else self._decoded(dl))
             if self.where == 'device': store.pixels = store.pixels.to(dl.device)
-            known[key, self.where] = store
+            known[key] = store
         targets = [[tl[i] for i in range(len(tl))] for tl in dl.dataset.tls[1:]]
-        self.store,self.kinds = store,[TensorImage, *(type(o[0]) for o in targets)]
-        self.targets = [torch.stack([o.as_subclass(torch.Tensor) for o in part]) for part in targets]
-        if self.where == 'device': self.targets = [o.to(dl.device) for o in self.targets]
-        self.filled = True
+        self.kinds = [TensorImage, *(type(o[0]) for o in targets)]
+        stacked = (torch.stack([o.as_subclass(torch.Tensor) for o in part]) for part in targets)
+        self.targets = [o.to(store.pixels.device) for o in stacked]
+        self.store = store
 
     def batch(self,
-        at,     # Numbers of items
-        device, # Where batches go
+        at, # Numbers of items
     )->tuple:
-        "As the transforms of items and fastai's collating make it, on the device where that is a GPU"
+        "As the transforms of items and fastai's collating make it, where the pictures are"
         parts = [self.store.pixels, *self.targets]
         at = torch.tensor(list(at), device=parts[0].device)
-        found = [o[at] for o in parts]
-        if device is not None and torch.device(device).type == 'cuda' and self.where != 'device':
-            found = [o.pin_memory().to(device, non_blocking=True) for o in found]
-        return tuple(torch.as_subclass(o, kind) for kind,o in zip(self.kinds, found))
+        return tuple(torch.as_subclass(o[at], kind) for kind,o in zip(self.kinds, parts))
 
     def _key(self, dl):
         "Of everything that the pixels depend on: names, sizes and times of the files, and what is done to them"
-        mark,seen = hashlib.sha256(repr((self.shape, self.size.resize)).encode()),set()
+        mark,seen = hashlib.sha256(repr((PIL.__version__, self.shape, self.size.resize)).encode()),set()
         for address in _files(dl):
             mark.update(f'{address}\n'.encode())
             file = split_address(address)[0]
@@ -106,7 +107,8 @@ class KeptPictures:
         if pixels.nbytes > SAID and not processes()[0]:
             print(f'{len(pixels):,} pictures of {self.shape[1]}x{self.shape[2]} are decoded once and kept '
                   f'{self.place}, {pixels.nbytes/2**30:.2f} GiB', flush=True)
-        plain = dl.new(shuffle=False, bs=min(256, len(pixels)), drop_last=False, after_batch=[], device='cpu')
+        plain = dl.new(shuffle=False, bs=min(256, len(pixels)), drop_last=False, after_batch=[], device='cpu',
+                       num_workers=self.workers)
         plain.kept,at = None,0
         for pictures,*_ in plain:
             pixels[at:at + len(pictures)] = pictures.as_subclass(torch.Tensor)
@@ -121,26 +123,28 @@ class _Store:
     def __init__(self, pixels): self.pixels = pixels
 
 
-def kept_pictures(
-    dl,          # `IdentityDL`
+def keep_pictures(
+    dl,          # `IdentityDL`; from its first epoch on it decodes nothing, and needs no processes
     keep='auto', # 'memory', 'device', 'file', 'no', or 'auto'
     folder='.',  # Of files
-): # `KeptPictures`, or `None`
-    """What keeps the pictures of a loader, or nothing.
+):
+    """Set what keeps the pictures of a loader, `dl.kept`, or nothing.
 
     'auto' keeps them in memory where they take 4 GiB and an eighth of the machine at most, shared out to the
     processes. ValueError for another word, and where a transform of items draws something or pictures are no files."""
     one_of('keep', keep, 'auto', 'memory', 'device', 'file', 'no')
-    if keep == 'no' or not len(dl.dataset): return None
+    if keep == 'no' or not len(dl.dataset): return
     squish = next((o for o in dl.after_item if isinstance(o, Squish)), None)
     strange = [type(o).__name__ for o in dl.after_item if not isinstance(o, (Squish, ToTensor))]
     plain = squish is not None and not strange and _files(dl) is not None
     if keep == 'auto':
-        return KeptPictures(dl, 'memory', folder) if plain and _few(3*len(dl.dataset)*math.prod(squish.size)) else None
+        if not plain or not _few(3*len(dl.dataset)*math.prod(squish.size)): return
+        keep = 'memory'
     if not plain:
         what = f'the transforms of items hold {", ".join(strange)}' if strange else 'not all pictures are files'
         raise ValueError(f'keep is {keep!r}, and {what}: they differ from time to time. Use "no".')
-    return KeptPictures(dl, keep, folder)
+    dl.kept = KeptPictures(dl, keep, folder)
+    dl.fake_l.num_workers = 0
 
 
 def _few(nbytes):

@@ -22,7 +22,7 @@ from ..launched import loading_processes
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .copies import DegradedCopies
 from .given import PictureOf, RecognitionDataLoaders, TableRow, complete_rows, picture_files, table_rows
-from .kept import kept_pictures
+from .kept import keep_pictures
 from .order import dealt_out, identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
@@ -47,6 +47,8 @@ class IdentityDL(TfmdDL):
     Of several processes each has batches of `n_ids` x `n_imgs`, and what all have in a step is the batch of
     `n_ids*processes` identities that one process would have with the same seed. Where there are fewer identities than
     that, two processes may have the same one."""
+    kept = None # Of `keep_pictures`; learners saved before there was any have none
+
     def __init__(self,
         dataset,             # `Datasets` whose first target is the identity
         n_ids:int=16,        # Identities a batch
@@ -63,7 +65,6 @@ class IdentityDL(TfmdDL):
         one_of('by', by, 'identity', 'picture')
         super().__init__(dataset, bs=bs or n_ids*n_imgs, do_setup=False, **kwargs)
         by_fork(self)
-        self.kept,self.in_small = None,False
         self.n_ids,self.n_imgs,self.partners,self.by,self.ids,self.seed = n_ids,n_imgs,partners,by,ids,seed
         if seed is not None: self.rng = random.Random(seed)
         if self.deals:
@@ -134,28 +135,27 @@ class IdentityDL(TfmdDL):
 
     def before_iter(self):
         super().before_iter()
-        if self.kept is not None and not self.in_small: self.kept.fill(self)
+        if self.kept is not None: self.kept.fill(self)
 
     def create_batches(self, samples):
-        if self.kept is None or not self.kept.filled: yield from super().create_batches(samples)
-        else: yield from (self.kept.batch(part, self.device) for part in self.chunkify(samples))
-
-    def __iter__(self):
-        kept = self.kept is not None and not self.in_small
-        with self.fake_l.no_multiproc() if kept else nullcontext(): yield from super().__iter__()
+        if self.kept is None: yield from super().create_batches(samples)
+        else: yield from map(self.kept.batch, self.chunkify(samples))
 
     def one_batch(self):
         "A batch of its own: for it alone not all pictures are decoded, to be kept"
-        self.in_small = True
+        if self.kept is None or self.kept.filled: return super().one_batch()
+        kept,self.kept = self.kept,None
         try: return super().one_batch()
-        finally: self.in_small = False
+        finally: self.kept = kept
 
     def new(self, dataset=None, cls=None, **kwargs):
         same = dataset is None or dataset is self.dataset
         own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, partners=self.partners, by=self.by, seed=self.seed,
                    ids=self.ids if same else None)
+        stays = same and not {'after_item', 'before_batch', 'create_item'} & {*kwargs}
+        if self.kept is not None and not stays: own['num_workers'] = self.kept.workers
         made = super().new(dataset, cls, **merge(own, kwargs))
-        if same and not {'after_item', 'before_batch', 'create_item'} & {*kwargs}: made.kept = self.kept
+        if stays: made.kept = self.kept
         return made
 
     def show_batch(self,
@@ -288,7 +288,7 @@ def recognition_dataloaders(
     dls = block.dataloaders(complete_rows(table, root), path=Path(root), dl_type=IdentityDL, n_ids=n_ids, n_imgs=n_imgs,
                             partners=partners, by=by, seed=seed, num_workers=workers, device=device,
                             val_bs=bs or 2*n_ids*n_imgs)
-    for dl in dls.loaders: dl.kept = kept_pictures(dl, keep, Path(root)/'kept')
+    for dl in dls.loaders: keep_pictures(dl, keep, Path(root)/'kept')
     dls.table = table.reset_index(drop=True)
     dls.table.attrs = {**table.attrs, 'root': str(root)}
     return dls

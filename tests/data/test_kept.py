@@ -3,6 +3,7 @@ import gc
 import os
 import pickle
 import random
+from copy import deepcopy
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,11 +14,11 @@ from fastai.torch_core import set_seed
 from fasttransform import Transform
 from PIL import Image
 
+from qsd_fastai.callbacks.many import SharedDL
 from qsd_fastai.data import kept
-from qsd_fastai.data.kept import kept_pictures
-from qsd_fastai.data.loaders import recognition_block, recognition_dataloaders, table_rows
+from qsd_fastai.data.kept import keep_pictures
+from qsd_fastai.data.loaders import IdentityDL, recognition_block, recognition_dataloaders, table_rows
 from qsd_fastai.drawn.people import generate_people
-from qsd_fastai.learner import recognition_learner
 
 ALL = 'memory','device','file'
 
@@ -127,10 +128,11 @@ class Turned(Transform):
 
 
 def test_what_differs_from_time_to_time_is_not_kept(people):
-    dls = loaders(people, 'auto')
-    dls.train.after_item.add(Turned())
-    assert kept_pictures(dls.train, 'auto') is None
-    with pytest.raises(ValueError, match=r'memory.*Turned.*Use "no"'): kept_pictures(dls.train, 'memory')
+    dl = loaders(people, 'no').train
+    dl.after_item.add(Turned())
+    keep_pictures(dl, 'auto')
+    assert dl.kept is None
+    with pytest.raises(ValueError, match=r'memory.*Turned.*Use "no"'): keep_pictures(dl, 'memory')
     with pytest.raises(ValueError, match="keep is 'disk'"): loaders(people, 'disk')
 
 
@@ -142,19 +144,35 @@ def test_what_is_large_is_not_kept_unasked(people, monkeypatch):
 
 
 def test_a_data_block_of_ones_own_keeps_nothing(people):
-    dls = recognition_block((32, 16)).dataloaders(table_rows(people), n_ids=3, bs=4, num_workers=0)
-    assert len(dls.train.one_batch()[0]) == 4
+    dls = recognition_block((32, 16)).dataloaders(table_rows(people), dl_type=IdentityDL, n_ids=3,
+                                               num_workers=2)
+    assert dls.train.kept is None
+    assert dls.train.fake_l.num_workers == 2
 
 
-def test_an_exported_learner_holds_no_picture(people):
-    learn = recognition_learner(loaders(people, 'memory'), 'test_resnet')
-    batches(learn.dls)
-    assert not pickle.loads(pickle.dumps(learn.dls.train.kept)).filled
-    learn.export('small.pkl')
-    plain = recognition_learner(loaders(people, 'no'), 'test_resnet')
-    plain.export('plain.pkl')
-    sizes = [(learn.path/f'{o}.pkl').stat().st_size for o in ('small', 'plain')]
-    assert abs(sizes[0] - sizes[1]) < 2000
+def test_processes_decode_once_and_for_what_is_not_kept(people):
+    "A loader that deals out to several processes takes over how many loading processes there are"
+    dls = loaders(people, 'memory', num_workers=2)
+    assert SharedDL(dls.train, rank=0, world_size=2, device='cpu').fake_l.num_workers == 0
+    assert dls.train.new(shuffle=False).fake_l.num_workers == 0
+    assert dls.train.kept.workers == dls.test_dl(people.iloc[:2]).fake_l.num_workers == 2
+    assert dls.train.new(after_item=[ToTensor()]).kept is None
+
+
+def test_copies_of_a_loader_hold_no_picture(people):
+    dls = loaders(people, 'memory')
+    wanted,kept = list(dls.valid),dls.valid.kept
+    assert len(pickle.dumps(kept)) < 2000 < kept.store.pixels.nbytes
+    copied = deepcopy(dls).valid
+    assert not copied.kept.filled
+    assert_same(list(copied), wanted)
+    assert copied.kept.store is kept.store # Found, not decoded
+
+
+def test_a_learner_saved_before_there_was_any_trains(people):
+    dls = loaders(people, 'no')
+    assert 'kept' not in vars(dls.train)
+    assert len(list(dls.train))
 
 
 def test_large_sets_are_told_of_once(people, monkeypatch, capsys):

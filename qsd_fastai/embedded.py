@@ -36,7 +36,10 @@ def embed_to(
         raise ValueError(f'data holds a picture of type {type(other).__name__}. Give files: their names are kept.')
     names = [str(o) for o in (data['path'] if hasattr(data, 'columns') else pictures)]
     model = f'{file_hash(embedder.file)} {bool(kwargs.get("flip"))} {half}'
-    for k,start in enumerate(range(0, len(names), rows)):
+    starts = range(0, len(names), rows)
+    if other := {*folder.glob('part-*.parquet')} - {folder/f'part-{k:05d}.parquet' for k in range(len(starts))}:
+        raise ValueError(f'{min(other)} holds embeddings of other pictures. Name another folder.')
+    for k,start in enumerate(starts):
         file,part = folder/f'part-{k:05d}.parquet',names[start:start + rows]
         mark = hashlib.sha256('\n'.join([model, *part]).encode()).hexdigest().encode()
         if file.is_file():

@@ -84,6 +84,9 @@ def test_what_is_of_another_model_or_other_pictures_is_refused(pictures, tmp_pat
                          (Mean(tmp_path), {'half': True}), (Mean(tmp_path), {'rows': 5})):
         with pytest.raises(ValueError, match=r'part-00000\.parquet holds .* another model'):
             embed_to(embedder, pictures, out, **how)
+    embed_to(Mean(tmp_path), pictures, tmp_path/'more', 5) # What is left of more pictures would be read as well
+    with pytest.raises(ValueError, match=r'part-00001\.parquet holds .* other pictures'):
+        embed_to(Mean(tmp_path), sorted(pictures.iterdir())[:5], tmp_path/'more', 5)
     table = pq.read_table(out/'part-00000.parquet').replace_schema_metadata()
     pq.write_table(table, out/'part-00000.parquet') # Of somebody else
     with pytest.raises(ValueError, match='another model'): embed_to(Mean(tmp_path), pictures, out)

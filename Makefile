@@ -5,7 +5,8 @@ BIN     = $(VENV)/bin
 TESTS  ?=
 # what `make bench` runs: commas stand for spaces
 BENCH  ?= step.py,--arch,resnet18,--height,128,--width,64,--n,32,--steps,3,--rounds,3,--out,bench \
-          feeding.py,--n_ids,40 tracking.py,--steps,3,--rounds,3 quality.py,--max_n,8000 sampler.py evaluation.py,--no-dense,--sizes,market tables.py,--n,100000 embedder.py
+          feeding.py,--n_ids,40 tracking.py,--bs,16,--steps,3,--rounds,3 quality.py,--max_n,8000 sampler.py \
+          evaluation.py,--no-dense,--sizes,market tables.py,--n,100000 embedder.py
 
 .PHONY: demo test install test-lowest install-lowest lint nbs docs bench clean
 

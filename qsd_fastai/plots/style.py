@@ -1,7 +1,9 @@
 "One palette and one frame for all figures"
+import math
 from textwrap import fill
 
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
 __all__ = ['bare', 'legend_below', 'look', 'named', 'new_figure', 'percent', 'set_title', 'signed']
 
@@ -70,8 +72,13 @@ def set_title(
     **kwargs,      # For `ax.set_title`
 ):
     "The title above the axes"
-    letters = int((ax.figure.get_figwidth() - .9)/(.0074*size)) # Inches beside the axes, and of a letter and point
-    ax.set_title('\n'.join(fill(line, letters) for line in text.split('\n')), fontsize=size, **kwargs)
+    beside = .95 if kwargs.get('loc') == 'left' else .7 # Inches; over the middle of the axes there is some to the left
+    room = 72*(ax.figure.get_figwidth() - beside) # Points
+    def broken(line):
+        "Into as few lines as there is room for, all about as long; an empty one has no path"
+        n = math.ceil(TextPath((0, 0), f'{line}.', size=size).get_extents().width/room)
+        return line if n < 2 else fill(line, math.ceil(len(line)/n) + 4)
+    ax.set_title('\n'.join(map(broken, text.split('\n'))), fontsize=size, **kwargs)
 
 
 def percent(

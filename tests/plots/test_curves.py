@@ -78,8 +78,7 @@ def test_retrieval_vs_reject(assert_tidy):
                               'inp': .5})
     fig = error_vs_reject_figure(retrieval_vs_reject(per_query, {'q': np.linspace(0, 100, 40)}), title='People')
     ax = fig.axes[0]
-    said = ' '.join(ax.get_title().split())
-    assert said == 'People 38 queries, 2 more left out; unanswerable queries left out'
+    assert ax.get_title() == 'People\n38 queries, 2 more left out; unanswerable queries left out'
     assert ax.get_ylabel() == 'mAP'
     assert ax.get_xlabel() == 'queries rejected, lowest quality first'
     assert_tidy(fig)

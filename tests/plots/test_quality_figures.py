@@ -65,5 +65,7 @@ def test_a_title_is_no_wider_than_its_figure(assert_tidy):
                            'accuracy low': [.4, .6], 'accuracy high': [.6, .8]}, index=['worst', 'best'])
     title = 'accuracy of pairs by true quality of the worse picture'
     fig = map_by_quality_figure(groups, 'accuracy', title)
-    assert ' '.join(fig.axes[0].get_title().split()) == f'{title}; lines: 95 % intervals'
+    assert fig.axes[0].get_title() == f'{title}; lines: 95 % intervals'.replace('the worse', 'the\nworse')
     assert_tidy(fig)
+    fig = map_by_quality_figure(groups, 'accuracy', 'accuracy by quality') # Wide enough
+    assert fig.axes[0].get_title() == 'accuracy by quality; lines: 95 % intervals'

@@ -121,9 +121,11 @@ class Gallery:
 
 def _weights(learn):
     "A mark of the weights of a learner: some numbers of each. Optimizers change tensors without counting it"
-    some = [o.detach().flatten()[:8].double() for o in get_model(learn.model).state_dict().values()
-            if isinstance(o, torch.Tensor)]
-    return hashlib.sha256(torch.cat(some).cpu().numpy().tobytes()).hexdigest()
+    found,some = hashlib.sha256(), {} # By device, for switches are not where the weights are
+    for o in get_model(learn.model).state_dict().values():
+        if isinstance(o, torch.Tensor): some.setdefault(o.device, []).append(o.detach().flatten()[:8].double())
+    for o in some.values(): found.update(torch.cat(o).cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 @torch.no_grad()

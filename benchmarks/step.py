@@ -10,6 +10,7 @@ what counts.
 """
 import json
 import platform
+import resource
 import time
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
 from fastcore.script import call_parse
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.callbacks.running_loss import KeptLosses
@@ -149,8 +151,21 @@ def timed(form, n, device):
     return took, (torch.cuda.max_memory_allocated() - held)/2**20 if device == 'cuda' else float('nan')
 
 
+class Operations(TorchDispatchMode):
+    "Counts what a device would be given: all operations but views"
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        returned = func._schema.returns
+        self.n += not (returned and returned[0].alias_info and not returned[0].alias_info.is_write)
+        return func(*args, **kwargs or {})
+
+
 def counted(form, n):
-    "Kernels, waits for the device and copies from it, a step, by PyTorch's profiler"
+    "A step's operations; on a GPU kernels, waits for the device and copies from it, by PyTorch's profiler"
+    if not torch.cuda.is_available():
+        with Operations() as found: form.run(n)
+        return {'operations': found.n/n}
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as found: form.run(n)
     calls = {o.key: o.count for o in found.key_averages()}
@@ -173,7 +188,7 @@ def main(
     steps:int=10,             # A round
     rounds:int=5,             # Of which medians are taken
     forms:str='',             # Which of `FORMS`, with commas between and none within; compiled ones only on a GPU
-    profile:bool=False,       # Count kernels and waits too (GPU)
+    profile:bool=False,       # Count operations too; on a GPU kernels and waits
     out:str='',               # Folder for step.json and step.md
 ):
     "A row a form: steps against the published one, milliseconds, pictures a second that are anchors, memory"
@@ -201,9 +216,10 @@ def main(
         took = median(t for t,_ in times)
         rows[title] = {'against': median(t for t,_ in found[first])/took, 'ms': 1000*took, 'anchors a second': n/took}
         if device == 'cuda': rows[title]['MiB'] = times[-1][1]
-        if profile and device == 'cuda': rows[title] |= counted(made[title], 4)
+        if profile: rows[title] |= counted(made[title], 4 if device == 'cuda' else 1)
     about = {'device': name, 'torch': torch.__version__, 'python': platform.python_version(), 'arch': arch,
-             'size': f'{height}x{width}', 'pictures a step': n, 'steps a round': steps, 'rounds': rounds}
+             'size': f'{height}x{width}', 'pictures a step': n, 'steps a round': steps, 'rounds': rounds,
+             'peak MiB of the process': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024}
     columns = list(dict.fromkeys(k for row in rows.values() for k in row))
     text = ', '.join(f'{k} {v}' for k,v in about.items()) + '\n\n| form | ' + ' | '.join(columns) + ' |\n'
     text += '|---'*(1 + len(columns)) + '|\n'

@@ -3,7 +3,7 @@
 Pictures are paired (`identity_pairs`, `partner_pairs`), the pairs that teach are kept (`select_pairs`), and what
 student and teacher differ by is summed over levels (`QSDLoss`)."""
 import math
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import nn
 
 from .choices import one_of
 from .shown import settings_text
-from .taught import energy_map, held, identity_mean_gap, mean_of, relation_gap
+from .taught import energy_map, held, identity_mean_gap, relation_gap
 from .tensors import full_precision, of_no_subclass
 
 __all__ = ['QSDLoss', 'grouped_pairs', 'identity_pairs', 'partner_pairs', 'ranked_pairs', 'select_pairs']
@@ -74,10 +74,9 @@ def ranked_pairs(
     first,second = pairs
     quality = full_precision(of_no_subclass(quality))
     gap = quality[first] - quality[second]
-    known = ~gap.isnan()
-    d = torch.where(known, gap.abs(), 0.)
-    m = d.sum()/max(len(d), 1) if unlabelled_as_equal else d.sum()/known.sum().clamp(min=1)
-    keep = known & (d > 0) & (d >= tau*m) & (d <= 100 - tau*(100 - m))
+    d = gap.abs()
+    m = d.nansum()/max(len(d), 1) if unlabelled_as_equal else d.nanmean()
+    keep = (d > 0) & (d >= tau*m) & (d <= 100 - tau*(100 - m)) # Never so where something is unknown
     better = gap > 0
     return torch.where(better, first, second), torch.where(better, second, first), keep
 
@@ -142,22 +141,21 @@ class QSDLoss(nn.Module):
         sources = levels if taught_by is None else taught_by
         with torch.autocast(levels[0].device.type, enabled=False):
             teacher,student,keep = ranked_pairs(quality, pairs, self.tau, self.unlabelled_as_equal)
-            picked = student,teacher,keep,self._stop(quality, teacher, student, keep)
-            self.stats = {'gap': mean_of(full_precision(of_no_subclass(quality)[teacher] - quality[student]), keep)}
-            chosen = [i for i,w in enumerate(weights) if w and len(student)]
-            found = dict(zip(chosen, self._terms(*([o[i] for i in chosen] for o in (names, levels, sources)), *picked)))
-            parts = [w*found[i] if i in found else full_precision(level[:0]).sum() # exactly 0, and part of the graph
+            ahead = full_precision(of_no_subclass(quality))
+            ahead = ahead[teacher] - ahead[student]
+            stop = torch.where(keep, ahead, 100.)/100 if self.stop == 'gap' else self.stop
+            picked = student,teacher,keep,stop
+            # maps first, so that they lie side by side
+            chosen = sorted((i for i,w in enumerate(weights) if w and len(student)), key=lambda i: levels[i].dim() == 2)
+            found = dict(zip(chosen, self._terms(*([o[i] for i in chosen] for o in (names, levels, sources)), ahead,
+                                                 *picked)))
+            parts = [_times(w, found[i]) if i in found else full_precision(level[:0]).sum() # exactly 0, in the graph
                      for i,(level,w) in enumerate(zip(levels, weights))]
             extra = self._extra(names, levels, sources, quality, ids, *picked)
-            loss = sum([*parts, *extra.values()])
-        self.n_pairs,self.n_candidates = keep.sum(), len(student)
+            loss = reduce(torch.add, [*parts, *extra.values()])
+        self.n_candidates = len(student)
         self.terms = {name: part.detach() for name,part in (*zip(names, parts), *extra.items())}
         return loss
-
-    def _stop(self, quality, teacher, student, keep):
-        if self.stop != 'gap': return self.stop
-        quality = full_precision(of_no_subclass(quality))
-        return torch.where(keep, quality[teacher] - quality[student], 100.)/100
 
     def _extra(self, names, levels, sources, quality, ids, student, teacher, keep, stop):
         "What is taught of embeddings beside where each lies"
@@ -173,21 +171,29 @@ class QSDLoss(nn.Module):
             found['mean'] = self.mean*identity_mean_gap(emb, quality, ids, fixed)
         return found
 
-    def _terms(self, names, levels, sources, student, teacher, keep, stop):
-        "Of each level, unweighted. What is compared lies side by side, a row a picture: pairs are picked once for all"
-        if not levels: return []
+    def _terms(self, names, levels, sources, ahead, student, teacher, keep, stop):
+        """Of each level, unweighted; maps come first. What is compared lies side by side, a row a picture: a GPU is
+        asked for all levels at once wherever it can be, for launching costs it more than reckoning"""
+        self.n_pairs = keep.sum()
+        count = self.n_pairs.clamp(min=1)
+        if not levels:
+            self.stats = {'gap': torch.where(keep, ahead, 0.).sum()/count}
+            return []
         own = list(map(self._row, names, levels))
         theirs = own if sources[0] is levels[0] else list(map(self._row, names, sources))
-        sizes = [o.shape[1] for o in own]
-        s,t = torch.cat(own, 1)[student].split(sizes, 1),held(torch.cat(theirs, 1)[teacher], stop).split(sizes, 1)
-        gaps = [self._gap(*o) for o in zip(names, levels, s, t)]
-        cosines = [1 - gap.detach() if level.dim() == 2 and not self._by_kl(name) else
-                   F.cosine_similarity(a.detach(), b.detach()) for name,level,gap,a,b in zip(names, levels, gaps, s, t)]
-        means = torch.where(keep[:, None], torch.stack([*gaps, *cosines], 1), 0.).sum(0)/keep.sum().clamp(min=1)
-        means,cosines = (o.unbind() for o in means.split(len(levels)))
-        self.stats |= {f'cosine_{name}': o.detach() for name,o in zip(names, cosines)}
-        return [mean if level.dim() == 2 else self._amplified(mean, maps, keep)
-                for mean,level,maps in zip(means, levels, s)]
+        widths,n_maps = [o.shape[1] for o in own], sum(o.dim() != 2 for o in levels)
+        areas,widths = widths[:n_maps],widths[n_maps:]
+        taught,teaching = torch.cat(own, 1)[student],held(torch.cat(theirs, 1)[teacher], stop)
+        (s, *s_rows),(t, *t_rows) = (o.split([sum(areas), *widths], 1) for o in (taught, teaching))
+        gaps,cosines = self._map_gaps(s, t, areas) if n_maps else ([], [])
+        for name,a,b in zip(names[n_maps:], s_rows, t_rows):
+            gaps.append(self._row_gap(name, a, b))
+            cosines.append(F.cosine_similarity(a.detach(), b.detach()) if self._by_kl(name) else 1 - gaps[-1].detach())
+        columns = torch.where(keep[:, None], torch.stack([*gaps, *cosines, ahead.to(gaps[0].dtype)], 1), 0.)
+        gaps,cosines,ahead = (columns.sum(0)/count).split([len(levels), len(levels), 1])
+        self.stats = {'gap': ahead.detach()[0], **{f'cosine_{k}': o for k,o in zip(names, cosines.detach())}}
+        maps,rows = gaps.split([n_maps, len(widths)])
+        return [*(self._amplified(maps, s, areas, keep) if n_maps else ()), *rows]
 
     def _by_kl(self, name): return name == 'logits' and self.logits == 'kl'
 
@@ -197,20 +203,32 @@ class QSDLoss(nn.Module):
         energy = energy_map(level).flatten(1)
         return F.normalize(energy, dim=1) if self.map_norm == 'l2' else energy
 
-    def _gap(self, name, level, s, t):
-        if level.dim() != 2: return ((s - t).square() if self.distance == 'l2' else (s - t).abs()).mean(1)
+    def _row_gap(self, name, s, t):
         return F.kl_div(s, t, reduction='none', log_target=True).sum(1) if self._by_kl(name) else 1 - (s*t).sum(1)
 
-    def _amplified(self, gap, maps, keep):
-        if self.amplify == 'none': return gap
+    def _map_gaps(self, s, t, areas):
+        "Two lists, one of each level: what the maps of each pair differ by, and their cosine"
+        apart = (s - t).square() if self.distance == 'l2' else (s - t).abs()
+        s,t = s.detach(),t.detach()
+        dot,left,right = torch.stack([o.sum(2) for o in torch.stack([s*t, s*s, t*t]).split(areas, 2)], 2)
+        cosine = dot*(left*right).clamp_(min=1e-30).rsqrt_()
+        return [o.mean(1) for o in apart.split(areas, 1)], list(cosine.unbind(1))
+
+    def _amplified(self, gaps, maps, areas, keep):
+        "The gaps `(n_levels,)`, each by its factor"
+        if self.amplify == 'none': return gaps
         scores,out = maps.detach() if self.amplify == 'detached' else maps,~keep[:, None]
         # `aminmax` has no gradient before torch 2.7
-        low,top = scores.masked_fill(out, math.inf).amin(),scores.masked_fill(out, -math.inf).amax()
+        low = torch.stack([o.amin() for o in scores.masked_fill(out, math.inf).split(areas, 1)])
+        top = torch.stack([o.amax() for o in scores.masked_fill(out, -math.inf).split(areas, 1)])
         spread = top - low
         # constant maps have no spread to amplify by, and no maps neither: the term is 0 there, where the published
         # formula divides by 0
         flat = ~(spread > 1e-6*top)
-        return torch.where(flat, gap*0., 2/torch.where(flat, 1., spread)*gap)
+        return torch.where(flat, gaps*0., 2/torch.where(flat, 1., spread)*gaps)
+
+
+def _times(weight, x): return x if weight == 1 else weight*x
 
 
 def _check_levels(levels, names, weights, n):

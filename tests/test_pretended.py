@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
 from pretended import OnDevice, PretendedDevice, held
 
@@ -33,6 +34,7 @@ from qsd_fastai.evaluation.verification import evaluate_verification, fuse_flip
 from qsd_fastai.judging.search import judge_held_out
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.models.heads.by_name import make_head
+from qsd_fastai.optimizers import fused_adam
 from qsd_fastai.panning import pan_model
 from qsd_fastai.quality import label_table, norm_quality, similarity_quality, wasserstein
 from qsd_fastai.severity import severity_labels
@@ -115,14 +117,14 @@ def test_every_judge_of_embeddings_has_a_case():
     assert found <= set(CASES)
 
 
-def small_fit(table, device, method=None, head=None, epochs=2, cbs=(), **kwargs):
+def small_fit(table, device, method=None, head=None, epochs=2, cbs=(), opt_func=Adam, **kwargs):
     "A learner that was trained there"
     set_seed(0)
     pairs = getattr(method, 'pairs', '')
     dls = recognition_dataloaders(table, size=(32, 16), n_ids=4, n_imgs=4, seed=0, device=torch.device(device),
                                   partners=pairs == 'partner', copies=pairs == 'copies', **kwargs)
     learn = recognition_learner(dls, 'resnet10t', head and make_head(head, 32.), metrics=Retrieval('mAP'),
-                                cbs=[*([method] if method else []), *cbs])
+                                opt_func=opt_func, cbs=[*([method] if method else []), *cbs])
     learn.model.to(device)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 1e-3)
     return learn
@@ -142,7 +144,7 @@ FITS = {
     'published': {'method': {'preset': 'published', 'pairs': 'partner'}}, 'copies': {'method': {'preset': 'copies'}},
     'average': {'method': {'teacher': 'ema', 'decay': .9}}, 'frozen': {'method': {'teacher': 'frozen'}},
     'all terms': {'method': {'relations': 1., 'mean': 1., 'logits': 'kl', 'stop': 'gap', 'weight': 'auto'}},
-    'octuplet': {'method': OctupletTuning},
+    'octuplet': {'method': OctupletTuning}, 'fused': {'opt_func': fused_adam},
 }
 
 

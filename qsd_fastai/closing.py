@@ -17,17 +17,28 @@ def reference_of(
 
 
 class Closing:
-    "All stages of a run side by side: `figures`, `notes` on them, `frames` and `curves`, each by name"
+    "All stages of a run side by side: `figures`, `notes` on them, `frames`, `curves` and what these are `of`, by name"
     def __init__(self,
         judged:dict, # Stage -> its `Judgement`
         files,       # Picture files by path, a Series
     ):
         self.judged,self.files,self.notes = judged,files,{}
         self.curves = all_in_one({title: o.curves for title,o in judged.items()})
-        self.figures = curve_figures(self.curves, 'all arms')
+        self.of = {name: self._of(name) for name in self.curves}
+        self.figures = curve_figures(self.curves, self.of)
         self.frames = curve_frames(self.curves)
         for name in next(iter(judged.values())).groups: self._by_quality(name)
         self._gains()
+
+    def _of(self, name):
+        "Which pairs or queries a curve is of, and how many"
+        frames = next(iter(self.judged.values())).frames
+        if name in ('cmc', 'search_vs_reject') and 'per_query' in frames:
+            return f'{int(frames["per_query"]["answerable"].sum()):,} queries, all arms'
+        pairs = {k.removeprefix('per_pair_'): len(o) for k,o in frames.items() if k.startswith('per_pair_')}
+        own = name.removeprefix('roc_')
+        if own in pairs: return f'{own.replace("_", " ")} ({pairs[own]:,}), all arms'
+        return f'{sum(pairs.values()):,} pairs, all arms' if pairs else 'all arms'
 
     def _by_quality(self, name):
         of = {title: o.groups[name] for title,o in self.judged.items() if name in o.groups}

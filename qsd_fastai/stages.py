@@ -158,7 +158,7 @@ class Run:
         if trial: run.summary.update(under('final', list(self.results.values())[-1])) # What a sweep goes by
         uses(run, *(f'{self.run_id(title)}-evaluation' for title in self.judged))
         tables = {'results': results.rename_axis('arm').reset_index(), **closing.frames}
-        log_closing(run, tables, closing.figures, curve_charts(closing.curves, 'all arms'))
+        log_closing(run, tables, closing.figures, curve_charts(closing.curves, closing.of))
         finish_run(run)
 
     @property

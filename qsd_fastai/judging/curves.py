@@ -43,17 +43,22 @@ def _kind(curve):
     return 'roc' if isinstance(next(iter(curve.values())), RocPoints) else 'cmc'
 
 
+def _end(of, name):
+    said = of.get(name) if isinstance(of, dict) else of
+    return f', {said}' if said else ''
+
+
 def _det(name): return name.replace('roc', 'det', 1) if 'roc' in name else f'{name}_det'
 
 
 def curve_figures(
     curves:dict, # Of a judgement, or of `all_in_one`
-    of:str='',   # What is judged, for the titles
+    of='',       # What is judged, for the titles: of all, or name -> of that curve
 )->dict: # Name -> matplotlib figure
     "CMC, ROC and DET, error against rejection"
-    figures,end = {},f', {of}' if of else ''
+    figures = {}
     for name,curve in curves.items():
-        kind = _kind(curve)
+        kind,end = _kind(curve),_end(of, name)
         if kind != 'rejection' and len(curve) == 1: curve, = curve.values() # Goes without a legend
         if kind == 'rejection': figures[name] = error_vs_reject_figure(curve, title=f'What rejection is worth{end}')
         elif kind == 'cmc': figures[name] = cmc_figure(curve, title=f'Retrieval: CMC{end}')
@@ -92,14 +97,14 @@ def _some(far, most):
 
 def curve_charts(
     curves:dict,   # As for `curve_figures`
-    of:str='',     # As for `curve_figures`
+    of='',         # As for `curve_figures`
     most:int=150,  # Points of a line
 )->dict: # Name -> chart of W&B
     "The same as `wandb.plot`, to be pointed at, where W&B is; rates on logarithmic axes are given as powers of ten"
     if wandb is None: return {}
-    charts,end = {},f', {of}' if of else ''
+    charts = {}
     for name,curve in curves.items():
-        frame,kind = _frame(curve, most),_kind(curve)
+        frame,kind,end = _frame(curve, most),_kind(curve),_end(of, name)
         if kind == 'rejection':
             some = frame.loc[frame['rejected'] <= curve.whole_to]
             lines = {k: (some['rejected'], some[k]) for k in some.columns[1:]}

@@ -5,15 +5,16 @@
     python data_prep/bins.py bins --out sets                # a folder with lfw.bin, agedb_30.bin, ...
     python recipes/face.py --data ms1m/faces/images.csv --sets sets/lfw/pairs.csv,sets/agedb_30/pairs.csv \\
         --arch iresnet50 --size 112 --by picture --pairs partner --n-ids 128 --n-imgs 1 --augment face --epochs 20 \\
-        --lr .1 --tune-epochs 4 --workers 8
+        --lr .1 --tune-epochs 4 --workers 8 --arms without,with
     python recipes/face.py --data lfw/images.csv --arch mobilefacenet --weights mobilefacenet.pt --size 112 \\
         --epochs 0 --degraded
 
 A baseline is trained with a margin head, or taken from `--weights` (`--epochs 0`: its head then starts at the mean of
 each identity), and labels the quality of the pictures. Then it is fine-tuned from the same weights, with the same
-batches and the same number of steps, once for each of `--arms`: without QSD, with it, and the controls. QSD sees the
-last three stages, the embedding, and the cosines before the margin. What the paper does not tell about faces (body,
-levels, weights, schedule) is this project's choice.
+batches and the same number of steps, once for each of `--arms`: without QSD, with it, by the Octuplet loss on degraded
+copies, which has helped most (docs/results.md), and the controls. QSD sees the last three stages, the embedding, and
+the cosines before the margin. What the paper does not tell about faces (body, levels, weights, schedule) is this
+project's choice.
 
 Judged are the pairs beside the table and those of `--sets`, as they are and, with `--degraded`, brought down to 28,
 20 and 14 pixels, blurred and compressed: both pictures of a pair, or one of them (crossed). Search is judged where the
@@ -50,7 +51,7 @@ def main(
     weight:float=1.,          # Of QSD; 0 is the baseline's loss
     pairs:str='batch',        # batch: all pairs of one identity in a batch; partner: one for each picture, as published
     map_norm:str='none',      # Of QSD's maps: none as published, l2 makes them independent of scale
-    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-gap, ...
+    arms:str='without,with,octuplet', # Fine-tunings, of `qsd_fastai.arms`: shuffled, copies, copies-gap, ... too
     shuffle_quality:bool=False, # The same as shuffled in place of with
     degraded:bool=False,      # Judge degraded copies of the first set of pairs as well
     far:float=1e-2,           # False acceptance rate at which true acceptance is stated

@@ -7,11 +7,12 @@
         --workers 8
 
 A baseline is trained and labels the quality of its own training pictures. Then it is fine-tuned from the same
-weights, with the same batches and the same number of steps, once for each of `--arms`: without QSD, with it, and the
-controls. All are judged on identities that none of them was trained on, overall and on the worst and best third of
-queries by quality (`true_quality` where the table has it, else the baseline's own labels). `--weight 0` makes QSD the
-baseline's loss again; `--shuffle-quality` keeps the pairs and loses the quality. The published schedule is a page of
-its own, `reid_agw.py`. For another model, loss or schedule, copy this page and edit it.
+weights, with the same batches and the same number of steps, once for each of `--arms`: without QSD, with it, by the
+Octuplet loss on degraded copies, which has helped most (docs/results.md), and the controls. All are judged on
+identities that none of them was trained on, overall and on the worst and best third of queries by quality
+(`true_quality` where the table has it, else the baseline's own labels). `--weight 0` makes QSD the baseline's loss
+again; `--shuffle-quality` keeps the pairs and loses the quality. The published schedule is a page of its own,
+`reid_agw.py`. For another model, loss or schedule, copy this page and edit it.
 """
 from fastcore.script import call_parse
 
@@ -37,7 +38,7 @@ def main(
     tune_lr:float=2e-3,       # Highest rate of the fine-tunings
     weight:float=1.,          # Of QSD; 0 is the baseline's loss
     pairs:str='batch',        # batch: all pairs of one identity in a batch; partner: one for each picture, as published
-    arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-gap, ...
+    arms:str='without,with,octuplet', # Fine-tunings, of `qsd_fastai.arms`: shuffled, copies, copies-gap, ... too
     shuffle_quality:bool=False, # The same as shuffled in place of with
     seed:int=0,               # Of weights, batches and augmentation
     group:str='',             # Of the runs in W&B; the name of the folder when not given

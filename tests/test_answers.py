@@ -136,6 +136,13 @@ def test_copies_that_are_not_there_are_told(cb):
         fit(learner([cb], train))
 
 
+@pytest.mark.parametrize('dealt', [{'by_identity': False, 'n_imgs': 4}, {'by_identity': True, 'n_imgs': 1}], ids=str)
+def test_octuplet_tuning_asks_for_several_pictures_of_an_identity(dealt):
+    "Else no anchor had a positive, and it would train nothing without a word"
+    train = type('Dealt', (list,), dealt)(batches())
+    with pytest.raises(ValueError, match="by='identity' with n_imgs=2 or more"): fit(learner([OctupletTuning()], train))
+
+
 def levels(seed=0, n=12):
     rng = torch.Generator().manual_seed(seed)
     def draw(*shape): return torch.randn(*shape, generator=rng, dtype=torch.float64).requires_grad_()

@@ -10,7 +10,10 @@ __all__ = ['OctupletTuning']
 
 
 class OctupletTuning(Callback):
-    "Trains by `OctupletLoss` of pictures and their degraded copies (`copies=True` in the loader) and by nothing else"
+    """Trains by `OctupletLoss` of pictures and their degraded copies (`copies=True` in the loader) and by nothing else
+
+    A picture and its own copy are no pair: batches are dealt by identity, two pictures or more of each. ValueError at
+    the start of a fit where they are not."""
     order,run_valid,pairs = QualityDistillation.order,False,'copies'
 
     def __init__(self,
@@ -18,6 +21,12 @@ class OctupletTuning(Callback):
     ): self.margin,self.loss,self.terms = margin,OctupletLoss(margin),{}
 
     __repr__ = shown
+
+    def before_fit(self):
+        dl = self.learn.dls.train
+        if getattr(dl, 'by_identity', True) and getattr(dl, 'n_imgs', 2) >= 2: return
+        raise ValueError('The Octuplet loss compares pictures of one identity, and batches here hold two of them only '
+                         "by chance. Deal them by='identity' with n_imgs=2 or more, or leave the arm octuplet out.")
 
     def after_loss(self):
         ids = self.yb[0].as_subclass(torch.Tensor)

@@ -131,7 +131,7 @@ def test_who_is_judged_is_not_trained_on(faces, tmp_path):
 @pytest.mark.skipif(not LONDON.is_dir(), reason='the London faces are not beside the repository')
 def test_real_faces_end_to_end(tmp_path):
     folder.main(str(LONDON), out=str(tmp_path/'london'), query='neutral')
-    args = {**tiny, 'n_ids': 12, 'n_imgs': 2, 'by': 'picture', 'pairs': 'partner'}
+    args = {**tiny, 'n_ids': 12, 'n_imgs': 2, 'by': 'picture', 'pairs': 'partner', 'arms': 'without,with'}
     results = face.main(str(tmp_path/'london'/'images.csv'), out=tmp_path/'run', **args)
     row = results.loc['fine-tuned with QSD']
     assert 0 <= row['rank1'] <= row['rank5'] <= row['rank20'] <= 1  # better than chance

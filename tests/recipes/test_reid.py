@@ -45,14 +45,14 @@ def people(tmp_path_factory):
 def test_reid_trains_labels_tunes_and_judges(people):
     said = run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'one', *tiny)
     results = pd.read_csv(people/'one'/'results.csv', index_col=0)
-    assert list(results.index) == ['baseline', 'fine-tuned without QSD', 'fine-tuned with QSD']
+    assert list(results.index) == ['baseline', 'fine-tuned without QSD', 'fine-tuned with QSD', 'Octuplet loss']
     assert {'rank1', 'mAP', 'mINP', 'mAP worst', 'mAP best'} <= set(results.columns)
     assert results.notna().all(axis=None)
     assert results.stack().between(0, 1).all()
     for name in results.index: assert name in said
     assert not {'\r', '█'} & set(said)  # a log holds rows of epochs, no bars
     assert max(map(len, said.split('\n'))) < 200
-    assert len(re.findall(r'^[01] +\d+\.\d+ +', said, re.M)) == 4
+    assert len(re.findall(r'^[01] +\d+\.\d+ +', said, re.M)) == 5
     assert 'Rank correlation of the computed quality with true_quality over 48 training pictures' in said
     assert 'wandb sync' in said
     labelled = read_table(people/'one'/'labelled'/'images.csv')
@@ -68,18 +68,19 @@ def test_reid_trains_labels_tunes_and_judges(people):
         final = [k for k in o.summary if k.startswith('final/')]
         assert 'final/mAP best' in final
         assert not any('_' in k for k in final if 'quality' not in k)  # one figure, one name
-    assert [o.header.job_type for o in tracked] == ['train', 'fine-tune', 'fine-tune', 'compare']
+    assert [o.header.job_type for o in tracked] == ['train', *['fine-tune']*3, 'compare']
     assert [o.config['arm'] for o in tracked[:-1]] == list(results.index)
     assert {o.config['reference'] for o in tracked[:-1]} == {first.header.run_id}
     # what each is made of, which W&B shows as lineage where it is online
-    assert [o.config.get('uses') for o in tracked] == [None, *[[f'{first.header.run_id}-model']]*2, [
+    assert [o.config.get('uses') for o in tracked] == [None, *[[f'{first.header.run_id}-model']]*3, [
         f'{o.header.run_id}-evaluation' for o in tracked[:-1]]]
     check_closing(closing, people/'one', results)
     assert not list((people/'one').glob('*.state'))
     # what a stage does not do is not said of it
     assert not {'weight', 'pairs', 'tune_lr'} & set(first.config)
-    without,distilled = (set(o.config) for o in tuned)
+    without,distilled,octuplet = (set(o.config) for o in tuned)
     assert distilled - without == {'weight', 'pairs'}
+    assert octuplet == without
     assert 'already holds a run' in run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'one', *tiny,
                                         code=1)
 
@@ -108,7 +109,8 @@ def check_closing(run, out, results):
 
 
 def test_weight_zero_is_the_fine_tuning_without(people):
-    run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'zero', '--weight', 0, *tiny)
+    run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'zero', '--weight', 0,
+        '--arms', 'without,with', *tiny)
     results = pd.read_csv(people/'zero'/'results.csv', index_col=0)
     without,qsd = (results.loc[f'fine-tuned {o} QSD'] for o in ('without', 'with'))
     assert without.tolist() == qsd.tolist()
@@ -130,7 +132,7 @@ def stop_when(file, going, number):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_goes_on_to_the_same_end(people, number):
     out = f'stopped{number}'
-    args = ['--data', 'people/images.csv', *tiny, '--epochs', 6]
+    args = ['--data', 'people/images.csv', *tiny, '--arms', 'without,with', '--epochs', 6]
     if not (people/'whole').exists(): run(people, 'recipes/reid.py', *args, '--out', 'whole')
     going = subprocess.Popen(command('recipes/reid.py', *args, '--out', out), cwd=people, preexec_fn=foreground,
                              env={**os.environ, 'WANDB_MODE': 'offline'},

@@ -10,7 +10,6 @@ what counts.
 """
 import json
 import platform
-import resource
 import time
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.losses import CenterLoss, IdentityLoss, RecognitionLoss, WeightedRegularizedTriplet
 from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.optimizers import fused_adam
+from qsd_fastai.runs.made import peak_memory
 
 N_BATCHES = 2
 
@@ -219,7 +219,7 @@ def main(
         if profile: rows[title] |= counted(made[title], 4 if device == 'cuda' else 1)
     about = {'device': name, 'torch': torch.__version__, 'python': platform.python_version(), 'arch': arch,
              'size': f'{height}x{width}', 'pictures a step': n, 'steps a round': steps, 'rounds': rounds,
-             'peak MiB of the process': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024}
+             **peak_memory(device)}
     columns = list(dict.fromkeys(k for row in rows.values() for k in row))
     text = ', '.join(f'{k} {v}' for k,v in about.items()) + '\n\n| form | ' + ' | '.join(columns) + ' |\n'
     text += '|---'*(1 + len(columns)) + '|\n'

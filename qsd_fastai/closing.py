@@ -24,21 +24,11 @@ class Closing:
     ):
         self.judged,self.files,self.notes = judged,files,{}
         self.curves = all_in_one({title: o.curves for title,o in judged.items()})
-        self.of = {name: self._of(name) for name in self.curves}
+        self.of = {name: f'{said}, all arms' for name,said in next(iter(judged.values())).of.items()}
         self.figures = curve_figures(self.curves, self.of)
         self.frames = curve_frames(self.curves)
         for name in next(iter(judged.values())).groups: self._by_quality(name)
         self._gains()
-
-    def _of(self, name):
-        "Which pairs or queries a curve is of, and how many"
-        frames = next(iter(self.judged.values())).frames
-        if name in ('cmc', 'search_vs_reject') and 'per_query' in frames:
-            return f'{int(frames["per_query"]["answerable"].sum()):,} queries, all arms'
-        pairs = {k.removeprefix('per_pair_'): len(o) for k,o in frames.items() if k.startswith('per_pair_')}
-        own = name.removeprefix('roc_')
-        if own in pairs: return f'{own.replace("_", " ")} ({pairs[own]:,}), all arms'
-        return f'{sum(pairs.values()):,} pairs, all arms' if pairs else 'all arms'
 
     def _by_quality(self, name):
         of = {title: o.groups[name] for title,o in self.judged.items() if name in o.groups}

@@ -11,7 +11,7 @@ from torch import nn
 
 from .choices import one_of
 from .shown import settings_text
-from .taught import energy_map, held, identity_mean_gap, relation_gap
+from .taught import energy_map, held, identity_mean_gap, mean_of, relation_gap
 from .tensors import full_precision, of_no_subclass
 
 __all__ = ['QSDLoss', 'grouped_pairs', 'identity_pairs', 'partner_pairs', 'ranked_pairs', 'select_pairs']
@@ -174,10 +174,9 @@ class QSDLoss(nn.Module):
     def _terms(self, names, levels, sources, ahead, student, teacher, keep, stop):
         """Of each level, unweighted; maps come first. What is compared lies side by side, a row a picture: a GPU is
         asked for all levels at once wherever it can be, for launching costs it more than reckoning"""
-        self.n_pairs = keep.sum()
-        count = self.n_pairs.clamp(min=1)
+        self.n_pairs,self.stats = keep.sum(),{}
         if not levels:
-            self.stats = {'gap': torch.where(keep, ahead, 0.).sum()/count}
+            self.stats['gap'] = mean_of(ahead, keep)
             return []
         own = list(map(self._row, names, levels))
         theirs = own if sources[0] is levels[0] else list(map(self._row, names, sources))
@@ -190,8 +189,8 @@ class QSDLoss(nn.Module):
             gaps.append(self._row_gap(name, a, b))
             cosines.append(F.cosine_similarity(a.detach(), b.detach()) if self._by_kl(name) else 1 - gaps[-1].detach())
         columns = torch.where(keep[:, None], torch.stack([*gaps, *cosines, ahead.to(gaps[0].dtype)], 1), 0.)
-        gaps,cosines,ahead = (columns.sum(0)/count).split([len(levels), len(levels), 1])
-        self.stats = {'gap': ahead.detach()[0], **{f'cosine_{k}': o for k,o in zip(names, cosines.detach())}}
+        gaps,cosines,ahead = (columns.sum(0)/self.n_pairs.clamp(min=1)).split([len(levels), len(levels), 1])
+        self.stats |= {'gap': ahead.detach()[0], **{f'cosine_{k}': o for k,o in zip(names, cosines.detach())}}
         maps,rows = gaps.split([n_maps, len(widths)])
         return [*(self._amplified(maps, s, areas, keep) if n_maps else ()), *rows]
 
@@ -210,9 +209,9 @@ class QSDLoss(nn.Module):
         "Two lists, one of each level: what the maps of each pair differ by, and their cosine"
         apart = (s - t).square() if self.distance == 'l2' else (s - t).abs()
         s,t = s.detach(),t.detach()
-        dot,left,right = torch.stack([o.sum(2) for o in torch.stack([s*t, s*s, t*t]).split(areas, 2)], 2)
-        cosine = dot*(left*right).clamp_(min=1e-30).rsqrt_()
-        return [o.mean(1) for o in apart.split(areas, 1)], list(cosine.unbind(1))
+        dot,*squares = torch.stack([o.sum(2) for o in torch.stack([s*t, s*s, t*t]).split(areas, 2)], 2)
+        left,right = torch.stack(squares).clamp_(min=1e-16).rsqrt_()
+        return [o.mean(1) for o in apart.split(areas, 1)], list((dot*left*right).unbind(1))
 
     def _amplified(self, gaps, maps, areas, keep):
         "The gaps `(n_levels,)`, each by its factor"

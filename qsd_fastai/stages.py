@@ -241,7 +241,8 @@ class Stage:
             if len(frame): save_frame(frame, self.run.out/f'{self.name}_{k}.csv', index=False)
 
     def _log(self, judged, figures):
-        charts = under('charts', curve_charts(judged.curves, self.title))
+        of = {name: f'{said}, {self.title}' for name,said in judged.of.items()}
+        charts = under('charts', curve_charts(judged.curves, of))
         with kept_beside(self.wandb_run): self.wandb_run.log({**figure_images(judged.plots), **charts})
         files = [self.run.out/f'{self.name}_{k}.csv' for k in judged.frames]
         if files: log_files(self.wandb_run, 'evaluation', 'evaluation', files, figures)

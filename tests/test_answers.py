@@ -141,6 +141,8 @@ def test_octuplet_tuning_asks_for_several_pictures_of_an_identity(dealt):
     "Else no anchor had a positive, and it would train nothing without a word"
     train = type('Dealt', (list,), dealt)(batches())
     with pytest.raises(ValueError, match="by='identity' with n_imgs=2 or more"): fit(learner([OctupletTuning()], train))
+    judged = learner([OctupletTuning()], train)
+    judged.validate(dl=batches()) # Sends the event of a fit too, and trains nothing
 
 
 def levels(seed=0, n=12):

@@ -4,15 +4,16 @@ import pandas as pd
 
 from qsd_fastai.closing import Closing
 from qsd_fastai.evaluation.roc import roc_points
+from qsd_fastai.judging.curves import line_name
 from qsd_fastai.judging.judgement import Judgement
 
 
 def judged(sets):
     rng,same = np.random.default_rng(0),np.arange(60) % 2
     rocs = {name: roc_points(rng.random(60) + same, same) for name in sets}
-    frames = {f'per_pair_{name.replace(" ", "_")}': pd.DataFrame({'same': same}) for name in sets}
-    frames['per_query'] = pd.DataFrame({'path': list('abc'), 'ap': rng.random(3), 'answerable': [True, True, False]})
-    return Judgement({}, {}, frames, curves={'roc': rocs, 'cmc': {'plain': np.array([.5, 1.])}})
+    frames = {'per_query': pd.DataFrame({'path': list('ab'), 'ap': rng.random(2), 'answerable': True})}
+    of = {'cmc': '2 queries', 'roc': '60 pairs', **{line_name('roc', name): f'{name} (60)' for name in sets}}
+    return Judgement({}, {}, frames, curves={'roc': rocs, 'cmc': {'plain': np.array([.5, 1.])}}, of=of)
 
 
 def titles(*sets):

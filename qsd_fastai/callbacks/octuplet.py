@@ -3,6 +3,7 @@ import torch
 from fastai.callback.core import Callback
 
 from ..distillation import QualityDistillation, check_halves
+from ..fits import is_judging
 from ..losses import OctupletLoss
 from ..shown import shown
 
@@ -23,6 +24,7 @@ class OctupletTuning(Callback):
     __repr__ = shown
 
     def before_fit(self):
+        if is_judging(self.learn): return
         dl = self.learn.dls.train
         if getattr(dl, 'by_identity', True) and getattr(dl, 'n_imgs', 2) >= 2: return
         raise ValueError('The Octuplet loss compares pictures of one identity, and batches here hold two of them only '

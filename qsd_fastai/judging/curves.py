@@ -9,7 +9,7 @@ from ..evaluation.roc import RocPoints
 from ..plots.curves import cmc_figure, det_figure, error_vs_reject_figure, roc_figure
 from ..runs.wandb_run import wandb
 
-__all__ = ['all_in_one', 'curve_charts', 'curve_figures', 'curve_frames']
+__all__ = ['all_in_one', 'curve_charts', 'curve_figures', 'curve_frames', 'line_name']
 
 
 def all_in_one(
@@ -24,9 +24,17 @@ def all_in_one(
         if isinstance(curve, RejectionResult): found[name] = _rejections(of_arms)
         else:
             for line in curve:
-                own = name if len(curve) == 1 else f'{name}_{line.replace(" ", "_")}'
+                own = name if len(curve) == 1 else line_name(name, line)
                 found[own] = {arm: o[line] for arm,o in of_arms.items() if line in o}
     return found
+
+
+def line_name(
+    curve:str, # Name of a curve of several lines
+    line:str,  # One of them
+)->str:
+    "The name of a line where it stands alone"
+    return f'{curve}_{line.replace(" ", "_")}'
 
 
 def _rejections(of_arms):
@@ -43,9 +51,7 @@ def _kind(curve):
     return 'roc' if isinstance(next(iter(curve.values())), RocPoints) else 'cmc'
 
 
-def _end(of, name):
-    said = of.get(name) if isinstance(of, dict) else of
-    return f', {said}' if said else ''
+def _end(said): return f', {said}' if said else ''
 
 
 def _det(name): return name.replace('roc', 'det', 1) if 'roc' in name else f'{name}_det'
@@ -53,12 +59,12 @@ def _det(name): return name.replace('roc', 'det', 1) if 'roc' in name else f'{na
 
 def curve_figures(
     curves:dict, # Of a judgement, or of `all_in_one`
-    of='',       # What is judged, for the titles: of all, or name -> of that curve
+    of:dict,     # Name -> what that curve is of, for the titles
 )->dict: # Name -> matplotlib figure
     "CMC, ROC and DET, error against rejection"
     figures = {}
     for name,curve in curves.items():
-        kind,end = _kind(curve),_end(of, name)
+        kind,end = _kind(curve),_end(of.get(name))
         if kind != 'rejection' and len(curve) == 1: curve, = curve.values() # Goes without a legend
         if kind == 'rejection': figures[name] = error_vs_reject_figure(curve, title=f'What rejection is worth{end}')
         elif kind == 'cmc': figures[name] = cmc_figure(curve, title=f'Retrieval: CMC{end}')
@@ -97,14 +103,14 @@ def _some(far, most):
 
 def curve_charts(
     curves:dict,   # As for `curve_figures`
-    of='',         # As for `curve_figures`
+    of:dict,       # As for `curve_figures`
     most:int=150,  # Points of a line
 )->dict: # Name -> chart of W&B
     "The same as `wandb.plot`, to be pointed at, where W&B is; rates on logarithmic axes are given as powers of ten"
     if wandb is None: return {}
     charts = {}
     for name,curve in curves.items():
-        frame,kind,end = _frame(curve, most),_kind(curve),_end(of, name)
+        frame,kind,end = _frame(curve, most),_kind(curve),_end(of.get(name))
         if kind == 'rejection':
             some = frame.loc[frame['rejected'] <= curve.whole_to]
             lines = {k: (some['rejected'], some[k]) for k in some.columns[1:]}

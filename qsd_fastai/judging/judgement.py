@@ -23,6 +23,7 @@ class Judgement:
     tables:dict = field(default_factory=dict)  # Name -> function of files and paths that makes a W&B table
     curves:dict = field(default_factory=dict)  # Name -> what `judging.curves` draws, of one model or of several
     groups:dict = field(default_factory=dict)  # Name -> frame of `by_quality` or `verification_by_quality`
+    of:dict = field(default_factory=dict)      # Name of a curve -> how many queries or pairs it is of, in words
 
 
 def merged(
@@ -31,7 +32,7 @@ def merged(
     "All parts as one; the protocol of each under its name"
     whole = Judgement({}, {k: o.protocol for k,o in parts.items()})
     for o in parts.values():
-        for part in ('figures', 'frames', 'plots', 'tables', 'curves', 'groups'):
+        for part in ('figures', 'frames', 'plots', 'tables', 'curves', 'groups', 'of'):
             getattr(whole, part).update(getattr(o, part))
     return whole
 
@@ -51,7 +52,7 @@ def track_judgement(
     run.summary.update(under('final', found['figures']))
     if run.disabled: return finish_run(run)
     shown = picture_files(table).to_numpy(),table['path'].to_numpy()
-    pictures,charts = figure_images(judged.plots),under('charts', curve_charts(judged.curves))
+    pictures,charts = figure_images(judged.plots),under('charts', curve_charts(judged.curves, judged.of))
     made = under('tables', {k: make(*shown) for k,make in judged.tables.items()})
     with kept_beside(run): run.log({**pictures, **charts, **made})
     files = [Path(folder)/'results.json', *(Path(folder)/f'{k}.csv' for k in judged.frames)]

@@ -67,9 +67,10 @@ def judge_pairs(
                 'fold_thresholds': result.thresholds.tolist(), 'far': rates_reached(tar), 'far_rule': far_rule,
                 'rejection': rejection and f'{rejection.what}, unit {unit}, {rejection.how}'}
     frames |= {k: o.reset_index() for k,o in groups.items()} | curve_frames(curves)
-    plots = {**curve_figures(curves, f'{len(pairs):,} pairs'), **plots}
+    of = dict.fromkeys(curves, f'{len(pairs):,} pairs')
+    plots = {**curve_figures(curves, of), **plots}
     frame = per_pair.assign(path1=paths[per_pair['row1']], path2=paths[per_pair['row2']]).drop(columns=['row1', 'row2'])
-    return Judgement(figures, protocol, {'per_pair': frame, **frames}, plots, tables, curves, groups)
+    return Judgement(figures, protocol, {'per_pair': frame, **frames}, plots, tables, curves, groups, of)
 
 
 def rates_reached(

@@ -102,6 +102,7 @@ def judge_search(
         curves['search_vs_reject'] = rejection
         reported |= {f'{rejection.what} rejecting: {k}': float(v) for k,v in rejection.areas['partial'].items()}
     if mapped: plots['embedding_map'],frames['embedding_map'] = _map(table, store, known, mapped)
+    of = dict.fromkeys(curves, of)
     plots = {**curve_figures(curves, of), **plots}
     frames |= curve_frames(curves)
     protocol = {'distance': 'squared Euclidean' if euclidean else 'cosine', 'same_camera_excluded': cameras,
@@ -112,7 +113,7 @@ def judge_search(
                 'single_gallery_shot': (draws or 'exact') if 'single gallery shot' in cmc else None,
                 'open_set': record.get('open_set'),
                 'rejection': rejection and f'{rejection.what}, unit query, {rejection.how}'}
-    return Judgement(reported, protocol, frames, plots, tables, curves, groups)
+    return Judgement(reported, protocol, frames, plots, tables, curves, groups, of)
 
 
 def judge_held_out(

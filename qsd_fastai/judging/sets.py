@@ -17,7 +17,7 @@ from ..evaluation.verification import evaluate_verification, verification_by_qua
 from ..plots.pictures import hardest_pairs_figure
 from ..plots.quality import map_by_quality_figure
 from ..quality import norm_quality, similarity_quality
-from .curves import curve_figures, curve_frames
+from .curves import curve_figures, curve_frames, line_name
 from .judgement import Judgement
 
 __all__ = ['PairSets']
@@ -119,9 +119,11 @@ class PairSets:
         curves = {'roc': rocs}
         try: curves['rejection'] = self._rejection(parts, seed)
         except ValueError as e: print(f'Rejection is not judged: {e}') # A run of hours must not end for a figure
-        plots = {**curve_figures(curves, f'{sum(len(o[4]) for o in parts):,} pairs'), **plots}
+        of = dict.fromkeys(curves, f'{sum(len(o[4]) for o in parts):,} pairs')
+        of |= {line_name('roc', name): f'{name} ({len(pairs):,})' for name,(_,pairs) in self.sets.items()}
+        plots = {**curve_figures(curves, of), **plots}
         frames |= {**curve_frames(curves), **{k: o.reset_index() for k,o in groups.items()}}
-        return Judgement(row, {'far': self.far, 'flip': self.flip}, frames, plots, curves=curves, groups=groups)
+        return Judgement(row, {'far': self.far, 'flip': self.flip}, frames, plots, curves=curves, groups=groups, of=of)
 
     def _by_quality(self, per_pair, pairs, judged, labelled, plots, groups):
         "Accuracy of the thirds of pairs; nothing where quality is not known"

@@ -47,7 +47,8 @@ def judge_templates(
     tar,points = tar_at_far(scores, pairs['same'], far, far_rule),roc_points(scores, pairs['same'])
     figures = {f'template tar@{k:g}': float(v) for k,v in tar['tar'].items()}
     curves = {'template_roc': {'templates': points}}
-    plots = curve_figures(curves, f'{len(pairs):,} pairs of templates')
+    of = dict.fromkeys(curves, f'{len(pairs):,} pairs of templates')
+    plots = curve_figures(curves, of)
     lists = [folder/f'{name}.csv' for name in ('gallery', 'probe')]
     if all(file.is_file() for file in lists):
         gallery,probe = map(read_searches, lists)
@@ -57,4 +58,4 @@ def judge_templates(
         figures |= {f'template {k}': float(v) for k,v in found.items() if not k.startswith('n_')}
     protocol = {'templates': len(pooled.template), 'pairs': len(pairs), 'pool': pool, 'media_norm': media_norm,
                 'weigh': weigh or None, 'far': rates_reached(tar), 'far_rule': far_rule}
-    return Judgement(figures, protocol, curve_frames(curves), plots, curves=curves)
+    return Judgement(figures, protocol, curve_frames(curves), plots, curves=curves, of=of)

@@ -66,7 +66,7 @@ def curve_figures(
     for name,curve in curves.items():
         kind,end = _kind(curve),_end(of.get(name))
         if kind != 'rejection' and len(curve) == 1: curve, = curve.values() # Goes without a legend
-        if kind == 'rejection': figures[name] = error_vs_reject_figure(curve, title=f'What rejection is worth{end}')
+        if kind == 'rejection': figures[name] = error_vs_reject_figure(curve) # Which says how many
         elif kind == 'cmc': figures[name] = cmc_figure(curve, title=f'Retrieval: CMC{end}')
         else:
             figures[name] = roc_figure(curve, title=f'Verification: ROC{end}')

@@ -58,7 +58,8 @@ def map_by_quality_figure(
     Lines are 95 % intervals, where the groups have `<figure> low` and `<figure> high`."""
     groups = named(groups)
     first = next(iter(groups.values()))
-    fig,ax = new_figure(len(groups) if '' not in groups else 0, width=max(3.6, 1.2 + 1.05*len(first)))
+    room = max(1.05, .375*len(groups)) # Inches of a group: the number above a bar is about .28 wide
+    fig,ax = new_figure(len(groups) if '' not in groups else 0, width=max(3.6, 1.2 + room*len(first)))
     width = .8/len(groups)
     for i,(name,of) in enumerate(groups.items()):
         at = np.arange(len(first)) + width*(i + .5) - .4

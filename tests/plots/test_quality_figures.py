@@ -69,3 +69,11 @@ def test_a_title_is_no_wider_than_its_figure(assert_tidy):
     assert_tidy(fig)
     fig = map_by_quality_figure(groups, 'accuracy', 'accuracy by quality') # Wide enough
     assert fig.axes[0].get_title() == 'accuracy by quality; lines: 95 % intervals'
+
+
+@pytest.mark.parametrize('n', [1, 4, 7])
+def test_numbers_of_many_arms_do_not_meet(n, assert_tidy):
+    "They stand at about one height, and a bar is narrower the more there are"
+    groups = {f'arm {i}': pd.DataFrame({'mAP': [.611, .62, .633 + .001*i], 'n_queries': 33, 'quality_from': 0.,
+                                        'quality_to': 100.}, index=['worst', 'middle', 'best']) for i in range(n)}
+    assert_tidy(map_by_quality_figure(groups))

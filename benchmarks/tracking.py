@@ -17,7 +17,7 @@ from fastai.optimizer import SGD
 from fastcore.script import call_parse
 
 from qsd_fastai.callbacks.loss_terms import LossTerms
-from qsd_fastai.callbacks.track_run import TrackRun
+from qsd_fastai.callbacks.track_run import TrackRun, usual_every
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
@@ -77,11 +77,13 @@ def main(
     plain,tracked,own,once = [],[],[],[]
     with tempfile.TemporaryDirectory() as folder:
         for k in range(rounds + 1):
-            track = Timed(dir=folder, log_model=False, log_table=False)
+            track = Timed(dir=folder, every=1, log_model=False, log_table=False)
             found = seconds(learn),seconds(learn, track),track.of_steps,track.once
             if not k: continue # The first round warms up
             for into,o in zip((plain, tracked, own, once), found): into.append(o)
     step,took = median(plain)/steps,median(own)/steps
     print(f'{arch}, {height}x{width}, {bs} pictures a step: {1e3*step:.1f} ms without TrackRun')
     print(f'TrackRun: {1e3*took:.2f} ms a logged batch, {100*took/step:.2f} % of a step; {median(once):.2f} s a fit')
+    each = usual_every(100)
+    print(f'Of epochs of 100 batches and more each {each}th is logged by default: {100*took/step/each:.2f} % of a step')
     print(f'steps with it against steps without, medians: {median(tracked)/median(plain):.3f}')

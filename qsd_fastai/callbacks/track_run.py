@@ -33,14 +33,21 @@ __all__ = ['TrackRun']
 STEPS = {'train': 'batch', 'lr': 'batch', 'valid': 'epoch', 'mean': 'epoch', 'cost': 'epoch'} # What curves are over
 
 
+def usual_every(
+    n:int, # Batches in an epoch
+)->int:
+    "Batches from one that is logged to the next: every one where they are few, every tenth of 100 and more"
+    return min(10, max(1, n//10))
+
+
 class TrackRun(Callback):
     """Logs a fit to Weights & Biases, from its configuration to the hardest cases
 
-    Every loss term and learning rate a batch, metrics, pictures a second and memory an epoch, and at the end the model,
-    the table, the quality histogram, the hardest queries with their ranked gallery and, with `Verification`, the ROC
-    curve, error against rejection and the hardest pairs. Where `SaveModelCallback` loads the best model, all of these
-    are of its epoch: the artifact has the alias best, otherwise last, and its epoch and figures; `final/` in the
-    summary has them, too.
+    Every loss term and learning rate a batch, or every few of a long epoch (`every`), metrics, pictures a second and
+    memory an epoch, and at the end the model, the table, the quality histogram, the hardest queries with their ranked
+    gallery and, with `Verification`, the ROC curve, error against rejection and the hardest pairs. Where
+    `SaveModelCallback` loads the best model, all of these are of its epoch: the artifact has the alias best, otherwise
+    last, and its epoch and figures; `final/` in the summary has them, too.
     validate, get_preds and lr_find log nothing.
 
     Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C
@@ -61,7 +68,7 @@ class TrackRun(Callback):
         hardest:int=16,           # Queries in the table of the hardest, and pairs of each kind
         log_model:bool=True,      # Keep the model as an artifact?
         log_table:bool=True,      # Keep the table of pictures as an artifact?
-        every:int=1,              # Batches from one that is logged to the next
+        every:int=None,           # Batches from one that is logged to the next; by default `usual_every`
         into=None,                # A run of `start_run` to log to; that of `wandb.init`, or one of its own, by default
     ):
         store_attr()
@@ -127,7 +134,7 @@ class TrackRun(Callback):
         self.trained = True
         self.pictures += len(self.yb[0])
         batch = self.first_batch + self.epoch*self.n_iter + self.iter
-        if batch % self.every: return
+        if batch % (self.every or usual_every(self.n_iter)): return
         # one transfer: each that waits for the device holds up the next step
         row = numbers(under('train', {'loss': self.loss, **loss_terms(self.learn)}))
         row |= {f'lr/group{i}': h['lr'] for i,h in enumerate(self.opt.hypers)} | {'batch': batch}

@@ -14,7 +14,9 @@ import wandb
 from fastai.callback.core import Callback
 from fastai.callback.schedule import SchedCos
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner, load_learner
+from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -386,6 +388,21 @@ def test_a_logged_batch_looks_at_no_number_by_itself(labelled_people, offline, t
     assert track.batches.frame()['batch'].tolist() == [0, 3, 6]
     frame,rows = track.epochs.frame(),run.rows('valid/mAP')
     for k in ('epoch', 'valid/mAP', 'cost/pictures_a_second'): assert frame[k].tolist() == [r[k] for r in rows]
+
+
+@pytest.mark.parametrize('n,every', [(1, 1), (19, 1), (20, 2), (57, 5), (100, 10), (5000, 10)])
+def test_of_long_epochs_every_tenth_batch_is_logged(n, every):
+    "W&B's own `log` takes longer than a fast step can spare"
+    assert tracking.usual_every(n) == every
+
+
+def test_without_every_the_length_of_the_epoch_says_what_is_logged(offline, tmp_path):
+    batches = [(torch.randn(4, 3, 8, 8), torch.arange(4) % 2)]*25
+    dls = DataLoaders(batches, [], device='cpu')
+    learn = Learner(dls, Recognizer('test_resnet', 2, pretrained=False), loss_func=RecognitionLoss(), opt_func=SGD)
+    track = TrackRun(dir=tmp_path, log_model=False, log_table=False)
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-4, cbs=track)
+    assert track.batches.frame()['batch'].tolist() == list(range(0, 50, 2))
 
 
 def test_the_users_run_goes_on(labelled_people, offline, tmp_path):

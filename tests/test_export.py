@@ -200,8 +200,8 @@ PATHS = {'/home/al ice/faces/images.csv': 'images.csv', '~/faces': 'faces', '../
 @pytest.mark.parametrize('path', PATHS)
 def test_of_paths_the_last_part_is_shared(path):
     assert without_folders(path) == PATHS[path]
-    assert without_folders({'a': [path, .5, None], 'b': {'c': path}}) == {'a': [PATHS[path], .5, None],
-                                                                         'b': {'c': PATHS[path]}}
+    def of(o): return {'a': [o, .5, None], 'b': {'c': o}}
+    assert without_folders(of(path)) == of(PATHS[path])
 
 
 def test_a_card_holds_no_folders():

@@ -51,15 +51,22 @@ def offline(monkeypatch, people):
 
 
 @pytest.mark.parametrize('typo,said', [
-    ({'arms': 'without,wiht'}, 'Did you mean with'), ({'arms': 'with,with'}, 'an arm twice'), ({'pairs': 'partners'},
-                                                                                             'partners'),
-    ({'arch': 'test_resnte'}, 'Did you mean test_resnet'), ({'n_ids': 40}, '40'), ({'weight': -1.}, '-1'),
-    ({'data': 'people/image.csv'}, 'No table at'),
+    ({'arms': 'without,wiht'}, 'Did you mean with'),
+    ({'arms': 'with,with'}, 'an arm twice'),
+    ({'arms': 'without,with,odd.csv'}, 'embedding'),
+    ({'pairs': 'partners'}, 'partners'),
+    ({'arch': 'test_resnte'}, 'Did you mean test_resnet'),
     ({'arch': 'mvitv2_tiny'}, 'mvitv2_tiny does not take pictures of 32x16'),
-    ({'arch': 'iresnet18', 'width': 8}, '16 pixels'), ({'n_imgs': 1}, 'n_imgs=2 or more'),
-    ({'data': 'alone/images.csv'}, 'query can be answered'), ({'data': 'one_camera/images.csv'}, 'answered'),
-    ({'data': 'asked/images.csv'}, 'gallery'), ({'data': 'shown/images.csv'}, 'no queries'),
-    ({'n_ids': 16}, 'n_ids=8 or less'), ({'arms': 'without,with,odd.csv'}, 'embedding')], ids=str)
+    ({'arch': 'iresnet18', 'width': 8}, '16 pixels'),
+    ({'weight': -1.}, '-1'),
+    ({'n_ids': 40}, '40'),
+    ({'n_ids': 16}, 'n_ids=8 or less'),
+    ({'n_imgs': 1}, 'n_imgs=2 or more'),
+    ({'data': 'people/image.csv'}, 'No table at'),
+    ({'data': 'alone/images.csv'}, 'query can be answered'),
+    ({'data': 'one_camera/images.csv'}, 'answered'),
+    ({'data': 'asked/images.csv'}, 'gallery'),
+    ({'data': 'shown/images.csv'}, 'no queries')], ids=str)
 def test_a_typo_is_found_before_anything_is_trained(people, typo, said, capsys):
     with pytest.raises(SystemExit) as e: reid.main(**{'data': 'people/images.csv', 'out': 'typo', **tiny, **typo})
     assert said in str(e.value)
@@ -147,8 +154,8 @@ def test_what_has_not_begun_may_change_and_is_recorded(options):
     assert changed['tune_lr'] == [.01, .5]
     assert changed['weight'] == [1., 3.]
     assert kept['stages']['with'] == {'seed': 0, 'lr': .1, 'tune_lr': .5, 'weight': 3.}
-    with pytest.raises(ValueError, match=r'tune_lr was 0\.5 and is 0\.01'): Run('page',
-                                                                             {**options, 'resume': True, 'weight': 3.})
+    with pytest.raises(ValueError, match=r'tune_lr was 0\.5 and is 0\.01'):
+        Run('page', {**options, 'resume': True, 'weight': 3.})
 
 
 ERRORS = pytest.mark.parametrize('error', [ValueError('odd'), KeyboardInterrupt(), KeyError('bug')], ids=repr)
@@ -274,8 +281,8 @@ def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
         return SimpleNamespace(figures={'mAP': 0.})
     table = pd.DataFrame({'quality': [np.nan]*5})
     rehearse(Spy, judge, table, [None, QualityDistillation(), method])
-    assert [(n, QualityDistillation in kinds, same) for n,kinds,same in seen] == [(1, False, False), (1, True, False),
-                                                                                 (1, True, False)]
+    taught = [(n, QualityDistillation in kinds, same) for n,kinds,same in seen]
+    assert taught == [(1, False, False), (1, True, False), (1, True, False)]
     assert len(made) == 2 # learners: one for each way that the loader pairs
     assert table['quality'].isna().all()
     def blind(learn): return SimpleNamespace(figures={})
@@ -283,8 +290,8 @@ def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
 
 
 def test_a_transformer_at_the_size_of_the_pictures(people, tmp_path):
-    results = reid.main(data='people/images.csv', out=tmp_path/'run', **{**tiny, 'arch': 'test_vit', 'epochs': 1,
-                                                                         'arms': 'with', 'lr': 1e-3})
+    options = {**tiny, 'arch': 'test_vit', 'epochs': 1, 'arms': 'with', 'lr': 1e-3}
+    results = reid.main(data='people/images.csv', out=tmp_path/'run', **options)
     assert results.notna().all(axis=None)
 
 

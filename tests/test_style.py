@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(p.relative_to(ROOT).as_posix() for folder in ('qsd_fastai', 'recipes', 'data_prep', 'benchmarks',
-                                                             'tests')
-               for p in (ROOT/folder).rglob('*.py'))
+FOLDERS = 'qsd_fastai', 'recipes', 'data_prep', 'benchmarks', 'tests'
+FILES = sorted(p.relative_to(ROOT).as_posix() for folder in FOLDERS for p in (ROOT/folder).rglob('*.py'))
 LIBRARY = [f for f in FILES if f.startswith('qsd_fastai/')]
 OURS = [f for f in FILES if not f.startswith('tests/')]
 TIGHT = {'*', '/', '//', '**', '@'}
+WORDS = 'return', 'lambda', 'in', 'if', 'else', 'and', 'or', 'yield', 'import'
 # who may import whom: a room imports from those further up in this list only
 FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling', 'rows', 'private', 'fits', 'terminal',
            'shown'},
@@ -65,6 +65,11 @@ def test_lines_have_at_most_120_columns(file):
 
 
 @every
+def test_what_goes_on_begins_left_of_the_middle(file):
+    return lines_that(file, lambda line: line.startswith(' '*56) and line.strip())
+
+
+@every
 def test_arrows_of_functions_are_tight(file):
     return lines_that(file, lambda line: re.match(r' *(def .*)?\) -> ', line))
 
@@ -75,8 +80,7 @@ def test_products_are_tight(file):
     for before,o,after in zip(tokens, tokens[1:], tokens[2:]):
         if o.type != tokenize.OP or o.string not in TIGHT or before.end[0] != o.start[0]: continue
         value = before.type in (tokenize.NUMBER, tokenize.STRING) or before.string in (')', ']', '}')
-        if before.type == tokenize.NAME: value = before.string not in ('return', 'lambda', 'in', 'if', 'else', 'and',
-                                                                       'or', 'yield', 'import')
+        if before.type == tokenize.NAME: value = before.string not in WORDS
         spaced = before.end != o.start or (after.start[0] == o.end[0] and after.start != o.end)
         if value and spaced: found.append(f'{file}:{o.start[0]}: {o.line.strip()[:100]}')
     return found
@@ -158,10 +162,9 @@ def test_every_argument_of_a_public_name_has_a_comment(file):
 
 @library
 def test_argument_comments_begin_with_a_capital_and_end_without_a_full_stop(file):
-    bad = [f'{file}:{o.lineno}: {note}' for _,o,note in argument_comments(file, parsed(file))
-           if note and ((note.endswith('.') and not note.endswith('...')) or re.match(r'[a-z]+( [a-z]|, |; |$|\? )',
-                                                                                      note))]
-    return bad
+    small = re.compile(r'[a-z]+( [a-z]|, |; |$|\? )')
+    return [f'{file}:{o.lineno}: {note}' for _,o,note in argument_comments(file, parsed(file))
+            if note and ((note.endswith('.') and not note.endswith('...')) or small.match(note))]
 
 
 @ours
@@ -172,9 +175,9 @@ def test_messages_of_errors_end_in_a_full_stop(file):
         message = node.exc.args[0]
         while isinstance(message, ast.BinOp): message = message.right
         if isinstance(message, ast.JoinedStr): message = message.values[-1]
-        if isinstance(message, ast.Constant) and isinstance(message.value,
-                                                            str) and not message.value.rstrip().endswith(('.', '?')):
-            found.append(f'{file}:{node.lineno}: {message.value[-60:]!r}')
+        text = getattr(message, 'value', None)
+        if isinstance(text, str) and not text.rstrip().endswith(('.', '?')):
+            found.append(f'{file}:{node.lineno}: {text[-60:]!r}')
     return found
 
 
@@ -188,10 +191,10 @@ def imports(file):
     own = file.removesuffix('.py').removesuffix('/__init__').split('/')
     package = own if file.endswith('__init__.py') else own[:-1]
     for node in ast.walk(parsed(file)):
-        if isinstance(node, ast.ImportFrom) and node.level: yield [*package[:len(package) - node.level + 1],
-                                                                   *(node.module or '').split('.')]
-        elif isinstance(node,
-                        ast.ImportFrom) and (node.module or '').startswith('qsd_fastai'): yield node.module.split('.')
+        if isinstance(node, ast.ImportFrom):
+            parts = (node.module or '').split('.')
+            if node.level: yield [*package[:len(package) - node.level + 1], *parts]
+            elif parts[0] == 'qsd_fastai': yield parts
 
 
 def floor(room): return next((i for i,names in enumerate(FLOORS) if room in names), None)

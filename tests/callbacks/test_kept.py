@@ -66,8 +66,8 @@ def test_states_of_any_content_are_refused_by_name_or_read(labelled_people, stat
     learn.add_cb(Once())
     for _ in range(150):
         torch.save(changed(whole, rng), file)
-        with pytest.raises((ValueError, KeyboardInterrupt)) as e: learn.fit_one_cycle(2, 1e-3,
-                                                                                cbs=SaveState(file, resume=True))
+        with pytest.raises((ValueError, KeyboardInterrupt)) as e:
+            learn.fit_one_cycle(2, 1e-3, cbs=SaveState(file, resume=True))
         vars(learn).pop('save', None)
         if e.type is ValueError:
             assert 'odd.state' in str(e.value)

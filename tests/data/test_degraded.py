@@ -15,8 +15,8 @@ def noise(height, width, mode='RGB'):
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)).convert(mode)
 
 
-@pytest.mark.parametrize(('height', 'width', 'side', 'small'), [(112, 112, 14, (14, 14)), (112, 96, 24, (24, 28)),
-                                                                (40, 20, 1, (1, 2))])
+@pytest.mark.parametrize(('height', 'width', 'side', 'small'), [
+    (112, 112, 14, (14, 14)), (112, 96, 24, (24, 28)), (40, 20, 1, (1, 2))])
 def test_shrunk_to_the_stated_side(height, width, side, small):
     img = noise(height, width)
     wanted = img.resize(small, Image.BOX).resize((width, height), Image.BICUBIC)

@@ -333,9 +333,10 @@ def written(make_table):
     return Path(table.attrs['root'])/'images.csv'
 
 
-@pytest.mark.parametrize('text', ['', '[]', '3', 'null', '"a"', '{', '['*10**5, '\xff', '{"a": 1}}', '{"published": 3}',
-                                  *('{"published": ' + o + '}' for o in ('[1, 2]', '{"train": 3}', '{"query": null}',
-                                                                      '{"train": [1]}', '{"train": ["a", "b"]}'))])
+@pytest.mark.parametrize('text', [
+    '', '[]', '3', 'null', '"a"', '{', '['*10**5, '\xff', '{"a": 1}}',
+    *('{"published": ' + o + '}' for o in ('3', '[1, 2]', '{"train": 3}', '{"query": null}', '{"train": [1]}',
+                                           '{"train": ["a", "b"]}'))])
 def test_a_record_of_any_content_is_named(written, text):
     file = written
     file.with_suffix('.json').write_bytes(text.encode('latin-1'))

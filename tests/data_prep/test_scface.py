@@ -1,4 +1,6 @@
 "SCface: who is looked for among whom, at which distance, and what is left out"
+from itertools import product
+
 import pytest
 from made_up import draw, rows, twice
 from scface import scface_table
@@ -19,8 +21,8 @@ def test_queries_of_cameras_among_mugshots(root, capsys):
     assert (table['split'] == 'gallery').sum() == 3
     assert set(table.loc[table['split'] == 'gallery', 'camera']) == {'mugshot'}
     queries = table[table['split'] == 'query']
-    assert queries.groupby(['camera', 'distance']).size().to_dict() == {(c, d): 3 for c in ('cam1', 'cam5')
-                                                                        for d in (1., 2.6, 4.2)}
+    places = product(('cam1', 'cam5'), (1., 2.6, 4.2))
+    assert queries.groupby(['camera', 'distance']).size().to_dict() == dict.fromkeys(places, 3)
     # poses, infra-red: counted; what lies there twice is taken once
     assert table.attrs['record']['left_out'] == 3*(1 + 1 + 3)
     assert len(table) == 3 + 18
@@ -29,8 +31,8 @@ def test_queries_of_cameras_among_mugshots(root, capsys):
 
 def test_one_distance_and_people_to_train_on(root):
     table = scface_table(root, '1', train=1)
-    assert {r[1:] for r in rows(table) if r[3] == 'query'} == {(who, c, 'query') for who in ('002', '003')
-                                                              for c in ('cam1', 'cam5')}
+    asked = set(product(('002', '003'), ('cam1', 'cam5'), ('query',)))
+    assert {r[1:] for r in rows(table) if r[3] == 'query'} == asked
     assert (table[table['split'] == 'query']['distance'] == 4.2).all()
     assert (table['split'] == 'train').sum() == 7
     assert len(scface_table(root, infrared=True)) == 3 + 27

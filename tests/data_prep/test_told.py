@@ -188,8 +188,8 @@ def lfw(tmp_path):
 def test_view_1(lfw):
     pairs_table.main(str(lfw/'lfw'), str(lfw/'pairsDevTest.txt'), people=str(lfw/'peopleDevTrain.txt'), folds=2)
     table = read_table(lfw/'lfw'/'images.csv')
-    assert table.groupby('identity')['split'].first().to_dict() == {'Ann': 'train', 'Bo': 'train', 'Cy': 'gallery',
-                                                                   'Dee': 'gallery'}
+    splits = table.groupby('identity')['split'].first().to_dict()
+    assert splits == {'Ann': 'train', 'Bo': 'train', 'Cy': 'gallery', 'Dee': 'gallery'}
     pairs = read_pairs(lfw/'lfw'/'pairs.csv', table)
     assert pairs['same'].tolist() == [True, True, False, False]
     assert pairs['fold'].tolist() == [0, 1, 0, 1], 'each fold has pairs of both kinds'

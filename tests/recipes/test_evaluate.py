@@ -246,8 +246,8 @@ def test_mirror_images_of_every_kind_of_model(recipe, people, tmp_path):
         kept[name] = torch.from_numpy(np.load(tmp_path/f'{name}.npz', allow_pickle=False)['emb'])
     twice = people.learn.embed(held, root=people.folder, flip=True)
     for name in ('learner', 'weights', 'raw'): torch.testing.assert_close(kept[name], twice, rtol=1e-3, atol=1e-3)
-    for name in ('inside', 'asked'): torch.testing.assert_close(kept[name], torch.nn.functional.normalize(twice),
-                                                                rtol=1e-3, atol=1e-4)
+    unit = torch.nn.functional.normalize(twice)
+    for name in ('inside', 'asked'): torch.testing.assert_close(kept[name], unit, rtol=1e-3, atol=1e-4)
     once = people.learn.embed(held, root=people.folder, normalize=True)
     mirrored = torch.nn.functional.normalize(twice - people.learn.embed(held, root=people.folder))
     torch.testing.assert_close(kept['outside'], once + mirrored, rtol=1e-3, atol=1e-4)
@@ -290,8 +290,8 @@ def test_single_gallery_shot_where_the_record_says_so(recipe, people, tmp_path):
 def test_open_set_where_the_record_says_so(recipe, people, tmp_path):
     table,folder = people.table.copy(),people.folder/'open'
     lost = (table['split'] == 'gallery') & (table['identity'] == table['identity'][table['split'] == 'query'].iloc[0])
-    table.attrs = {**people.table.attrs, 'record': {'open_set': {'rank': 2, 'fpir': [.5, 0.],
-                                                                'gallery': 'mean of a person'}}}
+    asked = {'rank': 2, 'fpir': [.5, 0.], 'gallery': 'mean of a person'}
+    table.attrs = {**people.table.attrs, 'record': {'open_set': asked}}
     emb = people.emb[~lost[table['split'] != 'train'].to_numpy()]
     table = write_table(table[~lost], folder/'images.csv')
     held = table[table['split'] != 'train'].reset_index(drop=True)
@@ -341,11 +341,10 @@ def test_templates(recipe, people, tmp_path):
     want = evaluate_identification(pooled.emb[1::2], lists['identity'][1::2], gallery).figures.loc['mean']
     assert result['figures']['template rank1'] == pytest.approx(want['rank1'])
     at, = tar_at_far(scores, pairs['same'], .1).itertuples()
-    assert result['protocol']['templates'] == {'templates': 12, 'pairs': 66, 'pool': 'mean', 'media_norm': True,
-                                               'weigh': 'quality',
-                                               'far': {'0.1': {'threshold': pytest.approx(at.threshold),
-                                                               'false_accepts': at.false_accepts}},
-                                               'far_rule': 'below'}
+    far = {'0.1': {'threshold': pytest.approx(at.threshold), 'false_accepts': at.false_accepts}}
+    assert result['protocol']['templates'] == {
+        'templates': 12, 'pairs': 66, 'pool': 'mean', 'media_norm': True, 'weigh': 'quality', 'far': far,
+        'far_rule': 'below'}
 
 
 def test_many_splits_give_mean_and_spread(recipe, people, tmp_path, capsys):
@@ -370,27 +369,22 @@ def test_many_splits_give_mean_and_spread(recipe, people, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('wrong, said', [
-    ({}, 'Name one model'), ({'embeddings': 'emb.npz', 'learner': 'learner.pkl'},
-                             'Name one model'), ({'learner': 'no.pkl'}, 'There is no file'),
-    ({'weights': 'weights.pth'}, 'needs --arch'), ({'learner': 'weights.pth'},
-                                                   'is not a learner'), ({'embeddings': 'pairs.csv'}, 'no arrays'),
-    ({'embeddings': 'cut.npz'}, 'no arrays'), ({'embeddings': 'array.npy'}, 'no arrays'), ({'embeddings': 'flat.npz'},
-                                                                                           'paths and'),
-    ({'embeddings': 'few.npz'}, 'lacks 4 of 24 pictures'), ({'embeddings': 'twice.npz'}, 'twice'),
-    ({'embeddings': 'emb.npz', 'far': '2'}, '--far 2'), ({'embeddings': 'emb.npz', 'far': '.1,x'}, '--far x'),
-    ({'embeddings': 'emb.npz', 'thresholds': 'gird'}, 'Did you mean grid'), ({'embeddings': 'emb.npz', 'unit': 'pairs'},
-                                                                             '--unit'),
-    ({'embeddings': 'emb.npz', 'weigh': 'qualty'}, 'Did you mean quality'), ({'embeddings': 'emb.npz', 'pool': 'max'},
-                                                                             '--pool'),
-    ({'embeddings': 'emb.npz', 'flip': True}, '--flip'),
-    ({'embeddings': 'emb.npz', 'precision': 'half'}, '--precision'), ({'embeddings': 'emb.npz', 'data': ''},
-                                                                           '--data'),
-    ({'embeddings': 'emb.npz', 'data': 'none_*.csv'}, 'No table matches'), ({'embeddings': 'emb.npz', 'data': 'no.csv'},
-                                                                            'No table at'),
-    ({'embeddings': 'emb.npz', 'sets': 'no.csv'}, 'No pairs at'), ({'embeddings': 'emb.npz', 'data': 'train.csv'},
-                                                                   'only training pictures'),
+    ({}, 'Name one model'),
+    ({'embeddings': 'emb.npz', 'learner': 'learner.pkl'}, 'Name one model'),
+    ({'learner': 'no.pkl'}, 'There is no file'),
+    ({'learner': 'weights.pth'}, 'is not a learner'),
+    ({'weights': 'weights.pth'}, 'needs --arch'),
     ({'weights': 'weights.pth', 'arch': 'resnet18', 'height': 32, 'width': 16}, 'do not fit'),
-    ({'weights': 'weights.pth', 'arch': 'test_resnet'}, '--height and --width')], ids=str)
+    ({'weights': 'weights.pth', 'arch': 'test_resnet'}, '--height and --width'),
+    *(({'embeddings': file}, said) for file,said in (
+        ('pairs.csv', 'no arrays'), ('cut.npz', 'no arrays'), ('array.npy', 'no arrays'), ('flat.npz', 'paths and'),
+        ('few.npz', 'lacks 4 of 24 pictures'), ('twice.npz', 'twice'))),
+    *(({'embeddings': 'emb.npz', option: value}, said) for option,value,said in (
+        ('far', '2', '--far 2'), ('far', '.1,x', '--far x'), ('thresholds', 'gird', 'Did you mean grid'),
+        ('unit', 'pairs', '--unit'), ('weigh', 'qualty', 'Did you mean quality'), ('pool', 'max', '--pool'),
+        ('flip', True, '--flip'), ('precision', 'half', '--precision'), ('data', '', '--data'),
+        ('data', 'none_*.csv', 'No table matches'), ('data', 'no.csv', 'No table at'),
+        ('data', 'train.csv', 'only training pictures'), ('sets', 'no.csv', 'No pairs at')))], ids=str)
 def test_errors_are_one_line(recipe, people, tmp_path, monkeypatch, wrong, said):
     monkeypatch.chdir(people.folder)
     kept = np.load('emb.npz')

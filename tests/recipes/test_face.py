@@ -53,8 +53,7 @@ def test_every_arm_is_judged_as_it_is_and_degraded(faces, capsys, monkeypatch):
     assert 'Rank correlation of the computed quality with true_quality over 40 training pictures' in said
     assert 'Nobody judged was trained on' in said
     for name in ('baseline_roc.png', 'fine-tuned_with_QSD_rejection.png', 'quality.png', 'quality_agreement.png',
-                 'baseline.pkl',
-                 'results.csv'):
+                 'baseline.pkl', 'results.csv'):
         assert (faces/'one'/name).stat().st_size
     tracked = runs(faces/'one')
     assert [o.header.job_type for o in tracked] == ['train', *['fine-tune']*3, 'compare']
@@ -86,19 +85,21 @@ def test_weights_are_taken_as_they_are_and_their_head_imprinted(faces):
     assert (labelled.loc[labelled['split'] == 'train', 'identity'].value_counts() == 3).all()
 
 
-@pytest.mark.parametrize('args,said',
-                         [({'head': 'acrface'}, 'Did you mean arcface'),
-                          ({'epochs': 0}, 'Name them with --weights'),
-                                       ({'arms': 'with,without,wiht'}, 'Did you mean with'), ({'augment': 'yes'},
-                                                                                            '--augment'),
-                                       ({'map_norm': 'l1'}, 'l1'), ({'far': 0.}, '--far 0'), ({'sets': 'no/pairs.csv'},
-                                                                                              'No table at'),
-                                       ({'sets': 'lfw.bin'}, 'data_prep/bins.py lfw.bin'), ({'n_ids': 9}, '9'),
-                                       ({'arch': 'iresnet18', 'size': 8}, '16 pixels'), ({'weights': 'no.pt'},
-                                                                                         'no.pt')])
+@pytest.mark.parametrize('args,said', [
+    ({'head': 'acrface'}, 'Did you mean arcface'),
+    ({'epochs': 0}, 'Name them with --weights'),
+    ({'arms': 'with,without,wiht'}, 'Did you mean with'),
+    ({'augment': 'yes'}, '--augment'),
+    ({'map_norm': 'l1'}, 'l1'),
+    ({'far': 0.}, '--far 0'),
+    ({'sets': 'no/pairs.csv'}, 'No table at'),
+    ({'sets': 'lfw.bin'}, 'data_prep/bins.py lfw.bin'),
+    ({'n_ids': 9}, '9'),
+    ({'arch': 'iresnet18', 'size': 8}, '16 pixels'),
+    ({'weights': 'no.pt'}, 'no.pt')])
 def test_what_it_refuses(faces, args, said):
-    with pytest.raises(SystemExit, match=said): face.main(str(faces/'faces'/'images.csv'), out=faces/'no',
-                                                          **{**tiny, **args})
+    with pytest.raises(SystemExit, match=said):
+        face.main(str(faces/'faces'/'images.csv'), out=faces/'no', **{**tiny, **args})
     assert not (faces/'no').exists()
 
 
@@ -125,8 +126,8 @@ def test_who_is_judged_is_not_trained_on(faces, tmp_path):
     table = read_table(faces/'faces'/'images.csv', check=False)
     write_table(table.assign(split='train'), tmp_path/'all'/'images.csv')
     (tmp_path/'all'/'pairs.csv').write_text('path1,path2,same,fold\nx.jpg,y.jpg,1,0\n')
-    with pytest.raises(SystemExit, match='--hold-out 2'): face.main(str(tmp_path/'all'/'images.csv'),
-                                                                    out=tmp_path/'run', **tiny)
+    with pytest.raises(SystemExit, match='--hold-out 2'):
+        face.main(str(tmp_path/'all'/'images.csv'), out=tmp_path/'run', **tiny)
 
 
 @pytest.mark.skipif(not LONDON.is_dir(), reason='the London faces are not beside the repository')
@@ -140,5 +141,5 @@ def test_real_faces_end_to_end(tmp_path):
     labelled = read_table(tmp_path/'run'/'labelled'/'images.csv')
     assert labelled.loc[labelled['split'] == 'train', 'quality'].std() > 1
     assert (tmp_path/'run'/'fine-tuned_with_QSD.pkl').is_file()
-    with pytest.raises(SystemExit, match='neither pairs'): face.main(str(tmp_path/'london'/'images.csv'),
-                                                                     out=tmp_path/'no', degraded=True, **args)
+    with pytest.raises(SystemExit, match='neither pairs'):
+        face.main(str(tmp_path/'london'/'images.csv'), out=tmp_path/'no', degraded=True, **args)

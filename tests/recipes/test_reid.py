@@ -156,8 +156,8 @@ def test_compare_runs_every_arm_with_the_same_seeds(people):
             'with QSD, true quality']
     assert results.groupby('seed')['arm'].apply(list).tolist() == [arms, arms]
     gains = pd.read_csv(people/'compared'/'gains.csv').set_index(['arm', 'figure'])
-    without,qsd = (results[results['arm'] == o].set_index('seed')['mAP'] for o in ('fine-tuned without QSD',
-                                                                                   'fine-tuned with QSD'))
+    found = results.set_index(['arm', 'seed'])['mAP']
+    without,qsd = (found[f'fine-tuned {o} QSD'] for o in ('without', 'with'))
     assert gains.loc[('fine-tuned with QSD', 'mAP'), 'mean'] == pytest.approx((qsd - without).mean())
     assert 'Gain over "fine-tuned without QSD" of the same seed' in said
     assert (people/'compared'/'gains.png').stat().st_size

@@ -106,8 +106,8 @@ def test_another_depth(given):
 
 
 @pytest.mark.parametrize('name, kwargs', [
-    ('test_vit', {'img_size': (64, 32)}), ('swin_tiny_patch4_window7_224', {**TIMM['swin_tiny_patch4_window7_224'],
-                                                                            'img_size': (128, 64)})])
+    ('test_vit', {'img_size': (64, 32)}),
+    ('swin_tiny_patch4_window7_224', {**TIMM['swin_tiny_patch4_window7_224'], 'img_size': (128, 64)})])
 def test_position_embeddings_are_resized(given, name, kwargs):
     "As timm's own reader does, and nothing else of it: a key that it would drop is refused"
     weights = noise(make_body(name, **TIMM[name]))

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .balance import GradientBalance
 from .choices import one_of
+from .distributed import summed
 from .fits import is_judging
 from .qsd_loss import QSDLoss, grouped_pairs, identity_pairs, partner_pairs
 from .shown import settings_text, shown
@@ -241,6 +242,10 @@ class QualityDistillation(Callback):
                 '`quality` of the table, or set weight=0.')
 
     def after_train(self):
+        if self.network is not None: self.network.settle()
+        counts,device = (self.n_known, self.n_candidates, self.n_kept),next(self.learn.model.parameters()).device
+        counts = summed(torch.tensor([int(o) for o in counts], device=device))
+        self.n_known,self.n_candidates,self.n_kept = counts.tolist()
         self.taught += bool(self.n_kept > 0)
         if not (said := self.teaches_nothing): return
         if self.strict and not self.taught: raise ValueError(said)

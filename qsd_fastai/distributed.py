@@ -3,8 +3,8 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-__all__ = ['after_first', 'from_first', 'gather', 'gather_objects', 'gather_parts', 'gather_rows', 'processes',
-           'share_of', 'summed']
+__all__ = ['after_first', 'as_first', 'from_first', 'gather', 'gather_objects', 'gather_parts', 'gather_rows',
+           'highest', 'processes', 'share_of', 'summed']
 
 
 def processes(): # `(rank, number of processes)`
@@ -63,6 +63,34 @@ def _check_even(x):
     most,least = summed(torch.tensor([len(x), -len(x)], device=x.device), dist.ReduceOp.MAX).tolist()
     if most != -least:
         raise ValueError(f'Processes have batches of {-least} to {most} pictures. Give each of them as many.')
+
+
+class _Highest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        parts = gather(x[None])
+        top = parts.amax(0)
+        ctx.share = (x == top)/(parts == top).sum(0)
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad): return summed(grad.contiguous())*ctx.share
+
+
+def highest(
+    x, # Tensor, of one shape on every process
+): # The same shape
+    "The highest of all processes, number by number; the gradients of all reach the process that has it"
+    return x if processes()[1] == 1 else _Highest.apply(x)
+
+
+def as_first(
+    tensors, # Changed in place
+):
+    "What the first process has, on all of them"
+    if processes()[1] == 1: return
+    for o in tensors: dist.broadcast(o, 0)
 
 
 def share_of(

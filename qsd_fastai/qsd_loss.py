@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .choices import one_of
+from .distributed import highest, processes, summed
 from .shown import settings_text
 from .taught import energy_map, held, identity_mean_gap, mean_of, relation_gap
 from .tensors import full_precision, of_no_subclass
@@ -58,8 +59,7 @@ def select_pairs(
     """The pairs that teach: their better picture is the teacher, their worse one the student.
 
     Kept is a pair whose difference in quality `d` is neither small nor extreme beside the mean difference `m`:
-    `tau*m <= d <= 100 - tau*(100 - m)`, and `d > 0`. A pair of unknown quality is never kept.
-    The mean is over the pairs given: with several processes, each has its own."""
+    `tau*m <= d <= 100 - tau*(100 - m)`, and `d > 0`. A pair of unknown quality is never kept."""
     teacher,student,keep = ranked_pairs(quality, pairs, tau, unlabelled_as_equal)
     return teacher[keep], student[keep]
 
@@ -69,13 +69,18 @@ def ranked_pairs(
     pairs:tuple,                    # As for `select_pairs`
     tau:float=.3,                   # As for `select_pairs`
     unlabelled_as_equal:bool=False, # As for `select_pairs`
+    gathered:bool=False,            # Is the mean over the pairs of all processes?
 ): # Indices `(teacher, student)` of all pairs, and bool, which of them `select_pairs` keeps; `(n_pairs,)` each
     "Every pair, the better picture first, and whether it teaches: how many do is not asked, which would wait for a GPU"
     first,second = pairs
     quality = full_precision(of_no_subclass(quality))
     gap = quality[first] - quality[second]
     d = gap.abs()
-    m = d.nansum()/max(len(d), 1) if unlabelled_as_equal else d.nanmean()
+    if gathered and processes()[1] > 1:
+        known = torch.ones_like(d) if unlabelled_as_equal else ~d.isnan()
+        total,n = summed(torch.stack([d.nansum(), known.sum().to(d.dtype)]))
+        m = total/n
+    else: m = d.nansum()/max(len(d), 1) if unlabelled_as_equal else d.nanmean()
     keep = (d > 0) & (d >= tau*m) & (d <= 100 - tau*(100 - m)) # Never so where something is unknown
     better = gap > 0
     return torch.where(better, first, second), torch.where(better, second, first), keep
@@ -93,8 +98,12 @@ class QSDLoss(nn.Module):
     'gap' the teacher keeps the more of its gradient the nearer the two are in quality, and none at a gap of 100: `stop`
     is then the gap in quality, of 100. `mean` has no pairs to take a gap from: with 'gap' the mean gets no gradient.
 
-    Sums run in float32 or better, also under autocast. Everything is of the batch at hand: with several processes, each
-    has its own pairs, maximum and minimum."""
+    Sums run in float32 or better, also under autocast. With several processes each has pairs of its own pictures, and
+    mean gap, number of pairs, maximum and minimum are those of all batches together: the mean of what processes have is
+    the loss of one process with all pictures. `gathered=False`: everything is of each process's own batch, as
+    `relations` and `mean` always are."""
+    gathered = True # Of learners that were exported before it was asked
+
     def __init__(self,
         level_weights:tuple=(1., 1., 1., 1., .1), # A factor a level; the paper's: three maps, embedding, logits
         tau:float=.3,                             # Of `select_pairs`, 0 to 1
@@ -107,6 +116,7 @@ class QSDLoss(nn.Module):
         temperature:float=1.,                     # Of 'kl', above 0; cosines of a margin head want about 1/32
         relations:float=0.,                       # Weight of `relation_gap` of the level `emb`
         mean:float=0.,                            # Weight of `identity_mean_gap` of the level `emb`
+        gathered:bool=True,                       # Are pairs weighed beside those of all processes?
     ):
         super().__init__()
         if not 0 <= tau <= 1: raise ValueError(f'tau is {tau}. Give 0 to 1; the published value is .3.')
@@ -116,7 +126,7 @@ class QSDLoss(nn.Module):
         for name,weight in (('relations', relations), ('mean', mean)):
             if not weight >= 0: raise ValueError(f'{name} is {weight}. Give a weight of 0 or more.')
         self.stop,self.logits,self.temperature = stop,one_of('logits', logits, 'cosine', 'kl'),temperature
-        self.relations,self.mean = relations,mean
+        self.relations,self.mean,self.gathered = relations,mean,gathered
         self.level_weights,self.tau,self.unlabelled_as_equal = tuple(level_weights), tau, unlabelled_as_equal
         self.amplify = one_of('amplify', amplify, 'reference', 'detached', 'none')
         self.map_norm = one_of('map_norm', map_norm, 'none', 'l2')
@@ -140,7 +150,11 @@ class QSDLoss(nn.Module):
         if taught_by is not None: taught_by = [o.detach() for o in taught_by]
         sources = levels if taught_by is None else taught_by
         with torch.autocast(levels[0].device.type, enabled=False):
-            teacher,student,keep = ranked_pairs(quality, pairs, self.tau, self.unlabelled_as_equal)
+            teacher,student,keep = ranked_pairs(quality, pairs, self.tau, self.unlabelled_as_equal, self.gathered)
+            self.n_candidates = len(student)
+            # processes wait for each other: one without a pair has one that teaches nothing
+            if self._world > 1 and not len(student): student = teacher = keep.new_zeros(1, dtype=torch.int64)
+            if len(keep) < len(student): keep = keep.new_zeros(1)
             ahead = full_precision(of_no_subclass(quality))
             ahead = ahead[teacher] - ahead[student]
             stop = torch.where(keep, ahead, 100.)/100 if self.stop == 'gap' else self.stop
@@ -153,9 +167,11 @@ class QSDLoss(nn.Module):
                      for i,(level,w) in enumerate(zip(levels, weights))]
             extra = self._extra(names, levels, sources, quality, ids, *picked)
             loss = reduce(torch.add, [*parts, *extra.values()])
-        self.n_candidates = len(student)
         self.terms = {name: part.detach() for name,part in (*zip(names, parts), *extra.items())}
         return loss
+
+    @property
+    def _world(self): return processes()[1] if self.gathered else 1
 
     def _extra(self, names, levels, sources, quality, ids, student, teacher, keep, stop):
         "What is taught of embeddings beside where each lies"
@@ -189,10 +205,15 @@ class QSDLoss(nn.Module):
             gaps.append(self._row_gap(name, a, b))
             cosines.append(F.cosine_similarity(a.detach(), b.detach()) if self._by_kl(name) else 1 - gaps[-1].detach())
         columns = torch.where(keep[:, None], torch.stack([*gaps, *cosines, ahead.to(gaps[0].dtype)], 1), 0.)
-        gaps,cosines,ahead = (columns.sum(0)/self.n_pairs.clamp(min=1)).split([len(levels), len(levels), 1])
+        gaps,cosines,ahead = self._over_pairs(columns.sum(0)).split([len(levels), len(levels), 1])
         self.stats |= {'gap': ahead.detach()[0], **{f'cosine_{k}': o for k,o in zip(names, cosines.detach())}}
         maps,rows = gaps.split([n_maps, len(widths)])
         return [*(self._amplified(maps, s, areas, keep) if n_maps else ()), *rows]
+
+    def _over_pairs(self, sums):
+        "The mean over the pairs kept; that of several processes is the mean of what they have"
+        if self._world == 1: return sums/self.n_pairs.clamp(min=1)
+        return sums*self._world/summed(self.n_pairs.clone()).clamp(min=1)
 
     def _by_kl(self, name): return name == 'logits' and self.logits == 'kl'
 
@@ -220,6 +241,7 @@ class QSDLoss(nn.Module):
         # `aminmax` has no gradient before torch 2.7
         low = torch.stack([o.amin() for o in scores.masked_fill(out, math.inf).split(areas, 1)])
         top = torch.stack([o.amax() for o in scores.masked_fill(out, -math.inf).split(areas, 1)])
+        if self._world > 1: top,low = highest(torch.stack([top, -low]))*torch.tensor([[1.], [-1.]], device=top.device)
         spread = top - low
         # constant maps have no spread to amplify by, and no maps neither: the term is 0 there, where the published
         # formula divides by 0

@@ -4,6 +4,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from .distributed import as_first
+
 __all__ = ['Teacher']
 
 
@@ -25,6 +27,10 @@ class Teacher:
         for old,new in zip(ours, (*model.parameters(), *model.buffers())):
             if old.is_floating_point(): old.lerp_(new.to(old.dtype), 1 - self.decay)
             else: old.copy_(new)
+
+    def settle(self):
+        "One teacher for all processes, whose statistics of batch norm have followed batches of their own"
+        as_first(self.network.buffers())
 
     @torch.no_grad()
     def __call__(self,

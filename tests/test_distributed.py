@@ -21,6 +21,7 @@ from qsd_fastai.launched import joined, many_wanted
 from qsd_fastai.losses import RecognitionLoss, TripletLoss
 from qsd_fastai.models.recognizer import Recognition
 from qsd_fastai.models.shared_norm import own_statistics, share_statistics
+from qsd_fastai.qsd_loss import QSDLoss
 
 WORLD = 3
 
@@ -59,6 +60,19 @@ def embeddings():
     return emb, torch.arange(3*WORLD)//4
 
 
+PAIRS = [(0, 1), (0, 2), (1, 2)], [], [(0, 2)] # Of the three pictures of each process
+
+
+def distilled(pairs, rows):
+    "QSD of some pictures, and its gradients"
+    draw,quality = torch.Generator().manual_seed(3),torch.tensor([90., 20, 55, 10, 60, 70, 15, 95, 65])
+    levels = [torch.randn(3*WORLD, *o, generator=draw, dtype=torch.float64) for o in ((4, 3, 2), (5,))]
+    levels = [o[rows].requires_grad_() for o in levels]
+    loss = QSDLoss((1., .5))(levels, quality[rows], torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T)
+    loss.backward()
+    return [loss.detach(), *(o.grad for o in levels)]
+
+
 def work(rank, folder):
     with joined():
         found = {'told': from_first(processes), 'rows': list(share_of(10, 4)), 'objects': gather_objects(rank)}
@@ -77,6 +91,7 @@ def work(rank, folder):
         loss.backward()
         found |= {'loss': loss.detach(), 'grad': own.grad/WORLD}
         with pytest.raises(ValueError, match='2 to 4 pictures'): gather_rows(torch.zeros(2 + rank, 1))
+        found['distilled'] = distilled(PAIRS[rank], slice(3*rank, 3*rank + 3))
         found['normalized'] = normalized(rank, pictures()[OWN[rank]])
         torch.save(found, folder/f'{rank}.pt')
 
@@ -97,6 +112,10 @@ def test_three_processes_share_and_gather(tmp_path):
     loss.backward()
     for o in found: torch.testing.assert_close(o['loss'], loss.detach())
     torch.testing.assert_close(torch.cat([o['grad'] for o in found]), emb.grad)
+    losses,*grads = zip(*(o['distilled'] for o in found))
+    loss,*whole = distilled([(3*r + a, 3*r + b) for r in range(WORLD) for a,b in PAIRS[r]], slice(None))
+    torch.testing.assert_close(torch.stack(losses).mean(), loss)
+    for parts,grad in zip(grads, whole): torch.testing.assert_close(torch.cat(parts)/WORLD, grad)
     wanted = normalized(None, pictures())
     for o in found:
         for k,v in wanted.items(): torch.testing.assert_close(o['normalized'][k], v, msg=lambda m, k=k: f'{k}: {m}')

@@ -114,10 +114,14 @@ class SaveState(Callback):
         many,world = state['processes'] or 1,processes()[1]
         if many != world: print(f'{self.file} is of {many} processes, and {world} go on. Batches are dealt otherwise.')
         before,now = state['dealt_to'] or 1,self._dealt_to
-        # dealt to another number of processes, a step has more pictures, or less
-        if abs(state['n_iter']*before - batches*now) > (0 if before == now else max(before, now)):
-            raise ValueError(f'{self.file} is of a run of {state["n_iter"]} batches an epoch, this one has {batches}. '
-                             'Resume with the same table and batch size, or start anew without resume.')
+        # dealt to another number of processes, a step has more pictures, or less, unless their batches are others, too
+        same = state['n_iter'] == batches
+        if before != now: same = same or abs(state['n_iter']*before - batches*now) <= max(before, now)
+        if not same:
+            was,there = (f' on {n} processes' if max(before, now) > 1 else '' for n in (before, now))
+            raise ValueError(f'{self.file} is of a run of {state["n_iter"]} batches an epoch{was}, this one has '
+                             f'{batches}{there}. Resume with the same table and batch size, or start anew without '
+                             'resume.')
         now = random_state()
         with self._refusing():
             same_table(state['table'], self.table, self.file)

@@ -54,8 +54,12 @@ def learner(table, n_ids, plain=True, cbs=()):
     return learn
 
 
-def trained(table, n_ids, many):
-    learn = learner(table, n_ids)
+METHODS = {'none': None, 'qsd': {}, 'balanced': {'weight': 'auto', 'stop': 'gap', 'unlabelled_as_equal': True},
+           'l1': {'distance': 'l1', 'amplify': 'detached', 'map_norm': 'l2', 'tau': .5}}
+
+
+def trained(table, n_ids, many, method=None):
+    learn = learner(table, n_ids, cbs=[] if method is None else [QualityDistillation(**method)])
     with learn.no_logging(): learn.fit_one_cycle(2, 1e-2, cbs=many)
     return {'values': torch.tensor(list(learn.recorder.values)), 'weights': learn.model.state_dict(),
             'losses': torch.tensor([float(o) for o in learn.recorder.losses]),
@@ -64,8 +68,8 @@ def trained(table, n_ids, many):
 
 def shared_fit(rank, table, folder):
     with joined():
-        found = trained(table, 2, ManyProcesses(sync_bn=True))
-        learn = learner(table, 2)
+        fits = {k: trained(table, 2, ManyProcesses(sync_bn=True), method) for k,method in METHODS.items()}
+        learn,found = learner(table, 2),{'fits': fits}
         found['quality'] = torch.tensor(label_table(table, learn)['quality'].to_numpy())
         found['flipped'] = learn.embed(table, flip=True, bs=7)
         found['one'] = learn.embed(table.iloc[:1])
@@ -76,15 +80,16 @@ def shared_fit(rank, table, folder):
 def test_two_processes_train_and_judge_as_one(labelled_people, tmp_path, one_thread):
     launch_function(2, shared_fit, labelled_people, tmp_path)
     found = [torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(2)]
-    alone = trained(labelled_people, 4, None)
-    assert len(alone['losses']) > 4
-    for o in found:
-        for k in ('losses', 'terms'): torch.testing.assert_close(o[k], alone[k], rtol=1e-4, atol=1e-5)
-        for k,v in alone['weights'].items(): torch.testing.assert_close(o['weights'][k], v, rtol=1e-2, atol=1e-3)
-    for k,v in found[0]['weights'].items(): assert torch.equal(v, found[1]['weights'][k])
-    learn = learner(labelled_people, 2)
-    learn.model.load_state_dict(found[0]['weights'])
-    for o in found: assert o['values'][-1, 1:].tolist() == pytest.approx(list(learn.validate()), abs=1e-6)
+    for method,settings in METHODS.items():
+        alone,fits = trained(labelled_people, 4, None, settings),[o['fits'][method] for o in found]
+        assert len(alone['losses']) > 4
+        for o in fits:
+            for k in ('losses', 'terms'): torch.testing.assert_close(o[k], alone[k], rtol=1e-4, atol=1e-5, msg=method)
+            for k,v in alone['weights'].items(): torch.testing.assert_close(o['weights'][k], v, rtol=1e-2, atol=1e-3)
+        for k,v in fits[0]['weights'].items(): assert torch.equal(v, fits[1]['weights'][k])
+    learn,plain = learner(labelled_people, 2),[o['fits']['none'] for o in found]
+    learn.model.load_state_dict(plain[0]['weights'])
+    for o in plain: assert o['values'][-1, 1:].tolist() == pytest.approx(list(learn.validate()), abs=1e-6)
     learn = learner(labelled_people, 2)
     wanted = {'quality': torch.tensor(label_table(labelled_people, learn)['quality'].to_numpy()),
               'flipped': learn.embed(labelled_people, flip=True, bs=7), 'one': learn.embed(labelled_people.iloc[:1]),
@@ -100,16 +105,21 @@ class Kill(Callback):
         if self.epoch == 1 and self.iter == 1: os.kill(os.getpid(), signal.SIGKILL)
 
 
+def teaching():
+    "All that a fit of many processes may have of its own in each"
+    return QualityDistillation('auto', teacher='ema', decay=.8)
+
+
 def killed_fit(rank, table, folder):
     with joined():
-        learn = learner(table, 2, plain=False, cbs=[QualityDistillation()])
+        learn = learner(table, 2, plain=False, cbs=[teaching()])
         learn.fit(3, 1e-2, cbs=[ManyProcesses(), SaveState(folder/'run.state'), *([Kill()] if rank else [])])
 
 
 def resumed_fit(rank, table, folder):
     with joined():
         for name,resume in (('run', True), ('whole', False)):
-            learn = learner(table, 2, plain=False, cbs=[QualityDistillation()])
+            learn = learner(table, 2, plain=False, cbs=[teaching()])
             file = folder/f'{name}.state'
             learn.fit(3, 1e-2, cbs=[ManyProcesses(), SaveState(file, resume=resume)])
             torch.save((learn.model.state_dict(), torch.rand(3)), folder/f'{name}{rank}.pt')
@@ -130,9 +140,12 @@ def test_resumed_after_a_kill_the_weights_are_the_uninterrupted_ones_bit_for_bit
     assert not torch.equal(drawn, wanted) # Each process draws otherwise
     for k,v in first.items(): assert torch.equal(v, whole[k]), k
 
-    learn = learner(labelled_people, 2, plain=False, cbs=[QualityDistillation()])
+    learn = learner(labelled_people, 2, plain=False, cbs=[teaching()])
     learn.fit(3, 1e-2, cbs=SaveState(tmp_path/'one.state', resume=True))
     assert 'is of 2 processes, and 1 go on' in capsys.readouterr().out
     assert len(learn.recorder.values) == 3
-    with pytest.raises(ValueError, match='batches an epoch'):
-        learner(labelled_people, 4, plain=False).fit(3, 1e-2, cbs=SaveState(tmp_path/'whole.state', resume=True))
+    with pytest.raises(ValueError, match='on 2 processes, this one has'):
+        learner(labelled_people, 3, plain=False).fit(3, 1e-2, cbs=SaveState(tmp_path/'whole.state', resume=True))
+    # one process with batches as those of both together
+    learner(labelled_people, 4, plain=False).fit(3, 1e-2, cbs=SaveState(tmp_path/'whole.state', resume=True))
+    assert 'All 3 epochs were done' in capsys.readouterr().out

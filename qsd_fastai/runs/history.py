@@ -14,7 +14,8 @@ class History:
         row:dict, # Name -> number
     ):
         "One more row"
-        for k in row.keys() - self.columns.keys(): self.columns[k] = [np.nan]*self.n
+        for k in row: # In their order: a file has the same columns each time
+            if k not in self.columns: self.columns[k] = [np.nan]*self.n
         for k,values in self.columns.items(): values.append(float(row.get(k, np.nan)))
         self.n += 1
 

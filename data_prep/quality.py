@@ -62,7 +62,7 @@ def label_table(
     "Labels of the training pictures among themselves, and of the held-out ones among themselves"
     quality = pd.Series(np.nan, index=table.index, dtype='float32')
     for held_out in (False, True):
-        rows = ((table['split'] != 'train') == held_out).to_numpy()
+        rows = ((table['split'] != 'train') == held_out).to_numpy(copy=True)
         if not rows.any(): continue
         who = table.loc[rows, 'identity'].to_numpy()
         quality[rows] = similarity_quality(emb[torch.from_numpy(rows)], who, **kwargs)

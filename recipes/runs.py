@@ -23,6 +23,7 @@ def main(
     if out: save_frame(found, out, index=False)
     wanted = [o for o in figures.split(',') if o in found]
     shown = found[['run', 'job', 'seed', 'state', 'epochs']].assign(**{o: (100*found[o]).round(1) for o in wanted})
+    shown = shown.astype({'seed': 'Int64', 'epochs': 'Int64'}).astype(object) # A comparison has neither
     print(f'{len(found)} runs in {folder}, figures in %\n\n{shown.fillna("").to_string(index=False)}')
     for group,of in found[found['state'] == 'finished'].groupby('group', sort=False):
         results = of[of['job'].isin(['train', 'fine-tune'])][['arm', 'seed', *wanted]].dropna(axis=1, how='all')

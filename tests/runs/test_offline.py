@@ -1,4 +1,5 @@
 "Runs that were kept offline are read back as they were logged, and listed with their figures"
+import re
 import sys
 from pathlib import Path
 
@@ -29,12 +30,15 @@ def kept(tmp_path_factory):
             run('fine-tuned without QSD', seed, .3)
             run('fine-tuned with QSD', seed, .3 + gain, failed=seed == 1)
         run('fine-tuned with QSD', 1, .5, again=True)
+        finish_run(start_run(name='compared', group='mine', dir=folder, id='summary', job_type='compare'))
     return folder
 
 
 def test_a_run_is_read_as_it_was_logged(kept):
     found = offline_runs(kept)
-    found = sorted(found, key=lambda o: (o.config['seed'], o.header['job_type'] != 'train')) # Within a second
+    assert [o.id for o in found if o.header['job_type'] == 'compare'] == ['summary']
+    found = sorted((o for o in found if o.id != 'summary'),
+                   key=lambda o: (o.config['seed'], o.header['job_type'] != 'train')) # Within a second
     assert [o.id for o in found] == ['train0', 'fine-tune0', 'train1', 'fine-tune1']
     assert [o.state for o in found] == ['finished']*4
     again = found[-1]
@@ -50,6 +54,8 @@ def test_a_run_is_read_as_it_was_logged(kept):
 
 def test_a_row_a_run(kept):
     frame = runs_frame(offline_runs(kept)).sort_values(['seed', 'arm'], ascending=[True, False])
+    assert frame['run'].iloc[-1] == 'compared'
+    frame = frame[:-1]
     assert frame['arm'].tolist() == ['fine-tuned without QSD', 'fine-tuned with QSD']*2
     assert frame['seed'].tolist() == [0, 0, 1, 1]
     assert frame['mAP'].tolist() == [.3, .4, .3, .5]
@@ -57,16 +63,20 @@ def test_a_row_a_run(kept):
     assert frame['rank1'].eq(.5).all()
 
 
+@pytest.mark.filterwarnings('error')
 def test_the_page_compares_the_arms_of_a_group(kept, capsys, tmp_path):
     page.main(str(kept), out=str(tmp_path/'all.csv'))
     said = capsys.readouterr().out
-    assert '4 runs' in said
+    assert '5 runs' in said
+    assert re.search(r'fine-tuned with QSD 1 +fine-tune +1 +finished +2 ', said)
+    assert re.search(r'compared +compare +finished', said)
+    assert max(map(len, said.split('\n'))) <= 100
     assert 'mine: 2 seeds' in said
     assert '40.0' in said
     gain = next(line for line in said.split('\n')[::-1] if line.startswith('fine-tuned with QSD'))
     assert '+15.00' in gain
     assert '(2/2)' in gain
-    assert (tmp_path/'all.csv').read_text().count('\n') == 5
+    assert (tmp_path/'all.csv').read_text().count('\n') == 6
     with pytest.raises(SystemExit, match='no offline run of W&B'): page.main(str(tmp_path))
 
 

@@ -70,8 +70,8 @@ def main(
     gains = arm_gains(results, reference, some_seeds=budget > 0)
     save_frame(gains, out/'gains.csv', index=False)
     print(f'\n{comparison_text(results, gains, reference)}')
-    shown = gains['figure'].isin(gains['figure'].unique()[:8]) # As many as can be read
-    figure = gains_figure(gains[shown], reference)
+    read = [o for o in gains['figure'].unique() if not o.endswith(' middle')] # As many as can be read
+    figure = gains_figure(gains[gains['figure'].isin(read[:8])], reference)
     save_figure(figure, out/'gains.png')
     run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare',
                     config=without_folders(options), tracked=not given.get('no_wandb'))

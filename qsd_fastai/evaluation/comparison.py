@@ -82,10 +82,10 @@ def comparison_text(
 )->str:
     "Means and gains as a terminal shows them"
     n = results['seed'].nunique()
-    spread,half,positive = ((': mean ± standard deviation', ': mean ± half the 95 % interval', ' (positive seeds)')
-                            if n > 1 else ('', '', ' (1 where positive)'))
+    spread,half = ((': mean ± standard deviation', 'mean ± half the 95 % interval (positive seeds)') if n > 1 else
+                   ('', '(1/1 where positive)'))
     return (f'{n} seed{"s"*(n > 1)}, in %{spread}\n\n{for_terminal(arm_means(results))}\n\n'
-            f'Gain over "{reference}" of the same seed, in points{half}{positive}\n\n'
+            f'Gain over "{reference}" of the same seed, in points\n{half}\n\n'
             f'{for_terminal(gains_table(gains))}')
 
 

@@ -1,6 +1,6 @@
 """What a training step costs: as published, without QSD, and with QSD in every form, plain and fast.
 
-    python benchmarks/step.py [--arch agw_resnet50] [--n_ids 16] [--rounds 5] [--forms published,none,batch] [--out DIR]
+    python benchmarks/step.py [--arch agw_resnet50] [--n 64] [--rounds 5] [--forms published,none,batch] [--out DIR]
 
 The published step is written here in plain PyTorch: two passes in float32, one of the pictures and one of partners,
 pairs picked by boolean masks, Adam with a group a tensor, the loss read after each step. All others go through a fastai

@@ -28,5 +28,6 @@ def main(
     "Embed all pictures, and say where they are"
     data = list_pictures(pictures) if Path(pictures).is_dir() else read_table(pictures)
     made = embed_to(Embedder(model, device), data, out, rows, processes(), half, bs=bs, workers=workers, flip=flip)
-    print(f'{len(data):,} pictures: {len(made)} files made by this process, all are in {out}')
+    there,of = len(list(Path(out).glob('part-*.parquet'))),-(-len(data)//rows)
+    print(f'{len(data):,} pictures: {len(made)} files made by this process; {there} of {of} are in {out}')
     return made

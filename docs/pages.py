@@ -177,7 +177,8 @@ def main():
     write('data_prep.md', [(ROOT/'data_prep'/'README.md').read_text(encoding='utf-8')])
     for file in sorted((ROOT/'nbs').glob('*.ipynb')):
         cells = file.read_text(encoding='utf-8')
-        write(f'lessons/{file.name}', [cells.replace('../data_prep/README.md', '../data_prep.md')])
+        cells = cells.replace('../data_prep/README.md', '../data_prep.md').replace('../docs/', '../')
+        write(f'lessons/{file.name}', [cells])
     reference()
     shutil.rmtree(SITE, ignore_errors=True)
     if sphinx(['-q', '-W', '--keep-going', '-c', str(ROOT/'docs'), str(SOURCE), str(SITE)]): sys.exit(1)

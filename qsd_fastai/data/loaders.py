@@ -183,6 +183,7 @@ class IdentityDL(TfmdDL):
         nrows = nrows or math.ceil(max_n/ncols)
         height,width = b[0].shape[-2:]
         size = 1.5*ncols, (1.5*height/width + .6)*nrows  # inches; a title takes .6
+        plt.draw_if_interactive() # A notebook's backend switches interactive on when it loads, and rc_context off again
         with plt.rc_context({'axes.titlesize': 9, 'figure.constrained_layout.use': True}):
             super().show_batch(b, max_n, **merge({'nrows': nrows, 'ncols': ncols, 'figsize': size}, kwargs))
 

@@ -123,6 +123,7 @@ def show_results(x:TensorImage, y:tuple[TensorBase, TensorQuality, TensorScene],
         ncols = ncols or math.ceil(math.sqrt(n) if nrows is None else n/nrows)
         nrows = nrows or math.ceil(n/ncols)
         figsize = figsize or (1.6*ncols, (1.6*min(height/width, 2) + .6)*nrows)  # inches; a title takes .6
+        plt.draw_if_interactive() # A notebook's backend switches interactive on when it loads, and rc_context off again
         with plt.rc_context({'axes.titlesize': 9, 'figure.constrained_layout.use': True}):
             ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize)
     for sample,ctx in zip(samples, ctxs):

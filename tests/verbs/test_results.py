@@ -203,3 +203,20 @@ def test_the_block_takes_the_table(labelled_people):
     assert str(dls.path) == labelled_people.attrs['root']
     assert dls.test_dl(labelled_people[:3]).one_batch()[0].shape == (3, 3, 32, 16)
     dls.add_tfms([Flip()], 'after_batch', 0)
+
+
+def test_show_batch_leaves_a_notebook_interactive(make_learner, tmp_path, monkeypatch):
+    "The backend of a notebook loads with the first figure, and what is drawn after that must show, too"
+    (tmp_path/'of_notebooks.py').write_text(
+        'from matplotlib import interactive\nfrom matplotlib.backends.backend_agg import *\ninteractive(True)\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    before = plt.get_backend()
+    monkeypatch.setattr(plt, '_backend_mod', None) # As before the first figure
+    with plt.rc_context({'interactive': False}):
+        try:
+            plt.rcParams['backend'] = 'module://of_notebooks'
+            make_learner().dls.valid.show_batch(max_n=2)
+            assert plt.isinteractive()
+        finally:
+            plt.close('all')
+            plt.switch_backend(before)

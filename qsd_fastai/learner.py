@@ -137,7 +137,7 @@ class RecognitionLearner(Learner):
         figsize:tuple=None, # `(width, height)` of all, inches; the height is kept
         **kwargs,          # Of loaders that are not fastai's: as in fastai
     ):
-        """Pictures that search, a row each, with their first answers, right and wrong marked.
+        """Pictures that search, a row each, with their first answers, right and wrong marked, and the first right one.
 
         Queries search the gallery of the loader; where it has none, each picture searches all others. Pictures without
         labels search `learn.gallery`, or show whom the head names."""

@@ -21,7 +21,7 @@ def plot_top_losses(self:Interpretation,
     height:float=1.5,  # Of a picture, inches
     **kwargs,          # Of other learners: as in fastai
 ):
-    "Queries whose loss, 1 - AP, is largest, each in a row with its first answers, right and wrong marked"
+    "Queries whose loss, 1 - AP, is largest, each in a row with its first answers and the first right one"
     if not _searches(self.learn) or not has_labels(self.dl): return _of_classes(self, k, largest, **kwargs)
     results = Results(self.learn, self.dl)
     order = results.hardest if largest else results.hardest[::-1]

@@ -56,8 +56,9 @@ class Results:
         self.normalize = known.get('normalize', True)
         self.cameras = self.sides.each_other or known.get('exclude_same_camera', True)
         self.searched = self.sides.split(emb, self.ids)
-        self.ap = evaluate_retrieval(*self.searched, normalize=self.normalize,
-                                     exclude_same_camera=self.cameras).per_query['ap'].to_numpy()
+        per_query = evaluate_retrieval(*self.searched, normalize=self.normalize,
+                                       exclude_same_camera=self.cameras).per_query
+        self.ap,self.first_rank = per_query['ap'].to_numpy(),per_query['first_rank'].to_numpy()
 
     @property
     def hardest(self)->np.ndarray:
@@ -82,7 +83,16 @@ class Results:
                   for row,o,i in zip(rows, queries, which.tolist())]
         answers = [[self.dataset.tls[0][i] for i in o] for o in lists]
         captions = [[shortened(self._name(i), o, height) for i,o in zip(*row)] for row in zip(lists, answers)]
-        ranked_lists_figure(queries, answers, found.right, titles, captions, height, plt.figure)
+        first = [None if right.any() else self._first(int(i)) for i,right in zip(which, found.right)]
+        ranked_lists_figure(queries, answers, found.right, titles, captions, height, plt.figure, first)
+
+    def _first(self, i):
+        "Rank and picture of the first right answer to one that searches"
+        asked,there,asked_ids,ids,*cameras = self.searched
+        if np.isnan(self.first_rank[i]): return None
+        seen,rank = (cameras[0][[i]], cameras[1]) if self.cameras else (None, None),int(self.first_rank[i])
+        found = ranked_gallery(asked[[i]], there, asked_ids[[i]], ids, *seen, top=rank, normalize=self.normalize)
+        return rank, self.dataset.tls[0][int(self.sides.searched[found.index[0, -1]])]
 
     def _name(self, i):
         "As the table has it: a number of another set names nobody"

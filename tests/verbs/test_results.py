@@ -30,12 +30,21 @@ def lines(ax): return [o.get_text().split('\n') for o in ax.texts]
 
 
 def rows_of(fig, each):
-    "Texts and frames of each row"
+    """Texts and frames of each row: the query, and so many answers
+
+    Where all of these are wrong the first right one follows, under its rank."""
     ax, = fig.axes
-    said,frames = lines(ax),[to_hex(o.get_edgecolor()) for o in ax.patches]
-    assert len(said) == len(ax.images)
-    return [(said[i:i + each + 1], frames[j:j + each])
-            for i,j in zip(range(0, len(said), each + 1), range(0, len(frames), each))]
+    assert len(ax.texts) == len(ax.images)
+    found = []
+    for y in sorted({round(o.get_position()[1], 3) for o in ax.texts}):
+        said = [o.get_text().split('\n') for o in ax.texts if round(o.get_position()[1], 3) == y]
+        frames = [to_hex(o.get_edgecolor()) for o in ax.patches if round(o.get_y() - .04, 3) == y]
+        ranks = [int(o[0].split()[0]) for o in said[1:]]
+        assert ranks[:each] == list(range(1, each + 1))
+        if right in frames[:each]: assert len(ranks) == each
+        else: assert (len(ranks), said[-1], frames[-1]) == (each + 1, [f'{ranks[-1]} right'], right)
+        found.append((said[:each + 1], frames[:each]))
+    return found
 
 
 def judged(learn, table, **kwargs):
@@ -60,6 +69,11 @@ def test_a_query_a_row(trained, labelled_people):
             assert said[rank] == [f'{rank} {"right" if ok else "wrong"}', gallery['identity'].iloc[index]]
             assert frames[rank - 1] == (right if ok else wrong)
     assert {o for _,frames in rows for o in frames} == {right, wrong}
+    trained.show_results(shuffle=False, max_n=12, ncols=2) # One answer: often a wrong one, and then the first right one
+    rows_of(plt.gcf(), 1)
+    last = [int(o.get_text().split()[0]) for o in plt.gcf().axes[0].texts if o.get_text().endswith(' right')]
+    wanted = found['first_rank'][:12]
+    assert sorted(last) == sorted(wanted[wanted > 1].astype(int))
 
 
 def test_people_of_another_set_have_their_names(trained, tmp_path):
@@ -92,7 +106,7 @@ def test_any_of_the_queries_and_a_figure_of_a_size(trained):
         seen.add(str(lines(plt.gcf().axes[0])[0]))
     assert len(seen) > 2
     trained.show_results(nrows=2, ncols=3, figsize=(5, 6), shuffle=False)
-    assert len(plt.gcf().axes[0].images) == 6
+    assert [len(said) for said,_ in rows_of(plt.gcf(), 2)] == [3, 3]
     assert plt.gcf().get_size_inches()[1] == pytest.approx(6, abs=.6)
 
 
@@ -134,7 +148,7 @@ def test_results_are_those_of_the_metrics(make_learner, labelled_people):
     mAP = learn.validate()[1]
     learn.show_results(shuffle=False, max_n=100)
     said = lines(plt.gcf().axes[0])
-    ap = [float(o[1][3:]) for o in said if o[1].startswith('AP')]
+    ap = [float(o[1][3:]) for o in said if o[1:] and o[1].startswith('AP')]
     assert len(ap) == 12
     assert np.mean(ap) == pytest.approx(mAP, abs=.005)
 

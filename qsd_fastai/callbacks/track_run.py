@@ -33,6 +33,13 @@ __all__ = ['TrackRun']
 STEPS = {'train': 'batch', 'lr': 'batch', 'valid': 'epoch', 'mean': 'epoch', 'cost': 'epoch'} # What curves are over
 
 
+def valid_key(
+    name:str, # As the recorder prints it
+)->str: # In a run
+    "The key of what an epoch ended with"
+    return {'train_loss': 'mean/smooth_loss', 'valid_loss': 'valid/loss'}.get(name, f'valid/{name}')
+
+
 def usual_every(
     n:int, # Batches in an epoch
 )->int:
@@ -47,7 +54,8 @@ class TrackRun(Callback):
     memory an epoch, and at the end the model, the table, the quality histogram, the hardest queries with their ranked
     gallery and, with `Verification`, the ROC curve, error against rejection and the hardest pairs. Where
     `SaveModelCallback` loads the best model, all of these are of its epoch: the artifact has the alias best, otherwise
-    last, and its epoch and figures; `final/` in the summary has them, too.
+    last, and its epoch and figures; `final/` in the summary has them, too. Figures of `valid/` stand in the summary as
+    the best epoch had them and as the last one had.
     validate, get_preds and lr_find log nothing.
 
     Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C
@@ -69,9 +77,10 @@ class TrackRun(Callback):
         log_model:bool=True,      # Keep the model as an artifact?
         log_table:bool=True,      # Keep the table of pictures as an artifact?
         every:int=None,           # Batches from one that is logged to the next; by default `usual_every`
-        into=None,                # A run of `start_run` to log to; that of `wandb.init`, or one of its own, by default
+        into=None,                # A run to log to, whose owner judges the model; else that of `wandb.init`, or its own
     ):
         store_attr()
+        self.ended = None # Epoch of the model, once a fit is over
         self.wandb_run = self.held = None
         self.to_come = 0  # fits that are of the same run, after the one at hand
         self.batches,self.epochs = History(),History()
@@ -121,6 +130,10 @@ class TrackRun(Callback):
         known = {'found': found_config(self.learn), **made_with(), **(self.config or {})}
         self.wandb_run.config.update(known, allow_val_change=True)
         for part,step in STEPS.items(): self.wandb_run.define_metric(f'{part}/*', step_metric=step)
+        for name in self.recorder.metric_names:
+            if name in ('epoch', 'train_loss', 'time'): continue
+            best = 'min' if name in ('valid_loss', 'eer') else 'max'
+            self.wandb_run.define_metric(valid_key(name), step_metric='epoch', summary=f'{best},last')
         self.known = epochs_known(self.wandb_run)
         run,*done = self.logged
         self.first_batch,self.first_epoch = done if run == self.wandb_run.id else (0, 0)  # `fine_tune` is two fits
@@ -172,9 +185,8 @@ class TrackRun(Callback):
         return {'epoch': epoch, 'figures': figures, 'hard': hard, 'pairs': found and found[0].per_pair}
 
     def _figures(self):
-        names = {'train_loss': 'mean/smooth_loss', 'valid_loss': 'valid/loss'}
         found = zip(self.recorder.metric_names[1:], self.recorder.values[-1])
-        return {names.get(k, f'valid/{k}'): v for k,v in found if v is not None and v == v}
+        return {valid_key(k): v for k,v in found if v is not None and v == v}
 
     def _log_epoch(self):
         row = self._figures()
@@ -199,7 +211,9 @@ class TrackRun(Callback):
         table = getattr(self.dls, 'table', None)
         state = (self._state() if self._keeper is None else self.best) if self.recorder.values else None
         known = {'epoch': state['epoch'], **state['figures']} if state else {}
-        self.wandb_run.summary.update(under('final', known))
+        self.ended = known.get('epoch')
+        # who gave the run judges for itself: one figure has one name there
+        self.wandb_run.summary.update(under('final', known if self.into is None else {'epoch': self.ended or 0}))
         if not self.wandb_run.disabled: self._log_end(weights, table, state, known)
         if self.ours:
             finish_run(self.wandb_run)
@@ -238,4 +252,5 @@ class TrackRun(Callback):
             logged['plots/hardest_queries'] = figure_image(hardest_figure(hard.head(8), files))
         pairs = state and state['pairs']
         if pairs is not None: logged |= verification_pictures(pairs, table, self.hardest)
+        if self.into is not None: logged = {k: o for k,o in logged.items() if k == 'plots/quality' or 'plots/' not in k}
         if logged: self.wandb_run.log(logged)

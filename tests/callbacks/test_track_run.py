@@ -338,6 +338,11 @@ def test_all_that_is_kept_is_of_one_epoch(labelled_people, offline, tmp_path, be
     table,_ = run.table('tables/hardest_queries')
     np.testing.assert_allclose([row[3] for row in table['data']], seen.ap[epoch - 1], atol=1e-6)
     assert run.summary['final/epoch'] == epoch
+    # both by name, whichever the model is of
+    for name,best in (('mAP', max), ('rank1', max)):
+        values = [row[f'valid/{name}'] for row in run.rows(f'valid/{name}')]
+        assert run.summary[f'valid/{name}'] == {'max': best(values), 'last': values[-1]}
+    assert run.summary['valid/loss'] == {'min': .2, 'last': .5}
 
 
 def test_the_best_epoch_of_a_run_that_is_resumed(labelled_people, offline, tmp_path):

@@ -5,6 +5,7 @@ from .arms import ARMS
 from .judging.curves import all_in_one, curve_figures, curve_frames
 from .plots.gains import gained_and_lost_figure, query_gains_figure
 from .plots.quality import map_by_quality_figure
+from .runs.folder import stage_file
 
 __all__ = ['Closing', 'reference_of']
 
@@ -57,6 +58,6 @@ class Closing:
             if title == next(iter(self.judged)): continue # The baseline has not been fine-tuned
             rows = pd.DataFrame({'row': table['path'], 'ap': table[title], 'reference_ap': table[reference],
                                  'quality': table['quality']})
-            name = f'gained_and_lost_{title}'
+            name = f'gained_and_lost_{stage_file(title)}'
             self.figures[name] = gained_and_lost_figure(rows, self.files)
             self.notes[name] = f'Gained and lost most: {title}, over "{reference}"'

@@ -12,12 +12,12 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import set_seed
 
-from .arms import added_by, settings_of
+from .arms import added_by, chosen_arms, settings_of
 from .callbacks.finished import Finished
 from .callbacks.many import ManyProcesses
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
-from .closing import Closing
+from .closing import Closing, reference_of
 from .data.loaders import picture_files
 from .data.table import write_table
 from .distillation import QualityDistillation
@@ -111,14 +111,16 @@ class Run:
         write_table(labelled, self.out/'labelled'/'images.csv')
         train = labelled['split'] == 'train'
         computed = labelled.loc[train, 'quality']
-        save_figure(quality_histogram_figure(computed), self.out/'quality.png')
+        said = f'{len(computed):,} training pictures; {self.of}'
+        save_figure(signed(quality_histogram_figure(computed), said), self.out/'quality.png')
         if 'true_quality' not in labelled: return
         known = labelled.loc[train, 'true_quality']
         correlation = known.rank().corr(computed.rank())
         what = f'the computed quality with true_quality over {len(known):,} training pictures'
         print(f'\nRank correlation of {what}: {correlation:.2f}')
         self.current.wandb_run.summary['final/quality_rank_correlation'] = correlation
-        save_figure(quality_agreement_figure(computed, known, correlation), self.out/'quality_agreement.png')
+        save_figure(signed(quality_agreement_figure(computed, known, correlation), said),
+                    self.out/'quality_agreement.png')
 
     def finish(self,
         said:str, # What the figures are of, above the table
@@ -201,13 +203,14 @@ class Stage:
             run.folder.begin(self.title, [k for k in args if k not in {*FREE, *strange}])
             known = {k: v for k,v in without_folders(args).items() if k not in strange}
             first = self.title if self.first else next(iter(run.results))
+            arms = chosen_arms(args['arms']) if args.get('arms') else []
+            known |= {'stage': 'baseline' if self.first else 'fine-tuning', 'arm': self.title,
+                      'reference': run.run_id(reference_of([first, *(o.title for o in arms)]))}
             self._wandb_run = start_run(name=f'{run.out.name} {self.title}', group=args.get('group') or run.out.name,
                                         dir=run.out, id=run.run_id(self.title),
-                                        job_type='train' if self.first else 'fine-tune',
-                                        config={**known, 'arm': self.title, 'reference': run.run_id(first)},
+                                        job_type='train' if self.first else 'fine-tune', config=known,
                                         tracked=not args.get('no_wandb'))
-            used = () if self.first else (f'{run.run_id(first)}-model',)
-            uses(self._wandb_run, *used)
+            uses(self._wandb_run, *([] if self.first else [f'{run.run_id(first)}-model']))
         return self._wandb_run
 
     def failed(self):
@@ -245,7 +248,8 @@ class Stage:
         charts = under('charts', curve_charts(judged.curves, of))
         with kept_beside(self.wandb_run): self.wandb_run.log({**figure_images(judged.plots), **charts})
         files = [self.run.out/f'{self.name}_{k}.csv' for k in judged.frames]
-        if files: log_files(self.wandb_run, 'evaluation', 'evaluation', files, figures)
+        epoch = {'epoch': self.track.ended} if self.track and self.track.ended else {}
+        if files: log_files(self.wandb_run, 'evaluation', 'evaluation', files, {**figures, **epoch})
 
 
 class _OneBatch(Callback):

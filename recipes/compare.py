@@ -71,7 +71,7 @@ def main(
     save_frame(gains, out/'gains.csv', index=False)
     print(f'\n{comparison_text(results, gains, reference)}')
     read = [o for o in gains['figure'].unique() if not o.endswith(' middle')] # As many as can be read
-    figure = gains_figure(gains[gains['figure'].isin(read[:8])], reference)
+    figure = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of=f'{recipe}.py, comparison {out.name}')
     save_figure(figure, out/'gains.png')
     run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare',
                     config=without_folders(options), tracked=not given.get('no_wandb'))

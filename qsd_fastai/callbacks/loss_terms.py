@@ -13,9 +13,12 @@ __all__ = ['LossTerms', 'loss_terms']
 def loss_terms(
     learn, # `Learner`
 )->dict: # Of scalar tensors
-    "The named terms of the last batch: those of the loss function, and of every callback that has `terms`"
+    """The named terms of the last batch: those of the loss function, and of every callback that has `terms`
+
+    A callback that `replaces_loss` trains by its own alone."""
+    owners = [] if any(getattr(cb, 'replaces_loss', False) for cb in learn.cbs) else [learn.loss_func]
     terms = {}
-    for owner in (learn.loss_func, *learn.cbs): terms.update(getattr(owner, 'terms', None) or {})
+    for owner in (*owners, *learn.cbs): terms.update(getattr(owner, 'terms', None) or {})
     return terms
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .style import chance, ideal, legend_below, look, named, new_figure, percent, set_title
+from .style import chance, ideal, legend_below, look, named, new_figure, percent, set_title, signed
 
 __all__ = ['cmc_figure', 'det_figure', 'error_vs_reject_figure', 'gains_figure', 'roc_figure']
 
@@ -12,6 +12,7 @@ __all__ = ['cmc_figure', 'det_figure', 'error_vs_reject_figure', 'gains_figure',
 def gains_figure(
     gains,         # Of `arm_gains`
     reference:str, # What the gains are over
+    of:str='',     # What was compared, above everything
 )->Figure:
     "What each arm gains in each figure, in points, with its 95 % interval; a bar across 0 is no evidence"
     figures,arms = gains['figure'].unique(), gains['arm'].unique()
@@ -29,7 +30,7 @@ def gains_figure(
     ax.set_ylabel('gain, points')
     set_title(ax, f'over "{reference}", same seed; bars: 95 % intervals', loc='left')
     ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
-    return fig
+    return signed(fig, of) if of else fig
 
 
 def _log(axis):

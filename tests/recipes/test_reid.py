@@ -70,7 +70,9 @@ def test_reid_trains_labels_tunes_and_judges(people):
         assert not any('_' in k for k in final if 'quality' not in k)  # one figure, one name
     assert [o.header.job_type for o in tracked] == ['train', *['fine-tune']*3, 'compare']
     assert [o.config['arm'] for o in tracked[:-1]] == list(results.index)
-    assert {o.config['reference'] for o in tracked[:-1]} == {first.header.run_id}
+    assert [o.config['stage'] for o in tracked[:-1]] == ['baseline', *['fine-tuning']*3]
+    # that from which gains are counted, on every page
+    assert {o.config['reference'] for o in tracked[:-1]} == {tuned[0].header.run_id}
     # what each is made of, which W&B shows as lineage where it is online
     assert [o.config.get('uses') for o in tracked] == [None, *[[f'{first.header.run_id}-model']]*3, [
         f'{o.header.run_id}-evaluation' for o in tracked[:-1]]]
@@ -81,6 +83,17 @@ def test_reid_trains_labels_tunes_and_judges(people):
     without,distilled,octuplet = (set(o.config) for o in tuned)
     assert distilled - without == {'weight', 'pairs'}
     assert octuplet == without
+    assert tuned[2].config['found']['loss']['name'] == 'OctupletLoss'
+    terms = [{k for row in o.history for k in row if k.startswith('train/')} for o in tuned]
+    assert {'train/identity', 'train/triplet'} <= terms[0] <= terms[1]
+    assert terms[2] == {'train/loss', 'train/octuplet'}
+    for o in tuned: # One figure, one name; of the best epoch and of the last one
+        logged = {k for row in o.history for k in row}
+        assert {'plots/hardest_queries', 'tables/hardest_queries', 'plots/quality'} <= logged
+        assert not any(' ' in k for k in logged)
+        assert o.summary['final/epoch'] == o.summary['epoch']
+        evaluation, = (json.loads(a.metadata) for a in o.artifacts.values() if a.type == 'evaluation')
+        assert evaluation['epoch'] == o.summary['epoch']
     assert 'already holds a run' in run(people, 'recipes/reid.py', '--data', 'people/images.csv', '--out', 'one', *tiny,
                                         code=1)
 
@@ -93,10 +106,10 @@ def check_closing(run, out, results):
     assert [row[0] for row in table['data']] == arms
     logged = {k for row in run.history for k in row}
     figures = {'cmc', 'search_vs_reject', 'map_search_by_true_quality', 'rank1_search_by_true_quality', 'query_gains',
-               'gained_and_lost_fine-tuned with QSD'}
+               'gained_and_lost_fine-tuned_with_QSD'}
     assert {f'plots/{k}' for k in figures} <= logged
     assert {'charts/cmc_table', 'charts/search_vs_reject_table', 'tables/query_gains'} <= logged
-    for k in figures: assert (out/f'all_{k.replace(" ", "_")}.png').stat().st_size
+    for k in figures: assert (out/f'all_{k}.png').stat().st_size
     gains = pd.read_csv(out/'all_query_gains.csv')
     for arm in arms:
         assert gains[arm].mean() == pytest.approx(results.loc[arm, 'mAP'])

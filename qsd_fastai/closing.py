@@ -1,13 +1,16 @@
 "What closes a run: the curves of all arms in one, figures by quality, and what each query gained"
+from pathlib import Path
+
 import pandas as pd
 
 from .arms import ARMS
 from .judging.curves import all_in_one, curve_figures, curve_frames
 from .plots.gains import gained_and_lost_figure, query_gains_figure
 from .plots.quality import map_by_quality_figure
+from .plots.style import signed
 from .runs.folder import stage_file
 
-__all__ = ['Closing', 'reference_of']
+__all__ = ['Closing', 'query_gains_of', 'reference_of']
 
 
 def reference_of(
@@ -15,6 +18,22 @@ def reference_of(
 )->str:
     "The stage that the arms are compared with: the fine-tuning without QSD, else the first one"
     return ARMS['without'].title if ARMS['without'].title in titles else titles[0]
+
+
+def query_gains_of(
+    folders,       # Of the runs of some seeds, `seed0`, say
+    reference:str, # The arm that gains are over
+    of:str='',     # What was compared, above the figure
+)->tuple: # `(frames, figures)` by name, of no queries none
+    "What each query gained: the mean of its AP over the seeds that searched for it, as a table and as a figure"
+    files = [o for o in (Path(folder)/'all_query_gains.csv' for folder in folders) if o.is_file()]
+    if not files: return {}, {}
+    mean = pd.concat(map(pd.read_csv, files)).groupby('path', sort=False).mean()
+    arms = [o for o in mean if o not in ('quality', reference)]
+    if reference not in mean or not arms: return {}, {}
+    figure = query_gains_figure({o: mean[o] - mean[reference] for o in arms}, reference,
+                                f'Gain of each query, mean of {len(files)} seed{"s"*(len(files) > 1)}')
+    return {'query_gains': mean.reset_index()}, {'query_gains': signed(figure, of) if of else figure}
 
 
 class Closing:

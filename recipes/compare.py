@@ -71,10 +71,13 @@ def main(
     save_frame(gains, out/'gains.csv', index=False)
     print(f'\n{comparison_text(results, gains, reference)}')
     read = [o for o in gains['figure'].unique() if not o.endswith(' middle')] # As many as can be read
-    figure = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of=f'{recipe}.py, comparison {out.name}')
-    save_figure(figure, out/'gains.png')
+    of = f'{recipe}.py, comparison {out.name}'
+    frames,figures = query_gains_of([out/f'seed{o}' for o in results['seed'].unique()], reference, of)
+    figures['gains'] = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of)
+    for k,figure in figures.items(): save_figure(figure, out/f'{k}.png')
+    for k,frame in frames.items(): save_frame(frame, out/f'{k}.csv', index=False)
     run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare',
                     config=without_folders(options), tracked=not given.get('no_wandb'))
-    log_closing(run, {'results': results, 'gains': gains}, {'gains': figure})
+    log_closing(run, {'results': results, 'gains': gains, **frames}, figures)
     finish_run(run)
     print(f'\nEverything of this comparison is in {out}')

@@ -56,7 +56,9 @@ class TrackRun(Callback):
     `SaveModelCallback` loads the best model, all of these are of its epoch: the artifact has the alias best, otherwise
     last, and its epoch and figures; `final/` in the summary has them, too. Figures of `valid/` stand in the summary as
     the best epoch had them and as the last one had.
-    validate, get_preds and lr_find log nothing.
+    validate, get_preds and lr_find log nothing. What judges a model as it came out (curves by quality, maps of
+    embeddings and of energy, gains over another one) recipes add, and in Python `judge_search` and `judge_pairs` give
+    it.
 
     Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C
     say, leaves its run open; it is marked as failed when the next one starts, or when Python ends. Without an API key

@@ -169,6 +169,13 @@ def test_compare_runs_every_arm_with_the_same_seeds(people):
             'with QSD, true quality']
     assert results.groupby('seed')['arm'].apply(list).tolist() == [arms, arms]
     gains = pd.read_csv(people/'compared'/'gains.csv').set_index(['arm', 'figure'])
+    whole = pd.read_csv(people/'compared'/'query_gains.csv').set_index('path')
+    parts = [pd.read_csv(people/'compared'/f'seed{k}'/'all_query_gains.csv').set_index('path') for k in range(2)]
+    pd.testing.assert_frame_equal(whole, (parts[0] + parts[1])/2)
+    closing, = (o for o in runs(people/'compared') if o.header.job_type == 'compare')
+    closing.check_keys()
+    assert {'plots/gains', 'plots/query_gains', 'tables/query_gains', 'tables/results', 'tables/gains'} <= {
+        k for row in closing.history for k in row}
     found = results.set_index(['arm', 'seed'])['mAP']
     without,qsd = (found[f'fine-tuned {o} QSD'] for o in ('without', 'with'))
     assert gains.loc[('fine-tuned with QSD', 'mAP'), 'mean'] == pytest.approx((qsd - without).mean())

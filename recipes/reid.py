@@ -48,7 +48,7 @@ def main(
     sync_bn:bool=False,       # With several processes: batch norm over the batches of all?
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):
-    "Train a baseline, label quality with it, fine-tune without and with QSD, judge all of them"
+    "Train a baseline, label quality with it, fine-tune by each of --arms, judge all of them"
     run = Run('reid', locals())
     table = run.of_table(read_table(data) if data else generate_people('runs/people'))
     chosen = {arm: arm.method(weight, pairs) for arm in chosen_arms(arms, table, shuffle_quality)}

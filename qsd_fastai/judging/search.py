@@ -87,7 +87,8 @@ def judge_search(
         plots['hardest_queries'] = hardest_figure(hard, picture_files(table).to_numpy())
         tables['hardest_queries'] = partial(hardest_table, hard)
         frames['hardest_queries'] = hard.assign(**{c: table['path'].to_numpy()[hard[c]] for c in ('row', 'answer')},
-                                                gallery=[' '.join(table['path'].iloc[o]) for o in hard['gallery']])
+                                                gallery=[' '.join(table['path'].iloc[o]) for o in hard['gallery']],
+                                                correct=[' '.join('01'[int(k)] for k in o) for o in hard['correct']])
     if known:
         for third in ('worst', 'middle', 'best'):
             reported |= {f'{c} {third}': float(thirds.loc[third, c]) for c in ('rank1', 'mAP')}

@@ -115,6 +115,11 @@ def check_closing(run, out, results):
         assert gains[arm].mean() == pytest.approx(results.loc[arm, 'mAP'])
         own = pd.read_csv(out/f'{arm.replace(" ", "_")}_per_query.csv')
         assert own['ap'].mean() == pytest.approx(results.loc[arm, 'mAP'])
+        hard = pd.read_csv(out/f'{arm.replace(" ", "_")}_hardest_queries.csv', dtype={'correct': str})
+        for o in hard.itertuples(): # As many marks as answers, and the first right one where its rank says
+            marks = o.correct.split()
+            assert len(marks) == len(o.gallery.split())
+            assert (marks + ['1']).index('1') == min(o.first_rank - 1, len(marks))
         assert (out/f'{arm.replace(" ", "_")}_embedding_map.png').stat().st_size
     cmc = pd.read_csv(out/'all_cmc.csv')
     assert cmc[cmc['rank'] == 1].set_index('line')['found'].to_dict() == pytest.approx(results['rank1'].to_dict())

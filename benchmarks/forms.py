@@ -3,13 +3,9 @@
     python benchmarks/forms.py [--arch resnet18] [--height 128] [--width 64] [--bs 64] [--rounds 7]
 
 Medians of interleaved rounds through a fastai `Learner` on one CPU thread or a GPU; memory is the peak of a process of
-its own (Linux). Ratios are what counts: machines differ, and these are noisy.
+its own. Ratios are what counts: machines differ, and these are noisy.
 """
-import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -18,6 +14,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import SGD
 from fastcore.script import call_parse
+from tuning.peaks import own_peak, peaks_alone
 
 from qsd_fastai.arms import ARMS
 from qsd_fastai.losses import RecognitionLoss
@@ -66,17 +63,14 @@ def main(
     size = arch,height,width,bs
     if memory:
         seconds(learner(memory, *size))
-        # not `ru_maxrss`, which begins with that of the process that started this one
-        return print(int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1024)
+        return print(own_peak())
     learners = {key: learner(key, *size) for key in FORMS}
     found = {key: [] for key in FORMS}
     for k in range(rounds + 1):
         for key,learn in learners.items():
             took = seconds(learn)
             if k: found[key].append(took) # The first round warms up
-    own = [sys.executable, '-W', 'ignore', __file__, '--arch', arch, '--height', height, '--width', width, '--bs', bs]
-    peak = {key: float(subprocess.run([*map(str, own), '--memory', key], capture_output=True, text=True,
-                                      check=True).stdout) for key in FORMS}
+    peak = peaks_alone(__file__, {'arch': arch, 'height': height, 'width': width, 'bs': bs}, FORMS)
     base,least = median(found['without']),peak['without']
     print(f'{arch}, {height}x{width}, {bs} pictures a step\n\n| form | s a step | against none | MiB | against none |')
     print('|---|---|---|---|---|')

@@ -6,7 +6,8 @@ The published step is written here in plain PyTorch: two passes in float32, one 
 pairs picked by boolean masks, Adam with a group a tensor, the loss read after each step. All others go through a fastai
 `Learner`. The same network, losses and pictures, which lie on the device; medians of interleaved rounds. `fast` is
 channels last, bfloat16 (on a GPU) and `fused_adam`; `compiled` is `torch.compile` on top of it. Ratios first: they are
-what counts.
+what counts. Memory is on a GPU what tensors take beside weights and optimizer, on a CPU the peak of a process of its
+own, with all that is in it.
 """
 import json
 import platform
@@ -23,6 +24,7 @@ from fastai.learner import Learner
 from fastai.optimizer import Adam
 from fastcore.script import call_parse
 from torch.utils._python_dispatch import TorchDispatchMode
+from tuning.peaks import own_peak, peaks_alone
 
 from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.callbacks.running_loss import KeptLosses
@@ -139,7 +141,7 @@ FORMS = {
 
 
 def timed(form, n, device):
-    "Seconds a step of `n`, and the memory in MiB that it takes beside weights and optimizer (GPU)"
+    "Seconds a step of `n`; on a GPU the memory in MiB that it takes beside weights and optimizer, else None"
     if device == 'cuda':
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -148,7 +150,7 @@ def timed(form, n, device):
     form.run(n)
     if device == 'cuda': torch.cuda.synchronize()
     took = (time.perf_counter() - start)/n
-    return took, (torch.cuda.max_memory_allocated() - held)/2**20 if device == 'cuda' else float('nan')
+    return took, (torch.cuda.max_memory_allocated() - held)/2**20 if device == 'cuda' else None
 
 
 class Operations(TorchDispatchMode):
@@ -190,11 +192,15 @@ def main(
     forms:str='',             # Which of `FORMS`, with commas between and none within; compiled ones only on a GPU
     profile:bool=False,       # Count operations too; on a GPU kernels and waits
     out:str='',               # Folder for step.json and step.md
+    memory:str='',            # Print the peak memory of a process with this form alone, MiB
 ):
     "A row a form: steps against the published one, milliseconds, pictures a second that are anchors, memory"
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     name = torch.cuda.get_device_name() if device == 'cuda' else f'{torch.get_num_threads()} CPU threads'
     titles = {k.replace(', ', ' '): k for k in FORMS}
+    if memory:
+        FORMS[titles[one_of('memory', memory, *titles)]](arch, n, (height, width), device).run(2)
+        return print(own_peak())
     rows,made = {},{}
     usual = [k for k,v in titles.items() if device == 'cuda' or not v.endswith(('compiled', 'graphs'))]
     for key in forms.split(',') if forms else usual:
@@ -211,11 +217,15 @@ def main(
         for title,form in made.items():
             found[title].append(timed(form, steps, device))
             print(f'round {k + 1}, {title}: {1000*found[title][-1][0]:.1f} ms a step', flush=True)
+    if device == 'cpu':
+        keys = [key for key,title in titles.items() if title in made]
+        alone = peaks_alone(__file__, {'arch': arch, 'height': height, 'width': width, 'n': n}, keys)
+        peak = {titles[key]: mib for key,mib in alone.items()}
     first = next(iter(found))
     for title,times in found.items():
         took = median(t for t,_ in times)
         rows[title] = {'against': median(t for t,_ in found[first])/took, 'ms': 1000*took, 'anchors a second': n/took}
-        if device == 'cuda': rows[title]['MiB'] = times[-1][1]
+        rows[title]['MiB'] = times[-1][1] if device == 'cuda' else peak[title]
         if profile: rows[title] |= counted(made[title], 4 if device == 'cuda' else 1)
     about = {'device': name, 'torch': torch.__version__, 'python': platform.python_version(), 'arch': arch,
              'size': f'{height}x{width}', 'pictures a step': n, 'steps a round': steps, 'rounds': rounds,

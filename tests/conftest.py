@@ -68,7 +68,9 @@ def script():
         file = GOLDEN.parents[1]/path
         spec = spec_from_file_location(f'{file.parent.name}_{file.stem}', file)
         module = module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.path.insert(0, str(file.parent)) # As for a script that is started
+        try: spec.loader.exec_module(module)
+        finally: sys.path.remove(str(file.parent))
         return module
     return load
 

@@ -1,0 +1,35 @@
+"What benchmarks measure of a form is of that form"
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from started import start
+
+BENCHMARKS = Path(__file__).parents[1]/'benchmarks'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='memory is asked of the device there')
+def test_a_step_says_its_memory_on_a_cpu(tmp_path):
+    small = '--arch resnet10t --height 64 --width 32 --n 8 --steps 1 --rounds 1 --forms none'
+    code,said = start(BENCHMARKS/'step.py', *small.split(), '--out', tmp_path, folder=tmp_path)
+    assert code == 0, said
+    assert '| form | against | ms | anchors a second | MiB |' in said
+    assert json.loads((tmp_path/'step.json').read_text())['rows']['none']['MiB'] > 100
+
+
+def test_a_peak_is_not_that_of_who_asks_for_it(script, tmp_path):
+    peaks = script('benchmarks/tuning/peaks.py')
+    (tmp_path/'form.py').write_text(f"""import sys
+sys.path.insert(0, {str(BENCHMARKS/'tuning')!r})
+from peaks import own_peak
+held = bytearray(2**20*int(sys.argv[-1]))
+print('a word')
+print(own_peak())
+""")
+    held = bytearray(2**29)
+    assert peaks.own_peak() > 512
+    found = peaks.peaks_alone(tmp_path/'form.py', {'height': 1}, ('0', '128'))
+    del held
+    assert found['0'] < 100
+    assert 128 < found['128'] - found['0'] + 8 < 160

@@ -41,31 +41,46 @@ def embed_in_blocks(
     table,          # Of pictures
     kept,           # Folder of the blocks
     block:int=4096, # Pictures a block
-)->torch.Tensor: # `(n, nf)`
-    """Embeddings of a table, each block kept in a file as soon as it is there; blocks that are there already are read
+)->list: # Of files, in the order of the table
+    """Embeddings of a table, each block kept in a file as soon as it is there; blocks that are there already stay
 
-    Several processes take blocks in turn, and the first one reads them all; the others get None."""
+    Several processes take blocks in turn, and the first one gets the files of all; the others get None."""
     starts,(rank, world) = range(0, len(table), block),processes()
     files = [Path(kept)/f'{lo:09d}.pt' for lo in starts]
     for lo,file in progress_bar(list(zip(starts, files))[rank::world]):
         if file.is_file(): continue
         with learn.no_bar(): save_whole(learn.embed(table.iloc[lo:lo + block], alone=True).clone(), file)
     gather_objects(None) # Until all are there
-    return None if rank else torch.cat([torch.load(file, weights_only=True) for file in files])
+    return None if rank else files
+
+
+def read_blocks(
+    files, # Of `embed_in_blocks`
+    rows,  # Numbers of rows of the table, ascending
+)->torch.Tensor: # `(len(rows), nf)`
+    "Their embeddings, with no more in memory than these and one block"
+    rows,out,start,done = torch.as_tensor(rows),None,0,0
+    for file in files:
+        part = torch.load(file, weights_only=True)
+        here = rows[done:torch.searchsorted(rows, start + len(part))] - start
+        if out is None: out = part.new_empty(len(rows), part.shape[1])
+        out[done:done + len(here)] = part[here]
+        start,done = start + len(part),done + len(here)
+    return out
 
 
 def label_table(
     table,    # With `identity` and `split`
-    emb,      # `(n, nf)` embeddings of its rows
+    files,    # Of `embed_in_blocks`
     **kwargs, # For `similarity_quality`
 )->pd.Series: # 0 to 100, NaN = unknown
     "Labels of the training pictures among themselves, and of the held-out ones among themselves"
     quality = pd.Series(np.nan, index=table.index, dtype='float32')
     for held_out in (False, True):
-        rows = ((table['split'] != 'train') == held_out).to_numpy(copy=True)
-        if not rows.any(): continue
-        who = table.loc[rows, 'identity'].to_numpy()
-        quality[rows] = similarity_quality(emb[torch.from_numpy(rows)], who, **kwargs)
+        rows = np.flatnonzero((table['split'] != 'train') == held_out)
+        if not len(rows): continue
+        who = table['identity'].iloc[rows].to_numpy()
+        quality.iloc[rows] = similarity_quality(read_blocks(files, rows), who, **kwargs)
     return quality
 
 
@@ -109,9 +124,9 @@ def _labels_of_model(pictures, learner, weights, arch, size, last_stride, folder
     key = json.dumps([str(model.absolute()), model.stat().st_mtime_ns, arch, *size, pictures['path'].tolist()])
     kept = folder/f'embeddings-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
     if kept.is_dir(): print(f'Going on with the embeddings in {kept}')
-    emb = embed_in_blocks(learn, pictures, kept)
-    if emb is None: return None,None
-    labelled = pictures.assign(quality=label_table(pictures, emb, **options))
+    files = embed_in_blocks(learn, pictures, kept)
+    if files is None: return None,None
+    labelled = pictures.assign(quality=label_table(pictures, files, **options))
     labelled.attrs = dict(pictures.attrs)
     return labelled, kept
 

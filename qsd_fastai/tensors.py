@@ -36,8 +36,11 @@ def finite_rows(
     remedy:str='The model diverged or overflowed half precision: embed again in float32', # For the message
 ):
     "`x` itself; `ValueError` naming the first row that holds NaN or infinity"
-    bad = ~torch.isfinite(plain_tensor(x))
-    if bad.ndim > 1: bad = bad.flatten(1).any(1)
+    bad = plain_tensor(x)
+    if bad.ndim > 1: # `isfinite` makes copies of what it looks at
+        parts = bad.split(max(1, 2**20//max(1, bad[:1].numel())))
+        bad = torch.cat([~torch.isfinite(o).flatten(1).all(1) for o in parts])
+    else: bad = ~torch.isfinite(bad)
     if bad.any():
         n = int(bad.sum()) if count is None else count()
         raise ValueError(f'{name} row {start + int(bad.nonzero()[0])} holds NaN or infinity ({n} such rows). {remedy}.')

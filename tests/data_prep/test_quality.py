@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 import torch
 from made_up import ROOT, draw
-from quality import embed_in_blocks
+from quality import embed_in_blocks, label_table, read_blocks
 from started import start
+from torch.profiler import ProfilerActivity, profile
 
 from qsd_fastai.data.labels import join_quality
 from qsd_fastai.data.loaders import recognition_dataloaders
@@ -62,17 +63,46 @@ def test_weights_give_the_labels_of_the_learner(made):
 
 def test_embeddings_that_are_there_are_not_made_again(made, monkeypatch):
     folder,table,learn = made
-    whole = embed_in_blocks(learn, table, folder/'kept', block=20)
+    def embedded(): return read_blocks(embed_in_blocks(learn, table, folder/'kept', block=20), range(len(table)))
+    whole = embedded()
     calls = []
     def embed(self, rows, **_):
         calls.append(len(rows))
         return torch.zeros(len(rows), whole.shape[1])
     monkeypatch.setattr(type(learn), 'embed', embed)
     (folder/'kept'/'000000020.pt').unlink()
-    again = embed_in_blocks(learn, table, folder/'kept', block=20)
+    again = embedded()
     assert calls == [20]
     assert torch.equal(again[:20], whole[:20])
     assert not again[20:40].any()
+
+
+def saved(folder, emb, block):
+    "Files of blocks"
+    files = [folder/f'{lo}.pt' for lo in range(0, len(emb), block)]
+    for file,part in zip(files, emb.split(block)): torch.save(part.clone(), file)
+    return files
+
+
+@pytest.mark.parametrize('rows', [[], [0], [3, 4], [0, 2, 5, 9], range(10), [9], [4, 8]])
+def test_rows_are_read_from_the_blocks_that_they_are_in(tmp_path, rows):
+    emb = torch.rand(10, 3)
+    found = read_blocks(saved(tmp_path, emb, 4), np.array(rows, dtype=int))
+    assert torch.equal(found, emb[list(rows)])
+
+
+def test_labels_take_twice_their_embeddings(tmp_path):
+    "Those of one half of the table at a time: these, and the same by identity"
+    n,nf = 8000,512
+    files = saved(tmp_path, torch.randn(n, nf), 512)
+    table = pd.DataFrame({'identity': [f'p{i//20}' for i in range(n)], 'split': ['train', 'query']*(n//2)})
+    for part,rows in ((table.assign(split='train'), n), (table, n//2)):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            assert label_table(part, files, rounds=1, n_pos=2, n_neg=2).notna().all()
+        events = [o for o in seen.profiler.kineto_results.events() if o.name() == '[memory]']
+        held = np.cumsum([o.nbytes() for o in sorted(events, key=lambda o: o.start_ns())])
+        assert held.max() > 4*rows*nf
+        assert held.max() < 2.3*4*rows*nf
 
 
 def test_labels_that_are_there_are_not_lost(made):

@@ -96,7 +96,7 @@ def test_blocks_of_embeddings_are_shared_out_and_gone_on_with(people, monkeypatc
     for rank,own in ((1, 'cd'), (2, 'ef'), (0, 'abg')):
         monkeypatch.setattr(quality, 'processes', lambda rank=rank: (rank, 3))
         seen.clear()
-        emb = quality.embed_in_blocks(Learner(), table, people/'blocks', 2)
+        files = quality.embed_in_blocks(Learner(), table, people/'blocks', 2)
         assert seen == list(own)
-        assert (emb is None) == (rank > 0)
-    assert emb.flatten().tolist() == [float(ord(o)) for o in 'abcdefg']
+        assert (files is None) == (rank > 0)
+    assert quality.read_blocks(files, range(7)).flatten().tolist() == [float(ord(o)) for o in 'abcdefg']

@@ -93,6 +93,20 @@ def test_network_and_losses_are_one_graph(head):
     torch.testing.assert_close(loss(model(x), ids), plain)
 
 
+def test_a_sample_of_identities_is_no_one_graph():
+    model = Recognizer('resnet10t', 8, head=make_head('arcface', 32., rate=.5)).train()
+    x,(ids,_) = torch.rand(16, 3, 32, 32),known()
+    def loss(**kwargs):
+        torch._dynamo.reset()
+        made = losses.MarginLoss(model.head)
+        made.compile(backend='eager', **kwargs)
+        return made(out, ids)
+    model.head.sample(ids)
+    out = model(x)
+    torch.testing.assert_close(loss(), losses.MarginLoss(model.head)(out, ids))
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException): loss(fullgraph=True)
+
+
 def test_a_learner_is_compiled_in_place():
     class Batches(list):
         by_identity,n_imgs,copies = True,4,False

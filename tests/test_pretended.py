@@ -1,11 +1,12 @@
 """Whole paths on a GPU that is not there: what is judged, labelled and trained is what it is on the CPU.
 
 What looks at values on the device is listed by the name of its operation; a step of training looks at none, but for
-copies in JPEG."""
+pictures that go through JPEG and a sample of identities (`STEPS`)."""
 import importlib
 import inspect
 import pkgutil
 from dataclasses import is_dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,12 @@ from pretended import OnDevice, PretendedDevice, held
 
 from qsd_fastai import evaluation
 from qsd_fastai.callbacks.octuplet import OctupletTuning
+from qsd_fastai.callbacks.partial_update import PartialUpdate
 from qsd_fastai.data.copies import DegradedCopies
 from qsd_fastai.data.loaders import recognition_dataloaders
+from qsd_fastai.data.transforms import FaceAugment
 from qsd_fastai.distillation import QualityDistillation
-from qsd_fastai.evaluation.metrics import Retrieval
+from qsd_fastai.evaluation.metrics import Retrieval, Verification
 from qsd_fastai.evaluation.open_set import open_set_rates, pair_rates
 from qsd_fastai.evaluation.ranking import count_ranks, match_ranks
 from qsd_fastai.evaluation.reranking import expand_queries, k_reciprocal
@@ -33,6 +36,7 @@ from qsd_fastai.evaluation.single_shot import single_shot_cmc
 from qsd_fastai.evaluation.templates import evaluate_identification, pool_templates
 from qsd_fastai.evaluation.verification import evaluate_verification, fuse_flip
 from qsd_fastai.judging.search import judge_held_out
+from qsd_fastai.labelling import OnlineQuality
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.models.heads.by_name import make_head
 from qsd_fastai.optimizers import fused_adam
@@ -118,14 +122,25 @@ def test_every_judge_of_embeddings_has_a_case():
     assert found <= set(CASES)
 
 
-def small_fit(table, device, method=None, head=None, epochs=2, cbs=(), opt_func=Adam, **kwargs):
+def pairs_of(table):
+    "Each picture of those who are found beside the next one"
+    some = table[table['split'] != 'train']
+    first,second = some.iloc[:-1],some.iloc[1:]
+    same = first['identity'].to_numpy() == second['identity'].to_numpy()
+    return pd.DataFrame({'path1': first['path'].to_numpy(), 'path2': second['path'].to_numpy(), 'same': same,
+                         'fold': np.arange(len(same)) % 3})
+
+
+def small_fit(table, device, method=None, head=None, epochs=2, cbs=(), opt_func=Adam, rate=1., verify=False, **kwargs):
     "A learner that was trained there"
     set_seed(0)
     pairs = getattr(method, 'pairs', '')
     dls = recognition_dataloaders(table, size=(32, 16), n_ids=4, n_imgs=4, seed=0, device=torch.device(device),
                                   partners=pairs == 'partner', copies=pairs == 'copies', **kwargs)
-    learn = recognition_learner(dls, 'resnet10t', head and make_head(head, 32.), metrics=Retrieval('mAP'),
-                                opt_func=opt_func, cbs=[*([method] if method else []), *cbs])
+    metrics = Verification('accuracy', 'auc', pairs=pairs_of(table)) if verify else Retrieval('mAP')
+    moves = [PartialUpdate()] if rate < 1 else []
+    learn = recognition_learner(dls, 'resnet10t', head and make_head(head, 32., rate), metrics=metrics,
+                                opt_func=opt_func, cbs=[*([method] if method else []), *moves, *cbs])
     learn.model.to(device)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 1e-3)
     return learn
@@ -148,7 +163,14 @@ FITS = {
     'published': {'method': {'preset': 'published', 'pairs': 'partner'}}, 'copies': {'method': {'preset': 'copies'}},
     'average': {'method': {'teacher': 'ema', 'decay': .9}}, 'frozen': {'method': {'teacher': 'frozen'}},
     'all terms': {'method': {'relations': 1., 'mean': 1., 'logits': 'kl', 'stop': 'gap', 'weight': 'auto'}},
-    'octuplet': {'method': OctupletTuning}, 'fused': {'opt_func': fused_adam},
+    'octuplet': {'method': OctupletTuning}, 'fused': {'opt_func': fused_adam}, 'verified': {'verify': True},
+    'labels renewed': {'method': partial(OnlineQuality, rounds=1)}, 'face': {'augment': [FaceAugment(.5)]},
+    'face, JPEG': {'augment': [FaceAugment(jpeg=1.)]}, 'sampled head': {'head': 'arcface', 'rate': .5},
+}
+STEPS = { # What their steps wait for; those of all others for nothing
+    'copies': {'_to_copy': 1}, 'octuplet': {'_to_copy': 1}, 'face, JPEG': {'_to_copy': 1}, # JPEG is what the CPU does
+    # identities of the batch, counted, told apart and brought over; those with a center here; step, finite gradients
+    'sampled head': {'nonzero': 2, '_local_scalar_dense': 2, '_to_copy': 1, '_unique2': 1},
 }
 
 
@@ -171,9 +193,8 @@ def test_what_is_trained_there_is_what_is_trained_here(labelled_people, form):
         assert torch.equal(ours[k], held(v)), k
     assert there.recorder.values == here.recorder.values
     assert len(steps.seen) == 2*len(there.dls.train)
-    usual = {'_to_copy': 1} if there.dls.train.copies else {} # JPEG is what the CPU does
     later = [o for k,o in enumerate(steps.seen) if k % len(there.dls.train)] # An epoch's first may look at its batch
-    assert later and all(o == usual for o in later), steps.seen
+    assert later and all(o == STEPS.get(form, {}) for o in later), steps.seen
 
 
 def nearest(learn, table):

@@ -28,7 +28,11 @@ class PartialFC(nn.Module):
     Centers are buffers, not parameters: no optimizer keeps state for them, and gradients exist for sampled rows only.
     The sample is drawn from the seed and the number of the step over all identities, so it is the same on one process
     and on many. With several processes each holds the rows `n//W*r + min(r, n%W)` and on; `full_state` puts them
-    together again."""
+    together again.
+
+    Each step waits for the device, where other heads do not: the identities of the batch are counted and brought to
+    the CPU, which draws; pictures with a center here are counted; and centers move only where gradients are finite. So
+    `learn.to_compiled(fullgraph=True)` does not take it."""
     def __init__(self,
         nf:int,                  # Size of the embedding
         n_ids:int,               # Training identities

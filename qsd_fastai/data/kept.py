@@ -24,8 +24,9 @@ from .transforms import Squish
 
 __all__ = ['KeptPictures', 'keep_pictures']
 
-MOST,SAID = 4*2**30,2**24 # Bytes: kept in memory unasked; told of in a line
+MOST = 4*2**30 # Bytes: kept in memory unasked
 known = WeakValueDictionary() # By content: loaders of one table share its pictures
+told = set() # Lines: loaders of one table are told of once
 
 
 class KeptPictures:
@@ -52,6 +53,10 @@ class KeptPictures:
     ):
         "Decode all pictures, unless another loader of this process, or an earlier run, has done it"
         if self.filled: return
+        if dl.split_idx == 0: # Validation follows
+            n = len(dl.dataset)
+            size = _size(n*math.prod(self.shape))
+            _tell(f'{_many(n, self.size.size)} are decoded once and kept {self.place}, {size}.')
         key = self._key(dl),self.where,dl.device if self.where == 'device' else None
         store = known.get(key)
         if store is None:
@@ -65,12 +70,15 @@ class KeptPictures:
         self.store = store
 
     def batch(self,
-        at, # Numbers of items
+        at,          # Numbers of items
+        device=None, # That it goes to: to a GPU by way of memory that is pinned, and nothing waits for it
     )->tuple:
-        "As the transforms of items and fastai's collating make it, where the pictures are"
+        "As the transforms of items and fastai's collating make it, where the pictures are or on a GPU that is named"
         parts = [self.store.pixels, *self.targets]
         at = torch.tensor(list(at), device=parts[0].device)
-        return tuple(torch.as_subclass(o[at], kind) for kind,o in zip(self.kinds, parts))
+        pinned = at.device.type == 'cpu' and _is_gpu(device)
+        chosen = [_pinned(o, at).to(device, non_blocking=True) if pinned else o[at] for o in parts]
+        return tuple(torch.as_subclass(o, kind) for kind,o in zip(self.kinds, chosen))
 
     def _key(self, dl):
         "Of everything that the pixels depend on: names, sizes and times of the files, and what is done to them"
@@ -104,9 +112,6 @@ class KeptPictures:
         return torch.from_numpy(pixels)
 
     def _fill(self, dl, pixels):
-        if pixels.nbytes > SAID and not processes()[0]:
-            print(f'{len(pixels):,} pictures of {self.shape[1]}x{self.shape[2]} are decoded once and kept '
-                  f'{self.place}, {pixels.nbytes/2**30:.2f} GiB', flush=True)
         plain = dl.new(shuffle=False, bs=min(256, len(pixels)), drop_last=False, after_batch=[], device='cpu',
                        num_workers=self.workers)
         plain.kept,at = None,0
@@ -116,6 +121,26 @@ class KeptPictures:
 
     @property
     def place(self): return {'memory': 'in memory', 'device': 'on the device', 'file': f'in {self.folder}'}[self.where]
+
+
+def _is_gpu(device): return str(device).startswith('cuda') and torch.cuda.is_available()
+
+
+def _pinned(pictures, at):
+    "Rows in memory that a GPU reads by itself; PyTorch gives such memory out again only when it has been read"
+    out = torch.empty(len(at), *pictures.shape[1:], dtype=pictures.dtype, pin_memory=True)
+    return torch.index_select(pictures, 0, at, out=out)
+
+
+def _many(n, size): return f'{n:,} pictures of {size[0]}x{size[1]}'
+def _size(nbytes): return f'{nbytes/2**30:.1f} GiB' if nbytes >= 2**30 else f'{nbytes/2**20:.1f} MiB'
+
+
+def _tell(line):
+    "Once, by the first process"
+    if line in told or processes()[0]: return
+    told.add(line)
+    print(line, flush=True)
 
 
 class _Store:
@@ -131,18 +156,22 @@ def keep_pictures(
     """Set what keeps the pictures of a loader, `dl.kept`, or nothing.
 
     'auto' keeps them in memory where they take 4 GiB and an eighth of the machine at most, shared out to the
-    processes. ValueError for another word, and where a transform of items draws something or pictures are no files."""
+    processes, and says what it does. ValueError for another word, and where a transform of items draws something or
+    pictures are no files."""
     one_of('keep', keep, 'auto', 'memory', 'device', 'file', 'no')
     if keep == 'no' or not len(dl.dataset): return
     squish = next((o for o in dl.after_item if isinstance(o, Squish)), None)
     strange = [type(o).__name__ for o in dl.after_item if not isinstance(o, (Squish, ToTensor))]
     plain = squish is not None and not strange and _files(dl) is not None
+    what = f'the transforms of items hold {", ".join(strange)}' if strange else 'not all pictures are files'
     if keep == 'auto':
-        if not plain or not _few(3*len(dl.dataset)*math.prod(squish.size)): return
+        n = len(dl.dataset)
+        if not plain: return _tell(f'Pictures are decoded each time, since {what}.')
+        if not _few(nbytes := 3*n*math.prod(squish.size)):
+            return _tell(f'{_many(n, squish.size)} are decoded each time: {_size(nbytes)} are not kept unasked. '
+                         'Use keep="file", --keep file in recipes, to decode them once.')
         keep = 'memory'
-    if not plain:
-        what = f'the transforms of items hold {", ".join(strange)}' if strange else 'not all pictures are files'
-        raise ValueError(f'keep is {keep!r}, and {what}: they differ from time to time. Use "no".')
+    if not plain: raise ValueError(f'keep is {keep!r}, and {what}: they differ from time to time. Use "no".')
     dl.kept = KeptPictures(dl, keep, folder)
     dl.fake_l.num_workers = 0
 

@@ -139,7 +139,7 @@ class IdentityDL(TfmdDL):
 
     def create_batches(self, samples):
         if self.kept is None: yield from super().create_batches(samples)
-        else: yield from map(self.kept.batch, self.chunkify(samples))
+        else: yield from (self.kept.batch(o, self.device) for o in self.chunkify(samples))
 
     def one_batch(self):
         "A batch of its own: for it alone not all pictures are decoded, to be kept"

@@ -13,6 +13,7 @@ from fastai.data.transforms import ToTensor
 from fastai.torch_core import set_seed
 from fasttransform import Transform
 from PIL import Image
+from pretended import OnDevice, PretendedDevice, held
 
 from qsd_fastai.callbacks.many import SharedDL
 from qsd_fastai.data import kept
@@ -175,10 +176,46 @@ def test_a_learner_saved_before_there_was_any_trains(people):
     assert len(list(dls.train))
 
 
-def test_large_sets_are_told_of_once(people, monkeypatch, capsys):
-    monkeypatch.setattr(kept, 'SAID', 0)
-    dls = loaders(people, 'memory')
+def test_what_is_kept_is_told_of_once(people, monkeypatch, capsys):
+    monkeypatch.setattr(kept, 'told', set())
+    def said(keep):
+        dls = loaders(people, keep)
+        for dl in (dls.train, dls.train, dls.valid): list(dl)
+        return capsys.readouterr().out
+    assert said('auto') == '24 pictures of 32x16 are decoded once and kept in memory, 0.0 MiB.\n'
+    assert said('auto') == said('memory') == said('no') == ''
+    assert 'kept on the device' in said('device')
+    monkeypatch.setattr(kept, 'MOST', 100)
+    lines = said('auto').splitlines()
+    assert len(lines) == 2 # Training and validation
+    assert lines[0].startswith('24 pictures of 32x16 are decoded each time: 0.0 MiB are not kept unasked. Use keep=')
+    assert said('auto') == ''
+    dl = loaders(people, 'no').train
+    dl.after_item.add(Turned())
+    keep_pictures(dl, 'auto')
+    assert capsys.readouterr().out == 'Pictures are decoded each time, since the transforms of items hold Turned.\n'
+
+
+@pytest.mark.parametrize('keep', ['memory', 'file'])
+def test_a_batch_goes_to_a_gpu_by_way_of_pinned_memory(people, monkeypatch, keep):
+    dls,pinned,empty = loaders(people, keep),[],torch.empty
     list(dls.train)
-    list(dls.train)
-    said = capsys.readouterr().out
-    assert said.count('24 pictures of 32x16 are decoded once and kept in memory') == 1
+    store,at,gpu = dls.train.kept,[3, 1, 1, 20],torch.device('cuda')
+    def made(*shape, pin_memory=False, **kwargs): # There is no pinned memory without a driver
+        pinned.append(pin_memory)
+        return empty(*shape, **kwargs)
+    wanted = store.batch(at)
+    with monkeypatch.context() as m, PretendedDevice() as device:
+        m.setattr(torch, 'empty', made)
+        store.batch(at, gpu) # None is there
+        assert not pinned
+        m.setattr(torch.cuda, 'is_available', lambda: True)
+        found = store.batch(at, gpu)
+        assert pinned == [True]*len(wanted)
+        assert not device.waits
+        store.batch(at, 'cpu')
+        assert len(pinned) == len(wanted)
+    assert all(isinstance(o, OnDevice) for o in found)
+    assert all(isinstance(o, type(w)) for o,w in zip(found, wanted))
+    plain = [o.as_subclass(torch.Tensor) for o in wanted]
+    torch.testing.assert_close([held(o) for o in found], plain, rtol=0, atol=0, equal_nan=True)

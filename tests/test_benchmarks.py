@@ -1,5 +1,6 @@
 "What benchmarks measure of a form is of that form"
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,10 @@ print(own_peak())
     del held
     assert found['0'] < 100
     assert 128 < found['128'] - found['0'] + 8 < 160
+
+
+def test_all_that_is_measured_names_its_commit():
+    "Or the one of its table"
+    _,*sections = (BENCHMARKS/'README.md').read_text(encoding='utf-8').split('\n## ')
+    assert len(sections) > 5
+    for o in sections: assert re.search(r'\bcommit [0-9a-f]{7}\b', o), o.splitlines()[0]

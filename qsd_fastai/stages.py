@@ -18,6 +18,7 @@ from .callbacks.many import ManyProcesses
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
 from .closing import Closing, reference_of
+from .data.kept import unheard
 from .data.loaders import picture_files
 from .data.table import write_table
 from .distillation import QualityDistillation
@@ -61,8 +62,7 @@ class Run:
         if tables := settings_of(args.get('arms') or ''): self.args['settings'] = tables
         self.resume = args.get('resume', False)
         self.folder = RunFolder(recipe, args.get('out'), self.args, self.resume, stagewise=True)
-        self.out,self.results,self.current = self.folder.out,{},None
-        self.judged,self.table = {},None
+        self.out,self.results,self.judged,self.current,self.table = self.folder.out,{},{},None,None
 
     def of_table(self,
         table:pd.DataFrame, # To be trained and judged on
@@ -276,7 +276,7 @@ def rehearse(
 
     One batch forward and backward with each method, two pictures embedded, one judgement."""
     table = table.assign(quality=np.linspace(0, 100, len(table)))
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), unheard():
         warnings.simplefilter('ignore')
         found = judge(_Blind())
         if not any(o.figures for o in (found if isinstance(found, tuple) else (found,))):

@@ -14,6 +14,7 @@ from torch import nn
 from qsd_fastai.callbacks.save_state import Diverged, SaveState
 from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.commands import in_one_line
+from qsd_fastai.data import kept
 from qsd_fastai.data.table import read_table, write_table
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.drawn.people import generate_people
@@ -264,11 +265,13 @@ def test_one_of_two_runs_in_a_folder_loses(options):
     assert (one.out/'baseline.pkl').exists()
 
 
-def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
+def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing(monkeypatch):
     seen,made,method = [],[],QualityDistillation(pairs='partner')
 
     class Spy:
-        def __init__(self, table, method): made.append(method)
+        def __init__(self, table, method):
+            made.append(method)
+            kept.told.add('meanwhile')
         def no_bar(self): return pytest.MonkeyPatch.context()
         no_logging = no_bar
         def fit(self, n, cbs): seen.append((n, [type(cb) for cb in cbs], method in cbs))
@@ -280,7 +283,9 @@ def test_a_rehearsal_uses_every_way_of_pairing_and_keeps_nothing():
         np.testing.assert_array_equal(first, second)
         return SimpleNamespace(figures={'mAP': 0.})
     table = pd.DataFrame({'quality': [np.nan]*5})
+    monkeypatch.setattr(kept, 'told', {'before'})
     rehearse(Spy, judge, table, [None, QualityDistillation(), method])
+    assert kept.told == {'before'} # Nobody has read what was said meanwhile
     taught = [(n, QualityDistillation in kinds, same) for n,kinds,same in seen]
     assert taught == [(1, False, False), (1, True, False), (1, True, False)]
     assert len(made) == 2 # learners: one for each way that the loader pairs

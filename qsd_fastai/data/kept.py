@@ -22,7 +22,7 @@ from ..files import in_one_move
 from .sources import split_address
 from .transforms import Squish
 
-__all__ = ['KeptPictures', 'keep_pictures']
+__all__ = ['KeptPictures', 'keep_pictures', 'unheard']
 
 MOST = 4*2**30 # Bytes: kept in memory unasked
 known = WeakValueDictionary() # By content: loaders of one table share its pictures
@@ -53,10 +53,6 @@ class KeptPictures:
     ):
         "Decode all pictures, unless another loader of this process, or an earlier run, has done it"
         if self.filled: return
-        if dl.split_idx == 0: # Validation follows
-            n = len(dl.dataset)
-            size = _size(n*math.prod(self.shape))
-            _tell(f'{_many(n, self.size.size)} are decoded once and kept {self.place}, {size}.')
         key = self._key(dl),self.where,dl.device if self.where == 'device' else None
         store = known.get(key)
         if store is None:
@@ -132,6 +128,14 @@ def _pinned(pictures, at):
     return torch.index_select(pictures, 0, at, out=out)
 
 
+@contextmanager
+def unheard():
+    "What is told meanwhile nobody reads: it is told again"
+    before = set(told)
+    try: yield
+    finally: told.intersection_update(before)
+
+
 def _many(n, size): return f'{n:,} pictures of {size[0]}x{size[1]}'
 def _size(nbytes): return f'{nbytes/2**30:.1f} GiB' if nbytes >= 2**30 else f'{nbytes/2**20:.1f} MiB'
 
@@ -173,6 +177,9 @@ def keep_pictures(
         keep = 'memory'
     if not plain: raise ValueError(f'keep is {keep!r}, and {what}: they differ from time to time. Use "no".')
     dl.kept = KeptPictures(dl, keep, folder)
+    if getattr(dl.dataset, 'split_idx', 0) == 0: # Validation follows
+        size = _size(len(dl.dataset)*math.prod(dl.kept.shape))
+        _tell(f'{_many(len(dl.dataset), squish.size)} are decoded once and kept {dl.kept.place}, {size}.')
     dl.fake_l.num_workers = 0
 
 

@@ -33,7 +33,7 @@ def query_gains_of(
     if reference not in mean or not arms: return {}, {}
     figure = query_gains_figure({o: mean[o] - mean[reference] for o in arms}, reference,
                                 f'Gain of each query, mean of {len(files)} seed{"s"*(len(files) > 1)}')
-    return {'query_gains': mean.reset_index()}, {'query_gains': signed(figure, of) if of else figure}
+    return {'query_gains': mean.reset_index()}, {'query_gains': signed(figure, of)}
 
 
 class Closing:

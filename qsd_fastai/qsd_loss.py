@@ -153,8 +153,8 @@ class QSDLoss(nn.Module):
             teacher,student,keep = ranked_pairs(quality, pairs, self.tau, self.unlabelled_as_equal, self.gathered)
             self.n_candidates = len(student)
             # processes wait for each other: one without a pair has one that teaches nothing
-            if self._world > 1 and not len(student): student = teacher = keep.new_zeros(1, dtype=torch.int64)
-            if len(keep) < len(student): keep = keep.new_zeros(1)
+            if self._world > 1 and not len(student):
+                student,teacher,keep = (keep.new_zeros(1, dtype=o) for o in (torch.int64, torch.int64, torch.bool))
             ahead = full_precision(of_no_subclass(quality))
             ahead = ahead[teacher] - ahead[student]
             stop = torch.where(keep, ahead, 100.)/100 if self.stop == 'gap' else self.stop
@@ -241,7 +241,9 @@ class QSDLoss(nn.Module):
         # `aminmax` has no gradient before torch 2.7
         low = torch.stack([o.amin() for o in scores.masked_fill(out, math.inf).split(areas, 1)])
         top = torch.stack([o.amax() for o in scores.masked_fill(out, -math.inf).split(areas, 1)])
-        if self._world > 1: top,low = highest(torch.stack([top, -low]))*torch.tensor([[1.], [-1.]], device=top.device)
+        if self._world > 1:
+            top,below = highest(torch.stack([top, -low])).unbind() # One message
+            low = -below
         spread = top - low
         # constant maps have no spread to amplify by, and no maps neither: the term is 0 there, where the published
         # formula divides by 0

@@ -30,7 +30,7 @@ def gains_figure(
     ax.set_ylabel('gain, points')
     set_title(ax, f'over "{reference}", same seed; bars: 95 % intervals', loc='left')
     ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
-    return signed(fig, of) if of else fig
+    return signed(fig, of)
 
 
 def _log(axis):

@@ -94,7 +94,8 @@ def signed(
     text:str, # The model, and what it is judged on
     size:float=7.5, # Points
 )->Figure:
-    "A figure with a line above everything that says of what it is"
+    "A figure with a line above everything that says of what it is; as it was where nothing is said"
+    if not text: return fig
     if fig.get_layout_engine() is not None: # It makes room
         already = fig.get_suptitle()
         fig.suptitle(f'{already}\n{text}' if already else text, fontsize=9 if already else size)

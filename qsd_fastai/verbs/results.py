@@ -75,24 +75,19 @@ class Results:
         which = torch.as_tensor(np.array(which, dtype=np.int64))
         asked,there,asked_ids,ids,*cameras = self.searched
         seen = (cameras[0][which.numpy()], cameras[1]) if self.cameras else (None, None)
-        found = ranked_gallery(asked[which], there, asked_ids[which], ids, *seen, top=top, normalize=self.normalize)
-        lists = [[int(self.sides.searched[i]) for i in row if i >= 0] for row in found.index]
+        ranks = np.nan_to_num(self.first_rank[which.numpy()]).astype(int)
+        found = ranked_gallery(asked[which], there, asked_ids[which], ids, *seen, top=max(top, *ranks),
+                               normalize=self.normalize)
+        lists = [[int(self.sides.searched[i]) for i in row[:top] if i >= 0] for row in found.index]
         rows = self.sides.asking[which].tolist()
         queries = [self.dataset.tls[0][i] for i in rows]
         titles = [f'{shortened(self._name(row), o, height)}\nAP {self.ap[i]:.2f}{self._said(row)}'
                   for row,o,i in zip(rows, queries, which.tolist())]
         answers = [[self.dataset.tls[0][i] for i in o] for o in lists]
         captions = [[shortened(self._name(i), o, height) for i,o in zip(*row)] for row in zip(lists, answers)]
-        first = [None if right.any() else self._first(int(i)) for i,right in zip(which, found.right)]
-        ranked_lists_figure(queries, answers, found.right, titles, captions, height, plt.figure, first)
-
-    def _first(self, i):
-        "Rank and picture of the first right answer to one that searches"
-        asked,there,asked_ids,ids,*cameras = self.searched
-        if np.isnan(self.first_rank[i]): return None
-        seen,rank = (cameras[0][[i]], cameras[1]) if self.cameras else (None, None),int(self.first_rank[i])
-        found = ranked_gallery(asked[[i]], there, asked_ids[[i]], ids, *seen, top=rank, normalize=self.normalize)
-        return rank, self.dataset.tls[0][int(self.sides.searched[found.index[0, -1]])]
+        first = [(rank, self.dataset.tls[0][int(self.sides.searched[row[rank - 1]])]) if rank > top else None
+                 for rank,row in zip(ranks.tolist(), found.index)]
+        ranked_lists_figure(queries, answers, found.right[:, :top], titles, captions, height, plt.figure, first)
 
     def _name(self, i):
         "As the table has it: a number of another set names nobody"

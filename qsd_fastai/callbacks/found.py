@@ -7,6 +7,7 @@ from fastcore.basics import defaults
 from torch import nn
 
 from ..data.within import own_loader, picture_size
+from .loss_terms import loss_of
 
 __all__ = ['described', 'found_config', 'highest_rates']
 
@@ -18,14 +19,13 @@ def found_config(
     dls,model = learn.dls,get_model(learn.model)
     body = getattr(model, 'body', model)
     opt_func,size = getattr(learn.opt_func, 'func', learn.opt_func),picture_size(dls)
-    instead = next((cb for cb in learn.cbs if getattr(cb, 'replaces_loss', False)), None)
     own = [cb for cb in learn.cbs if type(cb) not in defaults.callbacks and cb.name != 'track_run']
     found = {
         'body': (getattr(body, 'pretrained_cfg', None) or {}).get('architecture') or type(body).__name__,
         'parameters': sum(p.numel() for p in model.parameters()),
         'n_identities': getattr(dls, 'c', None),
         'size': size and list(size),
-        'loss': described(learn.loss_func if instead is None else instead.loss),
+        'loss': described(loss_of(learn)),
         'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__),
         'lr': highest_rates(learn), 'wd': learn.opt.hypers[-1].get('wd'),
         'n_epoch': learn.n_epoch, 'n_batches': len(dls.train),

@@ -7,18 +7,22 @@ from fastai.learner import Recorder
 from ..distributed import processes, summed
 from ..fits import is_fit
 
-__all__ = ['LossTerms', 'loss_terms']
+__all__ = ['LossTerms', 'loss_of', 'loss_terms']
+
+
+def loss_of(
+    learn, # `Learner`
+):
+    "What it is trained by: its own loss, or that of a callback that `replaces_loss`"
+    return next((cb.loss for cb in learn.cbs if getattr(cb, 'replaces_loss', False)), learn.loss_func)
 
 
 def loss_terms(
     learn, # `Learner`
 )->dict: # Of scalar tensors
-    """The named terms of the last batch: those of the loss function, and of every callback that has `terms`
-
-    A callback that `replaces_loss` trains by its own alone."""
-    owners = [] if any(getattr(cb, 'replaces_loss', False) for cb in learn.cbs) else [learn.loss_func]
+    "The named terms of the last batch: those of `loss_of`, and of every callback that has `terms`"
     terms = {}
-    for owner in (*owners, *learn.cbs): terms.update(getattr(owner, 'terms', None) or {})
+    for owner in (loss_of(learn), *learn.cbs): terms.update(getattr(owner, 'terms', None) or {})
     return terms
 
 

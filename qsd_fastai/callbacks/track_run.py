@@ -215,7 +215,8 @@ class TrackRun(Callback):
         known = {'epoch': state['epoch'], **state['figures']} if state else {}
         self.ended = known.get('epoch')
         # who gave the run judges for itself: one figure has one name there
-        self.wandb_run.summary.update(under('final', known if self.into is None else {'epoch': self.ended or 0}))
+        own = known if self.into is None else {k: v for k,v in known.items() if k == 'epoch'}
+        self.wandb_run.summary.update(under('final', own))
         if not self.wandb_run.disabled: self._log_end(weights, table, state, known)
         if self.ours:
             finish_run(self.wandb_run)
@@ -251,8 +252,7 @@ class TrackRun(Callback):
         if state and len(hard := state['hard']):
             files = picture_files(table).to_numpy()
             logged['tables/hardest_queries'] = hardest_table(hard, files, table['path'].to_numpy())
-            logged['plots/hardest_queries'] = figure_image(hardest_figure(hard.head(8), files))
+            if self.into is None: logged['plots/hardest_queries'] = figure_image(hardest_figure(hard.head(8), files))
         pairs = state and state['pairs']
-        if pairs is not None: logged |= verification_pictures(pairs, table, self.hardest)
-        if self.into is not None: logged = {k: o for k,o in logged.items() if k == 'plots/quality' or 'plots/' not in k}
+        if pairs is not None: logged |= verification_pictures(pairs, table, self.hardest, self.into is None)
         if logged: self.wandb_run.log(logged)

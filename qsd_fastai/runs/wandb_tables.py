@@ -55,17 +55,19 @@ def _known(quality): return None if np.isnan(quality) else float(quality)
 
 
 def verification_pictures(
-    per_pair, # Of a `VerificationResult`, with `row1, row2, quality1, quality2`
-    table,    # Of pictures
-    n:int=16, # Pairs of each kind in the table of the hardest
+    per_pair,        # Of a `VerificationResult`, with `row1, row2, quality1, quality2`
+    table,           # Of pictures
+    n:int=16,        # Pairs of each kind in the table of the hardest
+    drawn:bool=True, # Figures too? Else the table alone
 )->dict: # To be logged
     "ROC curve, error against rejection where quality is known, and the hardest pairs, as a W&B table and as a picture"
     files,hard = picture_files(table).to_numpy(),hardest_pairs(per_pair, n)
+    logged = {'tables/hardest_pairs': pairs_table(hard, files, table['path'].to_numpy())}
+    if not drawn: return logged
     score,same,row1,row2 = (per_pair[c] for c in ('score', 'same', 'row1', 'row2'))
     shown = hard.groupby('same', sort=False).head(8)
-    logged = {'tables/hardest_pairs': pairs_table(hard, files, table['path'].to_numpy()),
-              **under('plots', {'roc': figure_image(roc_figure(roc_points(score, same))),
-                                'hardest_pairs': figure_image(hardest_pairs_figure(shown, files))})}
+    logged |= under('plots', {'roc': figure_image(roc_figure(roc_points(score, same))),
+                              'hardest_pairs': figure_image(hardest_pairs_figure(shown, files))})
     quality = np.full(len(table), np.nan)
     quality[row1],quality[row2] = per_pair['quality1'],per_pair['quality2']
     try: rejection = error_vs_reject(score, same, row1, row2, quality, far=far_of(same))

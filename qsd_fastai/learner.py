@@ -1,7 +1,7 @@
 "A fastai `Learner` for recognition: it trains an embedding, and its verbs say who is in a picture"
 import os
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +28,7 @@ from .data.given import RecognitionDataLoaders, given_rows
 from .data.transforms import Squish
 from .data.within import picture_size
 from .distributed import gather_parts, processes, share_of
+from .evaluation.store import strictly_judged
 from .evaluation.verification import fuse_flip
 from .losses import MarginLoss, RecognitionLoss
 from .models.bodies.by_name import body_name
@@ -121,11 +122,14 @@ class RecognitionLearner(Learner):
         dl=None,      # A loader of `dls`, or `dls.test_dl(table, with_labels=True)`: rows in any order, of any people
         cbs=None,     # Callbacks of this validation
     ):
-        "As in fastai: loss and metrics; ValueError for a loader without labels"
+        """As in fastai: loss and metrics. ValueError for a loader without labels, or that our metrics cannot judge.
+
+        Without `dl` what cannot be judged is a warning and NaN, as in a fit."""
         if dl is not None and hasattr(getattr(dl, 'dataset', None), 'tls') and not has_labels(dl):
             raise ValueError('dl has pictures without labels, and there is nothing to judge them by. '
                              'Use `learn.dls.test_dl(table, with_labels=True)`.')
-        return super().validate(ds_idx, dl, cbs)
+        with strictly_judged(self.metrics) if dl is not None else nullcontext():
+            return super().validate(ds_idx, dl, cbs)
 
     def show_results(self,
         ds_idx:int=1,      # Which of `dls`, where `dl` is not given: 0 training, 1 validation

@@ -210,7 +210,7 @@ class Stage:
                                         dir=run.out, id=run.run_id(self.title),
                                         job_type='train' if self.first else 'fine-tune', config=known,
                                         tracked=not args.get('no_wandb'))
-            uses(self._wandb_run, *([] if self.first else [f'{run.run_id(first)}-model']))
+            uses(self._wandb_run, *(f'{run.run_id(first)}-{k}' for k in ('model', 'table') if not self.first))
         return self._wandb_run
 
     def failed(self):

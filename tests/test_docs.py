@@ -1,9 +1,11 @@
 "The reference of the site: every public name, its docstring and the comments of its arguments"
 import importlib
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
+from fastcore.docments import docments
 
 pytest.importorskip('sphinx', reason="the site is built with pip install -e '.[docs]'")
 sys.path.insert(0, str(Path(__file__).parents[1]/'docs'))
@@ -52,3 +54,18 @@ def test_a_public_name_without_a_docstring_is_an_error(monkeypatch):
     ('<script src="_static/a.js">', False), ('<a href="https://docs.fast.ai">', False)])
 def test_what_is_loaded_from_elsewhere_is_found(tag, elsewhere):
     assert bool(pages.ELSEWHERE.search(tag)) == elsewhere
+
+
+def test_show_doc_of_nbdev_shows_the_comments_of_arguments():
+    show_doc = pytest.importorskip('nbdev.showdoc').show_doc
+    lacks,shown = [],0
+    for module,names in pages.modules():
+        for name,o in names:
+            if not inspect.isfunction(o): continue
+            page = show_doc(o)._repr_markdown_()
+            said = [d.docment for k,d in docments(o, full=True).items() if k not in ('self', 'return') and d.docment]
+            shown += len(said)
+            first = inspect.cleandoc(o.__doc__).splitlines()[0].replace('\\', '')
+            lacks += [(module.__name__, name, part) for part in (*said, first) if part not in page]
+    assert not lacks
+    assert shown > 1000

@@ -2,7 +2,7 @@
 import json
 import warnings
 import weakref
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from ..spelling import match_paths, same_codes
 from ..unknown import check_quality
 from .verification import fuse_flip
 
-__all__ = ['EmbeddingStore', 'Judge', 'read_embeddings', 'write_embeddings']
+__all__ = ['EmbeddingStore', 'Judge', 'read_embeddings', 'strictly_judged', 'write_embeddings']
 
 
 def _table_rows(dl):
@@ -33,6 +33,8 @@ class EmbeddingStore:
     """What validation has embedded; it stays until the next validation, whatever is predicted meanwhile.
 
     Metrics that share it share the work."""
+    strict = False # Raise what cannot be judged? Else it is a warning, for a fit must not end for a figure
+
     def __init__(self,
         quality=None,        # Of each row of the table, 0 to 100, NaN unknown; that of the batches when not given
         precision='float32', # What embeddings are kept in: 'float32', or 'float16' for half the memory
@@ -148,12 +150,24 @@ class Judge:
         if not self.store.parts: return None
         if self._found[0] != self.store.version:
             try: found = self.judge(*self.store.gathered())
-            except Exception as e:  # a run of hours must not end for a figure
-                if strict: raise
+            except Exception as e:
+                if strict or self.store.strict: raise
                 warnings.warn(f'{self.what} is not judged: {e}', stacklevel=2)
                 found = None
             self._found = self.store.version,found
         return self._found[1]
+
+
+@contextmanager
+def strictly_judged(
+    metrics, # Of a `Learner`
+):
+    "Validations in this block raise what cannot be judged"
+    stores = {id(o.store): o.store for o in metrics if hasattr(o, 'store')}.values()
+    for store in stores: store.strict = True
+    try: yield
+    finally:
+        for store in stores: del store.strict
 
 
 def write_embeddings(

@@ -6,7 +6,7 @@ from ..choices import one_of
 from ..data.loaders import picture_files
 from ..private import without_folders
 from ..runs.keys import under
-from ..runs.wandb_run import finish_run, kept_beside, log_files, start_run
+from ..runs.wandb_run import finish_run, kept_beside, log_files, start_run, uses
 from ..runs.wandb_tables import figure_images
 from .curves import curve_charts
 
@@ -49,6 +49,7 @@ def track_judgement(
     "A W&B run of a model that was judged: figures as its summary, pictures, tables"
     config = {'protocol': found['protocol'], 'data': without_folders(found['data']), 'model': found['model']}
     run = start_run(config=config, dir=dir, group=group or Path(dir).name, job_type='evaluate', **kwargs)
+    if artifact := found['model'].get('artifact'): uses(run, artifact)
     run.summary.update(under('final', found['figures']))
     if run.disabled: return finish_run(run)
     shown = picture_files(table).to_numpy(),table['path'].to_numpy()

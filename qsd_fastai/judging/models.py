@@ -22,6 +22,7 @@ from ..models.preprocess import Preprocess, face_stats
 from ..models.recognizer import Recognizer
 from ..models.switches import switches_of
 from ..models.weights.read import load_reference
+from ..runs.folder import model_artifact
 
 __all__ = ['learner_around', 'open_learner', 'open_model', 'open_weights']
 
@@ -131,6 +132,7 @@ def _pictures(preprocess):
 def _learner(file, bs, flip):
     learn = open_learner(file)
     found = _network(learn.model) if isinstance(learn.model, Recognizer) else {}
+    if artifact := model_artifact(file): found |= {'artifact': artifact}
     return partial(learn.embed, bs=bs, flip=flip),found | _pictures(pictures_of_loader(learn.dls.valid))
 
 

@@ -112,6 +112,27 @@ def test_nothing_to_judge_is_a_warning(labelled_people):
     assert np.isnan(values[1:]).all()
 
 
+def test_a_loader_that_cannot_be_judged_is_an_error(labelled_people):
+    learn = make(labelled_people, 'rank1', 'mAP_best')
+    held = labelled_people[labelled_people['split'] != 'train']
+    def judged(**changed):
+        rows = held.assign(**changed)
+        return learn.validate(dl=learn.dls.test_dl(table_rows(rows, labelled_people.attrs['root']), with_labels=True))
+
+    want = judged()
+    assert not np.isnan(want).any()
+    for changed,said in (({'split': 'gallery'}, "no query.*split to 'query' and 'gallery'"),
+                         ({'split': 'query'}, 'queries but no gallery'), ({'camera': 1}, 'No query can be answered')):
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            with pytest.raises(ValueError, match=said): judged(**changed)
+    assert judged() == want
+    other = labelled_people.assign(split=labelled_people['split'].replace('query', 'gallery'))
+    other.attrs = labelled_people.attrs
+    learn.dls = make(other, 'mAP').dls
+    with pytest.warns(UserWarning, match='no query'): learn.fit(1, 1e-4) # A fit does not end for it
+
+
 def test_no_validation_pictures(labelled_people):
     table = labelled_people[labelled_people['split'] == 'train'].copy()
     table.attrs = labelled_people.attrs
@@ -313,7 +334,7 @@ def test_pairs_that_cannot_be_judged_are_named(labelled_people):
     few = labelled_people.assign(split=split.where(path != pairs['path1'][0], 'train'))
     few.attrs = labelled_people.attrs
     part = make(few, 'mAP').dls.valid  # a picture less than the table of the learner promises
-    with pytest.warns(UserWarning, match='was not embedded'): assert np.isnan(learn.validate(dl=part)[1])
+    with pytest.raises(ValueError, match='was not embedded'): learn.validate(dl=part)
     with pytest.raises(ValueError, match='has no column'): Verification('auc', pairs=pairs.drop(columns='same'))
 
 

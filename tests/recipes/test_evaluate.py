@@ -1,6 +1,7 @@
 "The recipe that judges: its parts in this process, and as people run it"
 import errno
 import json
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -415,6 +416,20 @@ def test_embeddings_without_the_pictures(recipe, people, tmp_path, capsys):
     assert not (tmp_path/'out'/'hardest_queries.png').exists()
 
 
+def test_the_model_that_a_recipe_left_is_linked(recipe, people, tmp_path):
+    stage = tmp_path/'reid'/'fine-tuned_with_QSD.pkl'
+    shutil.copytree(people.folder, tmp_path/'reid')
+    (tmp_path/'reid'/'learner.pkl').rename(stage)
+    kept = {'id': 'abc', 'args': {}, 'stages': {'baseline': {}, 'fine-tuned with QSD': {}}}
+    for args,linked in (({}, ['abc-fine-tuned_with_QSD-model']), ({'no_wandb': True}, None)):
+        (tmp_path/'reid'/'run.json').write_text(json.dumps(kept | {'args': args}))
+        out = tmp_path/f'out{linked is None}'
+        recipe.main(learner=str(stage), data=str(people.folder/'images.csv'), out=str(out), wandb=True, hardest=0)
+        tracked = Run(next((out/'wandb').glob('offline-run-*')))
+        assert tracked.config.get('uses') == linked
+        assert json.loads((out/'results.json').read_text())['model'].get('artifact') == (linked and linked[0])
+
+
 def test_as_people_run_it(recipe, people, tmp_path):
     args = ['--learner', people.folder/'learner.pkl', '--data', people.folder/'images.csv', '--out', 'out', '--wandb',
             '--hardest', 3]
@@ -427,6 +442,7 @@ def test_as_people_run_it(recipe, people, tmp_path):
     tracked.check_keys()
     assert tracked.rows('tables/hardest_pairs')
     assert tracked.header.job_type == 'evaluate'
+    assert 'uses' not in tracked.config # No recipe has left this learner
     again = dict(learner=str(people.folder/'learner.pkl'), data=str(people.folder/'images.csv'),
                  out=str(tmp_path/'out'))
     with pytest.raises(SystemExit, match='already holds a run'): recipe.main(**again)

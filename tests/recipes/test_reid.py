@@ -74,8 +74,10 @@ def test_reid_trains_labels_tunes_and_judges(people):
     # that from which gains are counted, on every page
     assert {o.config['reference'] for o in tracked[:-1]} == {tuned[0].header.run_id}
     # what each is made of, which W&B shows as lineage where it is online
-    assert [o.config.get('uses') for o in tracked] == [None, *[[f'{first.header.run_id}-model']]*3, [
-        f'{o.header.run_id}-evaluation' for o in tracked[:-1]]]
+    started,*judged = (o.header.run_id for o in tracked[:-1])
+    given = [f'{started}-model', f'{started}-table']
+    assert [o.config.get('uses') for o in tracked] == [None, *[given]*3,
+                                                       [f'{o}-evaluation' for o in (started, *judged)]]
     check_closing(closing, people/'one', results)
     assert not list((people/'one').glob('*.state'))
     # what a stage does not do is not said of it

@@ -76,10 +76,11 @@ class OctupletLoss(nn.Module):
     first half of a batch are the pictures, the second their copies in the same order; a picture and its own copy are no
     pair. Distances are between unit vectors."""
     def __init__(self,
-        margin:float=.3, # Distance wanted between negatives and positives, 0 to 2
+        margin:float=.3,    # Distance wanted between negatives and positives, 0 to 2
+        gathered:bool=True, # Over the batches of all processes?
     ):
         super().__init__()
-        self.margin = margin
+        self.margin,self.gathered = margin,gathered
 
     extra_repr = settings_text
 
@@ -90,7 +91,9 @@ class OctupletLoss(nn.Module):
         n = len(ids)//2
         if len(ids) % 2: raise ValueError(f'The batch has {len(ids)} pictures. Give pictures, then a copy of each.')
         with torch.autocast(emb.device.type, enabled=False):
-            halves,who = F.normalize(full_precision(emb)).split(n),ids[:n]
+            both,who = torch.stack(F.normalize(full_precision(emb)).split(n), 1),ids[:n]
+            if self.gathered: both,who = gather_rows(both, whole=True), gather(who)
+            halves = both.unbind(1)
             same = who[:, None] == who[None]
             return sum(hardest_mean(pairwise_distance(a, o), same, self._penalty) for a in halves for o in halves)
 

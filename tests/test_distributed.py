@@ -18,7 +18,7 @@ from qsd_fastai.distributed import (
     share_of,
 )
 from qsd_fastai.launched import joined, many_wanted
-from qsd_fastai.losses import RecognitionLoss, TripletLoss
+from qsd_fastai.losses import OctupletLoss, RecognitionLoss, TripletLoss
 from qsd_fastai.models.recognizer import Recognition
 from qsd_fastai.models.shared_norm import own_statistics, share_statistics
 from qsd_fastai.qsd_loss import QSDLoss
@@ -60,6 +60,12 @@ def embeddings():
     return emb, torch.arange(3*WORLD)//4
 
 
+def octuplet():
+    "Pictures and their copies, `(2, n, nf)`, and whose they are"
+    emb,ids = embeddings()
+    return torch.stack([emb, emb.roll(1, 1) + .3]), ids
+
+
 PAIRS = [(0, 1), (0, 2), (1, 2)], [], [(0, 2)] # Of the three pictures of each process
 
 
@@ -90,6 +96,13 @@ def work(rank, folder):
         loss = RecognitionLoss(identity_weight=0, triplet=TripletLoss())(pred, ids[3*rank:3*rank + 3])
         loss.backward()
         found |= {'loss': loss.detach(), 'grad': own.grad/WORLD}
+        both,who = octuplet()
+        own = both[:,3*rank:3*rank + 3].clone().requires_grad_()
+        loss = OctupletLoss()(own.flatten(0, 1), who[3*rank:3*rank + 3].repeat(2))
+        loss.backward()
+        found['octuplet'] = loss.detach(), own.grad/WORLD
+        alone = OctupletLoss(gathered=False)(own.flatten(0, 1), who[3*rank:3*rank + 3].repeat(2))
+        assert abs(alone - loss) > 1e-3
         with pytest.raises(ValueError, match='2 to 4 pictures'): gather_rows(torch.zeros(2 + rank, 1))
         found['distilled'] = distilled(PAIRS[rank], slice(3*rank, 3*rank + 3))
         found['normalized'] = normalized(rank, pictures()[OWN[rank]])
@@ -112,6 +125,12 @@ def test_three_processes_share_and_gather(tmp_path):
     loss.backward()
     for o in found: torch.testing.assert_close(o['loss'], loss.detach())
     torch.testing.assert_close(torch.cat([o['grad'] for o in found]), emb.grad)
+    both,ids = octuplet()
+    loss = OctupletLoss()(both.requires_grad_().flatten(0, 1), ids.repeat(2))
+    loss.backward()
+    losses,parts = zip(*(o['octuplet'] for o in found))
+    torch.testing.assert_close(torch.stack(losses), loss.detach().expand(WORLD))
+    torch.testing.assert_close(torch.cat(parts, 1), both.grad)
     losses,*grads = zip(*(o['distilled'] for o in found))
     loss,*whole = distilled([(3*r + a, 3*r + b) for r in range(WORLD) for a,b in PAIRS[r]], slice(None))
     torch.testing.assert_close(torch.stack(losses).mean(), loss)

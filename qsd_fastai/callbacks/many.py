@@ -1,5 +1,6 @@
 "A fit over the processes of a launch, through fastai's distributed context"
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ class ManyProcesses(DistributedTrainer):
         model = self.learn.model
         if self.sync_bn: share_statistics(model)
         self.accelerator = Accelerator(cpu=next(model.parameters()).device.type == 'cpu', mixed_precision='no')
-        self.learn.model,self.old_dls,self.wrapped = self.accelerator.prepare(model),list(self.dls),True
+        with _no_gradient_of_head(model, self.learn.cbs): self.learn.model = self.accelerator.prepare(model)
+        self.old_dls,self.wrapped = list(self.dls),True
         self.learn.dls.loaders = [self._wrap_dl(dl) for dl in self.dls]
 
     def _wrap_dl(self, dl): return dl if isinstance(dl, DistributedDL) else SharedDL(dl, device=self.learn.model.device)
@@ -67,6 +69,17 @@ class ManyProcesses(DistributedTrainer):
             if name not in own: dist.broadcast(o, 0)
         self.accelerator.free_memory()
         del self.accelerator
+
+
+@contextmanager
+def _no_gradient_of_head(model, cbs):
+    "PyTorch waits for the gradient of every parameter but those named so, and who replaces the loss has none of a head"
+    if not any(getattr(cb, 'replaces_loss', False) for cb in cbs): return (yield)
+    known = getattr(model, '_ddp_params_and_buffers_to_ignore', [])
+    idle = [n for n,_ in model.named_parameters() if n.startswith('head.')]
+    model._ddp_params_and_buffers_to_ignore = [*known, *idle]
+    try: yield
+    finally: model._ddp_params_and_buffers_to_ignore = known
 
 
 def _draw_apart():

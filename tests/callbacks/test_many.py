@@ -10,7 +10,9 @@ from started import launch_function
 from torch import nn
 
 from qsd_fastai.callbacks.many import ManyProcesses
+from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.save_state import SaveState
+from qsd_fastai.data.copies import DegradedCopies
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval
@@ -44,10 +46,11 @@ class Losses(Callback):
     def after_batch(self): self.found.append(float(self.recorder.losses[-1]) if self.recorder.losses else 0.)
 
 
-def learner(table, n_ids, plain=True, cbs=()):
+def learner(table, n_ids, plain=True, cbs=(), copies=False):
     set_seed(4)
     changes = {'augment': False, 'erase': 0} if plain else {'erase': .5}
-    dls = recognition_dataloaders(table, size=(32, 16), n_ids=n_ids, n_imgs=2, seed=3, num_workers=0, bs=5, **changes)
+    dls = recognition_dataloaders(table, size=(32, 16), n_ids=n_ids, n_imgs=2, seed=3, num_workers=0, bs=5,
+                                  copies=copies, **changes)
     metrics,pool = Retrieval('rank1', 'mAP', 'mINP'),nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     learn = recognition_learner(dls, Body(0. if plain else .3), pool=pool, metrics=metrics, cbs=cbs)
     learn.remove_cb(learn.progress)
@@ -55,11 +58,18 @@ def learner(table, n_ids, plain=True, cbs=()):
 
 
 METHODS = {'none': None, 'qsd': {}, 'balanced': {'weight': 'auto', 'stop': 'gap', 'unlabelled_as_equal': True},
-           'l1': {'distance': 'l1', 'amplify': 'detached', 'map_norm': 'l2', 'tau': .5}}
+           'l1': {'distance': 'l1', 'amplify': 'detached', 'map_norm': 'l2', 'tau': .5},
+           'octuplet': {'octuplet': .3}, 'copies': {'pairs': 'copies', 'stop': 0.}}
+SAME = DegradedCopies(('blur',), (.5, .5)) # Nothing of them is drawn
+
+
+def method_of(octuplet=0., **settings): return OctupletTuning(octuplet) if octuplet else QualityDistillation(**settings)
 
 
 def trained(table, n_ids, many, method=None):
-    learn = learner(table, n_ids, cbs=[] if method is None else [QualityDistillation(**method)])
+    cbs = [] if method is None else [method_of(**method)]
+    copies = any(getattr(cb, 'pairs', '') == 'copies' for cb in cbs)
+    learn = learner(table, n_ids, cbs=cbs, copies=copies and SAME)
     with learn.no_logging(): learn.fit_one_cycle(2, 1e-2, cbs=many)
     return {'values': torch.tensor(list(learn.recorder.values)), 'weights': learn.model.state_dict(),
             'losses': torch.tensor([float(o) for o in learn.recorder.losses]),
@@ -84,7 +94,9 @@ def test_two_processes_train_and_judge_as_one(labelled_people, tmp_path, one_thr
         alone,fits = trained(labelled_people, 4, None, settings),[o['fits'][method] for o in found]
         assert len(alone['losses']) > 4
         for o in fits:
-            for k in ('losses', 'terms'): torch.testing.assert_close(o[k], alone[k], rtol=1e-4, atol=1e-5, msg=method)
+            for k in ('losses', 'terms'):
+                said = f'{method}, {k}: {o[k].tolist()}, alone {alone[k].tolist()}'
+                torch.testing.assert_close(o[k], alone[k], rtol=5e-4, atol=1e-5, msg=said)
             for k,v in alone['weights'].items(): torch.testing.assert_close(o['weights'][k], v, rtol=1e-2, atol=1e-3)
         for k,v in fits[0]['weights'].items(): assert torch.equal(v, fits[1]['weights'][k])
     learn,plain = learner(labelled_people, 2),[o['fits']['none'] for o in found]

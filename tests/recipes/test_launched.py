@@ -36,23 +36,24 @@ def launched(folder, *args, n=2, code=0, script='recipes/reid.py', **options):
 
 
 def test_two_processes_make_one_run(people):
-    said,other = launched(people, *tiny, '--out', 'two', '--arms', 'with', '--sync-bn')
+    args = [*tiny, '--out', 'two', '--arms', 'with,octuplet', '--sync-bn', '--fast']
+    said,other = launched(people, *args)
     assert other == ''
     assert '2 processes' in said
-    assert len(re.findall(r'^[01] +\d+\.\d+ +', said, re.M)) == 3
+    assert len(re.findall(r'^[01] +\d+\.\d+ +', said, re.M)) == 4
     results = pd.read_csv(people/'two'/'results.csv', index_col=0)
-    assert list(results.index) == ['baseline', 'fine-tuned with QSD']
+    assert list(results.index) == ['baseline', 'fine-tuned with QSD', 'Octuplet loss']
     assert results.notna().all(axis=None)
     assert sorted(o.name for o in people.iterdir()) == ['people', 'two']
-    assert len(list((people/'two'/'wandb').glob('offline-run-*'))) == 3  # the last one compares
+    assert len(list((people/'two'/'wandb').glob('offline-run-*'))) == 4  # the last one compares
     assert not list((people/'two').glob('*.state'))
     assert pd.read_csv(people/'two'/'baseline_batches.csv')['batch'].tolist() == [0, 1, 2, 3]
     learn = load_learner(people/'two'/'baseline.pkl')
     assert learn.embed(people/'people'/'images').shape == (72, 96)
 
     # of finished stages nothing is left to do, for one process as for two
-    said, = launched(people, *tiny, '--out', 'two', '--arms', 'with', '--sync-bn', '--resume', n=1)
-    assert said.count('epochs were done') == 2
+    said, = launched(people, *args, '--resume', n=1)
+    assert said.count('epochs were done') == 3
     pd.testing.assert_frame_equal(pd.read_csv(people/'two'/'results.csv', index_col=0), results)
 
 

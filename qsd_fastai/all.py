@@ -17,7 +17,7 @@ from .callbacks.track_run import TrackRun
 from .choices import one_of
 from .closing import query_gains_of, reference_of
 from .commands import in_one_line
-from .compiled import to_compiled
+from .compiled import to_compiled, to_fast
 from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .data.copies import DegradedCopies, degrade_batch
 from .data.degradations import DEGRADATIONS, degrade

@@ -61,6 +61,8 @@ def main(
     no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
     workers:int=0,            # Loading processes; 0 loads in this one
     keep:str='auto',          # Decoded pictures: auto, memory, device, file (in a folder kept beside the table), no
+    fast:bool=False,          # Channels last, Adam in one kernel and, on a GPU, bfloat16?
+    compiled:bool=False,      # The same, and torch.compile?
     sync_bn:bool=False,       # With several processes: batch norm over the batches of all?
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):
@@ -83,7 +85,7 @@ def main(
                                       **added_by(method))
         learn = recognition_learner(dls, body, make_head(head, scale, rate), metrics=judged.metrics(), path=run.out)
         learn.model.to(dls.device, memory_format=torch.channels_last) # Depthwise convolutions take half the time
-        return learn
+        return learn.to_fast(compiled) if fast or compiled else learn
 
     def judge(learn):
         found = judge_held_out(learn, labelled, ('rank1', 'rank5', 'rank20', 'mAP'), judged_by, False, flip)

@@ -45,6 +45,8 @@ def main(
     no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
     workers:int=0,            # Loading processes; 0 loads in this one
     keep:str='auto',          # Decoded pictures: auto, memory, device, file (in a folder kept beside the table), no
+    fast:bool=False,          # Channels last, Adam in one kernel and, on a GPU, bfloat16?
+    compiled:bool=False,      # The same, and torch.compile?
     sync_bn:bool=False,       # With several processes: batch norm over the batches of all?
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):
@@ -61,8 +63,9 @@ def main(
         known = table.loc[table['split'] == 'query', by].notna().any()
         thirds = ['mAP_worst', 'mAP_middle', 'mAP_best'] if known else []
         metrics = Retrieval('rank1', 'mAP', 'mINP', *thirds, quality=table[by])
-        return recognition_learner(dls, arch, metrics=metrics, pretrained=pretrained, last_stride=last_stride,
-                                   path=run.out)
+        learn = recognition_learner(dls, arch, metrics=metrics, pretrained=pretrained, last_stride=last_stride,
+                                    path=run.out)
+        return learn.to_fast(compiled) if fast or compiled else learn
 
     def judge(learn): return judge_held_out(learn, labelled, ('rank1', 'mAP', 'mINP'), by)
 

@@ -40,6 +40,8 @@ def main(
     no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
     workers:int=0,            # Loading processes; 0 loads in this one
     keep:str='auto',          # Decoded pictures: auto, memory, device, file (in a folder kept beside the table), no
+    fast:bool=False,          # Channels last, Adam in one kernel and, on a GPU, bfloat16?
+    compiled:bool=False,      # The same, and torch.compile?
     sync_bn:bool=False,       # With several processes: batch norm over the batches of all?
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):
@@ -55,8 +57,9 @@ def main(
                                       num_workers=workers, keep=keep, **added_by(method))
         loss = RecognitionLoss(triplet=WeightedRegularizedTriplet(), center=CenterLoss(dls.c, 2048))
         metrics,opt_func = Retrieval('rank1', 'mAP', 'mINP'),partial(Adam, decouple_wd=False)
-        return recognition_learner(dls, 'agw_resnet50', loss=loss, metrics=metrics, pretrained=pretrained, path=run.out,
-                                   opt_func=opt_func, wd_bn_bias=True)
+        learn = recognition_learner(dls, 'agw_resnet50', loss=loss, metrics=metrics, pretrained=pretrained,
+                                    path=run.out, opt_func=opt_func, wd_bn_bias=True)
+        return learn.to_fast(compiled) if fast or compiled else learn
 
     def fit(learn, epochs, lr, steps, cbs):
         schedule = ParamScheduler({'lr': warmup_multistep(lr, epochs, steps=steps)})

@@ -1,19 +1,23 @@
 "Network, losses and distillation are one graph each, and stay what they are when saved"
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
+from fastai.callback.core import Callback
+from fastai.callback.fp16 import AMPMode
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.optimizer import SGD
+from fastai.optimizer import SGD, Adam
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qsd_fastai import losses
 from qsd_fastai.balance import GradientBalance
-from qsd_fastai.compiled import to_compiled  # noqa: F401  (a method of Learner)
+from qsd_fastai.compiled import to_compiled, to_fast  # noqa: F401  (methods of Learner)
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.models.heads.by_name import make_head
 from qsd_fastai.models.recognizer import Recognizer
+from qsd_fastai.optimizers import fused_adam
 from qsd_fastai.qsd_loss import QSDLoss, grouped_pairs
 
 FORMS = [{}, {'stop': 'gap'}, {'stop': 0., 'relations': 1., 'mean': 1.}, {'logits': 'kl'}, {'map_norm': 'l2'},
@@ -27,6 +31,18 @@ def levels_of(device='cpu'):
 
 
 def known(device='cpu'): return torch.arange(4, device=device).repeat_interleave(4), 100*torch.rand(16, device=device)
+
+
+class Batches(list):
+    "What QSD asks of a loader"
+    by_identity,n_imgs,copies = True,4,False
+
+
+def small_learner(start, ids, quality, **kwargs):
+    batches = Batches([(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ids, quality)]*2)
+    dls = DataLoaders(batches, [], device='cpu')
+    dls.n_inp = 1
+    return Learner(dls, deepcopy(start), loss_func=losses.RecognitionLoss(), **kwargs)
 
 
 @pytest.fixture(autouse=True)
@@ -108,17 +124,11 @@ def test_a_sample_of_identities_is_no_one_graph():
 
 
 def test_a_learner_is_compiled_in_place():
-    class Batches(list):
-        by_identity,n_imgs,copies = True,4,False
     torch.manual_seed(0)
     start,ends = Recognizer('resnet10t', 4),[]
     ids,quality = known()
     for compiled in (False, True):
-        batches = Batches([(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ids, quality)]*2)
-        dls = DataLoaders(batches, [], device='cpu')
-        dls.n_inp = 1
-        learn = Learner(dls, deepcopy(start), loss_func=losses.RecognitionLoss(), opt_func=SGD,
-                        cbs=[QualityDistillation()])
+        learn = small_learner(start, ids, quality, opt_func=SGD, cbs=QualityDistillation())
         if compiled: assert learn.to_compiled(backend='eager') is learn
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
         ends.append(learn.model)
@@ -170,3 +180,48 @@ def test_a_step_waits_for_no_device(arch, head):
         pairs = [o.to('cuda') for o in pairs]
         distilled = QSDLoss((1.,)*len(levels))(levels, quality, pairs, names, ids=ids)
         assert (loss + distilled).device == ids.device
+
+
+class OtherLoss(Callback):
+    replaces_loss = True
+    def __init__(self, loss): self.loss = loss
+    def after_loss(self): self.learn.loss_grad = self.learn.loss = self.loss(self.pred, *self.yb)
+
+
+def test_what_a_fit_brings_is_compiled_too():
+    start,(ids,quality) = Recognizer('resnet10t', 4),known()
+    learn,method = small_learner(start, ids, quality).to_compiled(backend='eager'),QualityDistillation()
+    learn.to_compiled(backend='eager') # Asked for twice
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=method)
+    assert method.qsd._compiled_call_impl is not None
+    assert [type(cb).__name__ for cb in learn.cbs].count('CompileFit') == 1
+    other = losses.RecognitionLoss(triplet_weight=0.)
+    learn = small_learner(start, ids, quality).to_compiled(backend='eager')
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3, cbs=OtherLoss(other))
+    assert other._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize('opt_func', [Adam, partial(Adam, decouple_wd=False), SGD])
+def test_fast_trains_the_same(opt_func):
+    start,(ids,quality),ends = Recognizer('resnet10t', 4),known(),[]
+    for fast in (False, True):
+        learn = small_learner(start, ids, quality, opt_func=opt_func)
+        if fast: assert learn.to_fast() is learn
+        with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-3, cbs=QualityDistillation())
+        ends.append(learn.recorder.losses)
+    func = getattr(learn.opt_func, 'func', learn.opt_func)
+    assert func is (SGD if opt_func is SGD else fused_adam)
+    assert next(learn.model.parameters()).is_contiguous(memory_format=torch.channels_last)
+    assert not hasattr(learn, 'mixed_precision') # There is no GPU
+    torch.testing.assert_close(*map(torch.stack, ends), rtol=1e-3, atol=1e-3) # Adam makes much of a rounded zero
+    assert ends[0][0] != ends[0][-1]
+
+
+def test_fast_is_bfloat16_on_a_gpu():
+    start,(ids,quality) = Recognizer('resnet10t', 4),known()
+    learn = small_learner(start, ids, quality)
+    learn.dls._device = torch.device('cuda')
+    learn.to_fast(compiled=True, backend='eager')
+    assert learn.mixed_precision.amp_mode == AMPMode.BF16
+    assert hasattr(learn, 'compile_fit')

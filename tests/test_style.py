@@ -24,8 +24,8 @@ FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling',
           {'unknown', 'launched', 'schedules', 'optimizers', 'regression', 'taught', 'balance', 'teachers'},
           {'columns', 'qsd_loss'},
           {'data', 'models', 'losses', 'quality', 'evaluation'},
-          {'drawn', 'distillation', 'plots', 'pt2'}, {'compiled', 'labelling', 'panning', 'runs'},
-          {'callbacks', 'commands', 'severity'}, {'verbs'}, {'learner', 'embedder', 'embedded'},
+          {'drawn', 'distillation', 'plots', 'pt2'}, {'labelling', 'panning', 'runs'},
+          {'callbacks', 'commands', 'severity'}, {'verbs', 'compiled'}, {'learner', 'embedder', 'embedded'},
           {'export', 'arms', 'judging'}, {'closing'}, {'stages'}, {'all'}]
 
 

@@ -6,7 +6,8 @@ and its figures are for the 12 rounds that this would have to be repeated. Embed
 identity, of varying noise.
 
     python benchmarks/quality.py                  # 2,000 to 100,000 pictures, under two minutes on 2 cores
-    python benchmarks/quality.py --max_n 8000     # a quick look"""
+    python benchmarks/quality.py --max_n 8000     # a quick look
+    python benchmarks/quality.py --max_n 1000000 --max_plain 0 --max_exact 0   # a million"""
 import argparse
 import random
 import resource
@@ -18,7 +19,7 @@ from scipy.stats import wasserstein_distance
 
 from qsd_fastai.quality import similarity_quality
 
-SIZES = 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 100_000
+SIZES = 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 100_000, 1_000_000
 
 
 def embeddings(n, nf=512, n_imgs=20):

@@ -1,5 +1,5 @@
-"""Does quality help? The same fine-tuning without QSD, with shuffled quality, with QSD, and with the true quality
-where it is known.
+"""Does quality help? The same fine-tuning without QSD, with shuffled quality, with QSD, by the Octuplet loss, and with
+the true quality where it is known.
 
     python recipes/compare.py                               # generated people, 5 seeds
     python recipes/compare.py --seeds 3 -- --data market1501/images.csv --height 128 --width 64
@@ -35,7 +35,7 @@ def main(
     first:int=0,       # The first of them
     recipe:str='reid', # reid, reid_agw or face
     out:str=None,      # Folder of the comparison; a new one under runs when not given
-    arms:str='',       # The first is what others are compared with; without, shuffled, with, true by default; or a .csv
+    arms:str='',       # The first is the reference; without, shuffled, with, octuplet, true by default; or a .csv
     budget:int=0,      # Screen the arms with so many fine-tunings, in place of --seeds of each
     by:str='',         # The figure they are screened by; mAP, or the first, when not given
     resume:bool=False, # Go on with the newest comparison that was stopped, or with that in --out
@@ -47,7 +47,7 @@ def main(
     if own := {'out', 'seed', 'arms', 'group', 'resume'} & set(given):
         raise ValueError(f'--{", --".join(sorted(own))} stands behind the --. Put it before.')
     table = read_table(given['data'], check=False) if 'data' in given else None
-    arms = arms or 'without,shuffled,with' + (',true' if table is None or 'true_quality' in table else '')
+    arms = arms or 'without,shuffled,with,octuplet' + (',true' if table is None or 'true_quality' in table else '')
     chosen = chosen_arms(arms)
     content = None if table is None else table_content(table)
     options = {'recipe': recipe, 'seeds': seeds, 'first': first, 'budget': budget, 'compared': arms, **given}

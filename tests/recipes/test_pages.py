@@ -317,11 +317,11 @@ def compared(monkeypatch, recipe, given, **kwargs):
 def test_compare_runs_every_seed_once_with_what_is_given(monkeypatch, tmp_path, runs, recipe):
     out,(_, given) = tmp_path/'c',RECIPES[recipe]
     compared(monkeypatch, recipe, given, seeds=3, out=out)
-    arms = 'without,shuffled,with,true'
+    arms = 'without,shuffled,with,octuplet,true'
     same = {**given, 'arms': arms, 'group': 'c', 'resume': False}
     assert runs == [{**same, 'seed': k, 'out': out/f'seed{k}'} for k in range(3)]
     results = pd.read_csv(out/'results.csv')
-    assert results.groupby('seed')['arm'].apply(list).map(len).to_dict() == {0: 5, 1: 5, 2: 5}
+    assert results.groupby('seed')['arm'].apply(list).map(len).to_dict() == {0: 6, 1: 6, 2: 6}
     for k in range(3):
         own = results[results['seed'] == k].set_index('arm')['mAP']
         assert own['fine-tuned with QSD'] == pytest.approx(.2 + .02*(k + 1))

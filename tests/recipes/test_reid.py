@@ -174,7 +174,7 @@ def test_compare_runs_every_arm_with_the_same_seeds(people):
                *tiny)
     results = pd.read_csv(people/'compared'/'results.csv')
     arms = ['baseline', 'fine-tuned without QSD', 'with QSD, quality shuffled', 'fine-tuned with QSD',
-            'with QSD, true quality']
+            'Octuplet loss', 'with QSD, true quality']
     assert results.groupby('seed')['arm'].apply(list).tolist() == [arms, arms]
     gains = pd.read_csv(people/'compared'/'gains.csv').set_index(['arm', 'figure'])
     whole = pd.read_csv(people/'compared'/'query_gains.csv').set_index('path')

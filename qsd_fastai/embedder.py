@@ -8,6 +8,7 @@
 The file says itself how pictures are to be prepared (`EmbedderSpec`); pixels go in as they were decoded, and the graph
 normalises them."""
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,13 +126,15 @@ class Embedder:
             raise ImportError(f"Running {self.file} needs ONNX Runtime: pip install 'qsd_fastai[export]'.") from e
         options = ort.SessionOptions()
         if threads: options.intra_op_num_threads = threads
-        providers = ['CPUExecutionProvider'] if self.device == 'cpu' else ['CUDAExecutionProvider']
-        if missing := set(providers) - set(ort.get_available_providers()):
-            raise ValueError(f'device is {self.device!r}, and this ONNX Runtime lacks {", ".join(missing)}. '
+        name = 'CPUExecutionProvider' if self.device == 'cpu' else 'CUDAExecutionProvider'
+        if name not in ort.get_available_providers():
+            raise ValueError(f'device is {self.device!r}, and this ONNX Runtime lacks {name}. '
                              'Install onnxruntime-gpu, or use the cpu.')
+        # of several processes each has the GPU of its number
+        own = {} if self.device == 'cpu' else {'device_id': int(os.environ.get('LOCAL_RANK') or 0)}
         options.log_severity_level = 4  # what is wrong is said below
         try:
-            session = ort.InferenceSession(str(self.file), options, providers=providers)
+            session = ort.InferenceSession(str(self.file), options, providers=[(name, own)])
             name,said = session.get_inputs()[0].name, session.get_modelmeta().custom_metadata_map.get(KEY)
         except Exception as e:  # of the runtime, of any kind
             raise ValueError(f'{self.file} cannot be read as ONNX ({in_short(e)}). {AGAIN}') from e

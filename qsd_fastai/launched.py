@@ -26,7 +26,8 @@ def joined():
         yield
         return
     _take_device()
-    dist.init_process_group(timeout=PATIENCE)
+    # named, for PyTorch left alone takes that of the GPUs only, and what lies on the CPU is gathered, too
+    dist.init_process_group('cpu:gloo,cuda:nccl' if _on_gpus() else 'gloo', timeout=PATIENCE)
     try:
         if not processes()[0]:
             print(f'{processes()[1]} processes, each with batches of its own')
@@ -39,6 +40,9 @@ def joined():
 def first_goes_on():
     "A command ends here on all processes but the first, which does what is left"
     if processes()[0]: raise SystemExit(0)
+
+
+def _on_gpus(): return torch.cuda.device_count() > 0 and getattr(defaults, 'use_cuda', None) is not False
 
 
 def _take_device():

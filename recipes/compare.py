@@ -41,6 +41,8 @@ def main(
     resume:bool=False, # Go on with the newest comparison that was stopped, or with that in --out
 ):
     "Run every arm over several seeds, and print means, spreads and paired differences"
+    if seeds < 1 or first < 0: raise ValueError(f'--seeds {seeds} --first {first}: give 1 or more, and 0 or more.')
+    if by and not budget: raise ValueError('--by is the figure to screen by. Give --budget with it.')
     page = import_module(one_of('--recipe', recipe, 'reid', 'reid_agw', 'face'))
     parser = anno_parser(page.main)
     given = {k: v for k,v in vars(parser.parse_args(behind)).items() if v != parser.get_default(k)}
@@ -60,10 +62,12 @@ def main(
             print(f'\n==== seed {seed}')
             page.main(**given, arms=','.join(o.asked for o in arms), seed=seed, out=folder, group=out.name,
                       resume=(folder/'run.json').is_file())
-        return read_results(folder/'results.csv', titles).rename_axis('arm').reset_index().assign(seed=seed)
+        results = from_first(lambda: read_results(folder/'results.csv', titles)) # Which alone has written them
+        return results.rename_axis('arm').reset_index().assign(seed=seed)
 
     if budget: results = halved_arms(run, chosen, budget, first, by)
     else: results = pd.concat([run(seed, chosen) for seed in range(first, first + seeds)])
+    first_goes_on()
     save_frame(results, out/'results.csv', index=False)
 
     reference = chosen[0].title

@@ -147,6 +147,20 @@ def test_one_process_is_alone():
     assert (from_first(processes), gather_objects(1), list(share_of(3, 2))) == ((0, 1), [1], [0, 1, 2])
 
 
+@pytest.mark.parametrize('gpus, backend', [(0, 'gloo'), (2, 'cpu:gloo,cuda:nccl')])
+def test_what_lies_on_the_cpu_is_gathered_beside_gpus_too(monkeypatch, gpus, backend):
+    "Of one backend that is not named PyTorch takes that of the GPUs, and embeddings are on the CPU"
+    asked = []
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setattr(launched.torch.cuda, 'device_count', lambda: gpus)
+    monkeypatch.setattr(launched.torch.cuda, 'set_device', lambda i: None)
+    monkeypatch.setattr(launched.dist, 'init_process_group', lambda name, timeout: asked.append(name))
+    monkeypatch.setattr(launched.dist, 'destroy_process_group', lambda: None)
+    monkeypatch.setattr(launched.defaults, 'use_cuda', None)
+    with joined(): pass
+    assert asked == [backend]
+
+
 def test_what_accelerate_does_not_start_on_a_cpu(monkeypatch):
     def asked(command, **env):
         for k in ('WORLD_SIZE', 'RANK'): monkeypatch.delenv(k, raising=False)

@@ -10,6 +10,7 @@ from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.torch_core import get_model
 
 from ..data.within import by_fork
+from ..distillation import QualityDistillation
 from ..distributed import processes
 from ..fits import is_judging
 from ..models.shared_norm import own_statistics, share_statistics
@@ -52,7 +53,7 @@ class ManyProcesses(DistributedTrainer):
         model = self.learn.model
         if self.sync_bn: share_statistics(model)
         self.accelerator = Accelerator(cpu=next(model.parameters()).device.type == 'cpu', mixed_precision='no')
-        with _no_gradient_of_head(model, self.learn.cbs): self.learn.model = self.accelerator.prepare(model)
+        with _idle(model, self.learn): self.learn.model = self.accelerator.prepare(model)
         self.old_dls,self.wrapped = list(self.dls),True
         self.learn.dls.loaders = [self._wrap_dl(dl) for dl in self.dls]
 
@@ -72,11 +73,17 @@ class ManyProcesses(DistributedTrainer):
 
 
 @contextmanager
-def _no_gradient_of_head(model, cbs):
-    "PyTorch waits for the gradient of every parameter but those named so, and who replaces the loss has none of a head"
-    if not any(getattr(cb, 'replaces_loss', False) for cb in cbs): return (yield)
+def _idle(model, learn):
+    """PyTorch waits for the gradient of every parameter but those named so. A loss in place of the learner's has none
+    of the head, nor of the centers, which `CenterUpdate` puts into the network; one that has no term of identity, and
+    no QSD beside it, has none behind the pool"""
+    distils = any(isinstance(cb, QualityDistillation) for cb in learn.cbs)
+    replaced = any(getattr(cb, 'replaces_loss', False) for cb in learn.cbs)
+    headless = getattr(learn.loss_func, 'weights', {}).get('identity') == 0 and not distils
+    parts = ('head.', 'center.') if replaced else ('neck.', 'head.') if headless else ()
+    if not parts: return (yield)
     known = getattr(model, '_ddp_params_and_buffers_to_ignore', [])
-    idle = [n for n,_ in model.named_parameters() if n.startswith('head.')]
+    idle = [n for n,_ in model.named_parameters() if n.startswith(parts)]
     model._ddp_params_and_buffers_to_ignore = [*known, *idle]
     try: yield
     finally: model._ddp_params_and_buffers_to_ignore = known

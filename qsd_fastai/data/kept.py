@@ -54,6 +54,7 @@ class KeptPictures:
         "Decode all pictures, unless another loader of this process, or an earlier run, has done it"
         if self.filled: return
         key = self._key(dl),self.where,dl.device if self.where == 'device' else None
+        if self.where == 'file': self._write(dl, key[0]) # All processes come here, whoever has a store already
         store = known.get(key)
         if store is None:
             with _same_draws(): store = _Store(self._mapped(dl, key[0]) if self.where == 'file' else self._decoded(dl))
@@ -71,7 +72,7 @@ class KeptPictures:
     )->tuple:
         "As the transforms of items and fastai's collating make it, where the pictures are or on a GPU that is named"
         parts = [self.store.pixels, *self.targets]
-        at = torch.tensor(list(at), device=parts[0].device)
+        at = torch.tensor(list(at)).to(parts[0].device, non_blocking=True)
         pinned = at.device.type == 'cpu' and _is_gpu(device)
         chosen = [_pinned(o, at).to(device, non_blocking=True) if pinned else o[at] for o in parts]
         return tuple(torch.as_subclass(o, kind) for kind,o in zip(self.kinds, chosen))
@@ -92,7 +93,7 @@ class KeptPictures:
         self._fill(dl, pixels)
         return pixels
 
-    def _mapped(self, dl, key):
+    def _write(self, dl, key):
         "By the first process, in one move: who finds the file finds it whole"
         file,shape = self.folder/f'{key}.npy',(len(dl.dataset), *self.shape)
 
@@ -102,7 +103,10 @@ class KeptPictures:
                 pixels = np.lib.format.open_memmap(part, 'w+', np.uint8, shape)
                 self._fill(dl, torch.from_numpy(pixels))
                 pixels.flush()
-        after_first(make)
+        with _same_draws(): after_first(make)
+
+    def _mapped(self, dl, key):
+        file,shape = self.folder/f'{key}.npy',(len(dl.dataset), *self.shape)
         pixels = np.load(file, mmap_mode='c')
         if pixels.shape != shape: raise ValueError(f'{file} holds {pixels.shape}, not {shape}. Delete it.')
         return torch.from_numpy(pixels)

@@ -40,7 +40,7 @@ def _shared(layer, x):
 
 def _normalized(layer, x):
     dims,shape = [d for d in range(x.dim()) if d != 1],[1, -1, *[1]*(x.dim() - 2)]
-    n = x.new_tensor([x.numel()/x.shape[1]])
+    n = x.new_full((1,), x.numel()/x.shape[1])
     *sums,n = everywhere.all_reduce(torch.cat([x.sum(dims), n])).split([x.shape[1], 1])
     mean = sums[0]/n
     centred = x - mean.view(shape)

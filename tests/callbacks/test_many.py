@@ -9,6 +9,7 @@ from fastai.torch_core import set_seed
 from started import launch_function
 from torch import nn
 
+from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.callbacks.many import ManyProcesses
 from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.save_state import SaveState
@@ -18,6 +19,7 @@ from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval
 from qsd_fastai.launched import joined
 from qsd_fastai.learner import recognition_learner
+from qsd_fastai.losses import CenterLoss, RecognitionLoss
 from qsd_fastai.quality import label_table
 
 
@@ -61,6 +63,32 @@ METHODS = {'none': None, 'qsd': {}, 'balanced': {'weight': 'auto', 'stop': 'gap'
            'l1': {'distance': 'l1', 'amplify': 'detached', 'map_norm': 'l2', 'tau': .5},
            'octuplet': {'octuplet': .3}, 'copies': {'pairs': 'copies', 'stop': 0.}}
 SAME = DegradedCopies(('blur',), (.5, .5)) # Nothing of them is drawn
+
+
+class Headless(RecognitionLoss):
+    "No term of identity, so that the head has no gradient"
+    def __init__(self): super().__init__(identity_weight=0.)
+
+
+def with_centers(table, many):
+    "By the Octuplet loss, and by a loss without identities, beside centers that nothing moves"
+    ends = []
+    for loss,cbs in ((None, [OctupletTuning()]), (Headless(), [])):
+        learn = learner(table, 2, copies=SAME if cbs else False)
+        center = CenterLoss(learn.dls.c, learn.model.embed_dim, start='random')
+        learn.loss_func = loss or RecognitionLoss(center=center)
+        with learn.no_logging(): learn.fit(1, 1e-3, cbs=[many, *cbs, *([CenterUpdate()] if cbs else [])])
+        ends.append(learn.recorder.losses[-1])
+    return torch.stack(ends)
+
+
+def idle_fit(rank, table, folder):
+    with joined(): torch.save(with_centers(table, ManyProcesses()), folder/f'{rank}.pt')
+
+
+def test_what_has_no_gradient_ends_no_fit(labelled_people, tmp_path, one_thread):
+    launch_function(2, idle_fit, labelled_people, tmp_path)
+    for rank in range(2): assert torch.load(tmp_path/f'{rank}.pt', weights_only=True).isfinite().all()
 
 
 def method_of(octuplet=0., **settings): return OctupletTuning(octuplet) if octuplet else QualityDistillation(**settings)

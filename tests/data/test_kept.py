@@ -14,12 +14,15 @@ from fastai.torch_core import set_seed
 from fasttransform import Transform
 from PIL import Image
 from pretended import OnDevice, PretendedDevice, held
+from started import launch_function
 
 from qsd_fastai.callbacks.many import SharedDL
 from qsd_fastai.data import kept
 from qsd_fastai.data.kept import keep_pictures
 from qsd_fastai.data.loaders import IdentityDL, recognition_block, recognition_dataloaders, table_rows
+from qsd_fastai.distributed import gather
 from qsd_fastai.drawn.people import generate_people
+from qsd_fastai.launched import joined
 
 ALL = 'memory','device','file'
 
@@ -158,6 +161,27 @@ def test_processes_decode_once_and_for_what_is_not_kept(people):
     assert dls.train.new(shuffle=False).fake_l.num_workers == 0
     assert dls.train.kept.workers == dls.test_dl(people.iloc[:2]).fake_l.num_workers == 2
     assert dls.train.new(after_item=[ToTensor()]).kept is None
+
+
+def kept_here_and_there(rank, table, folder):
+    "The first process has the pictures already, the other one has not"
+    with joined():
+        def filled():
+            dl = recognition_dataloaders(table, size=(16, 8), n_ids=2, n_imgs=2, num_workers=0, keep='file').train
+            dl.kept.fill(dl)
+            return dl
+        first = filled()
+        if rank:
+            first.kept.store = None
+            kept.known.clear()
+        second = filled()
+        torch.save(gather(second.kept.store.pixels[:1].float().mean()[None]), folder/f'{rank}.pt')
+
+
+def test_processes_meet_whoever_has_the_pictures(labelled_people, tmp_path):
+    launch_function(2, kept_here_and_there, labelled_people, tmp_path)
+    a,b = (torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(2))
+    assert a.tolist() == b.tolist()
 
 
 def test_copies_of_a_loader_hold_no_picture(people):

@@ -31,7 +31,8 @@ class CompileFit(Callback):
 
 
 def _compile(part, **kwargs):
-    if isinstance(part, nn.Module) and part._compiled_call_impl is None: part.compile(**kwargs)
+    if not isinstance(part, nn.Module) or part._compiled_call_impl is not None: return
+    if getattr(part, '_compiled', None) is None: part.compile(**kwargs)
 
 
 def to_compiled(

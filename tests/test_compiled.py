@@ -134,8 +134,11 @@ def test_a_learner_is_compiled_in_place():
         ends.append(learn.model)
     for a,b in zip(ends[1].parameters(), ends[0].parameters()): torch.testing.assert_close(a, b)
     assert ends[1].state_dict().keys() == start.state_dict().keys()
-    assert ends[1]._compiled_call_impl is not None
-    assert deepcopy(ends[1])._compiled_call_impl is None # what is copied, saved or exported is the plain network
+    assert ends[1]._compiled is not None
+    assert ends[1].head._compiled_call_impl is not None
+    plain = deepcopy(ends[1]) # What is copied, saved or exported is the plain network
+    assert plain._compiled is None
+    assert plain.head._compiled_call_impl is None
 
 
 @pytest.mark.parametrize('form', FORMS, ids=str)
@@ -200,6 +203,19 @@ def test_what_a_fit_brings_is_compiled_too():
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-3, cbs=OtherLoss(other))
     assert other._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize('settings', [{'weight': 'auto'}, {'level_weights': {'logits': 1.}, 'balance': True}], ids=str)
+def test_the_gradient_at_the_embedding_is_found_in_a_compiled_network(settings):
+    "Of a graph that gives embedding and logits together, autograd knows of none"
+    start,(ids,quality),found = Recognizer('resnet10t', 4),known(),[]
+    for compiled in (False, True):
+        learn,method = small_learner(start, ids, quality, opt_func=SGD),QualityDistillation(**settings)
+        if compiled: learn.to_compiled(backend='aot_eager')
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, cbs=method)
+        found.append([method.terms['qsd_scale'], learn.recorder.losses[0]])
+    assert found[0][0] > 0
+    for a,b in zip(*found): torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize('opt_func', [Adam, partial(Adam, decouple_wd=False), SGD])

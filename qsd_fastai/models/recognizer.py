@@ -1,6 +1,7 @@
 "A recogniser: body, pool, neck, head, and what comes out of it"
 from collections.abc import Callable, Sequence
 
+import torch
 from fastai.torch_core import params
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
@@ -34,6 +35,8 @@ register_pytree_node(Recognition, lambda o: (list(o), None), lambda parts, _: Re
 
 class Recognizer(nn.Module):
     "Picture to embedding, and in training to logits and levels as well (the BNNeck design of Luo et al., CVPRW 2019)"
+    _compiled = None # What is called in place of `_trunk`
+
     def __init__(self,
         body:nn.Module|str,                 # A timm model, one of ours, the name of one, or as `given_body` takes it
         n_ids:int,                          # Training identities
@@ -83,15 +86,31 @@ class Recognizer(nn.Module):
         else: emb = self.pool(_as_maps(final, self.body)).flatten(1)
         return full_precision(emb)
 
-    def forward(self,
-        x, # `(bs, 3, height, width)`
-    ): # Training: `Recognition`; evaluation: `(bs, nf)`, the embedding after the neck, not normalised
+    def _trunk(self, x):
         # no levels in evaluation: get_preds would keep the maps of a whole gallery
         if not self.training: return self.neck(self.pooled(self.body.forward_features(x)))
         final,levels = self.body.forward_intermediates(x, indices=self.level_indices)
         pooled = self.pooled(final)
-        emb = self.neck(pooled)
-        return Recognition((self.head(emb), emb, tuple(levels), pooled))
+        return self.neck(pooled), tuple(levels), pooled
+
+    def forward(self,
+        x, # `(bs, 3, height, width)`
+    ): # Training: `Recognition`; evaluation: `(bs, nf)`, the embedding after the neck, not normalised
+        found = (self._compiled or self._trunk)(x)
+        if not self.training: return found
+        emb,levels,pooled = found
+        return Recognition((self.head(emb), emb, levels, pooled))
+
+    def compile(self,
+        **kwargs, # For `torch.compile`
+    ):
+        """All up to the embedding as one graph, and the head as another one; a copy is the plain network.
+
+        Within one graph nobody could ask for the gradient at the embedding, as `GradientBalance` does."""
+        self._compiled = torch.compile(self._trunk, **kwargs)
+        self.head.compile(**kwargs)
+
+    def __getstate__(self): return {k: v for k,v in super().__getstate__().items() if k != '_compiled'}
 
 
 def _has_plain_maps(body):

@@ -47,7 +47,7 @@ def _low_resolution(x, severity):
 
 def _blur(x, severity):
     h,w = x.shape[-2:]
-    sigma = (10*math.sqrt(h*w)/SIDE*severity**1.6).to(x)
+    sigma = (10*math.sqrt(h*w)/SIDE*severity**1.6).to(x, non_blocking=True)
     return _both_ways(x, _blurring(h, sigma), _blurring(w, sigma))
 
 
@@ -55,11 +55,12 @@ def _noise(x, severity):
     (n,c,h,w),scale = x.shape,max(math.sqrt(x.shape[-2]*x.shape[-1])/SIDE, 1.)
     size = max(1, round(h/scale)), max(1, round(w/scale))
     grain = .8*torch.randn(n, 1, *size, device=x.device) + .6*torch.randn(n, c, *size, device=x.device)
-    return x + (200/255*severity**2).to(x).view(-1, 1, 1, 1)*F.interpolate(grain.to(x), (h, w), mode='nearest')
+    strength = (200/255*severity**2).to(x, non_blocking=True).view(-1, 1, 1, 1)
+    return x + strength*F.interpolate(grain.to(x), (h, w), mode='nearest')
 
 
 def _darkness(x, severity):
-    s = severity.to(x).view(-1, 1, 1, 1)
+    s = severity.to(x, non_blocking=True).view(-1, 1, 1, 1)
     return x*.04**s**.8 + 2.5/255*s*torch.randn(x.shape, device=x.device).to(x)
 
 
@@ -128,7 +129,7 @@ class DegradedCopies(ItemTransform):
         copies = plain.clone()
         for i,name in enumerate(self.kinds):
             chosen = (kind == i).nonzero()[:, 0]
-            at = chosen.to(x.device)
+            at = chosen.to(x.device, non_blocking=True)
             copies[at] = degrade_batch(plain[at], name, severity[chosen])
         return copies, severity, kind
 
@@ -136,4 +137,4 @@ class DegradedCopies(ItemTransform):
         plain = y.as_subclass(torch.Tensor)
         if not isinstance(y, TensorQuality): return torch.cat([plain, plain]).as_subclass(type(y))
         q = plain.nan_to_num(100.)
-        return TensorQuality(torch.cat([q, q*(1 - severity.to(q))]))
+        return TensorQuality(torch.cat([q, q*(1 - severity.to(q, non_blocking=True))]))

@@ -22,6 +22,7 @@ from ..launched import loading_processes
 from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .copies import DegradedCopies
 from .given import PictureOf, RecognitionDataLoaders, TableRow, complete_rows, picture_files, table_rows
+from .halves import Halves
 from .kept import keep_pictures
 from .order import dealt_out, identity_order, partner_order
 from .table import check_table
@@ -39,7 +40,8 @@ class IdentityDL(TfmdDL):
 
     With `partners`, a batch is those pictures followed by a partner of each: another picture of the same identity,
     drawn evenly from all that training has of it, as QSD does. An identity with a single picture is its own partner.
-    The first halves are the batches that the same seed gives without partners.
+    The first halves are the batches that the same seed gives without partners, pixel by pixel where nothing of an item
+    is drawn.
 
     `by='picture'` deals every picture once an epoch, in no order, `n_ids*n_imgs` a batch: the habit with very many
     faces, where a batch by identity would show few people. Pairs then come from `partners`.
@@ -81,6 +83,7 @@ class IdentityDL(TfmdDL):
             self.n_groups = int(of_ids.sum()) if by == 'identity' else len(self.ids)//n_imgs
         if do_setup:  # only now: a transform may ask for a batch, `Normalize` without statistics does
             for tfms in (self.after_item, self.before_batch, self.after_batch): tfms.setup(self)
+        if self.deals and partners: self.after_batch = Halves(self.after_batch, n_ids*n_imgs)
 
     def __repr__(self):
         if not self.deals: return f'{type(self).__name__}({self.n} pictures in order, bs={self.bs})'

@@ -53,8 +53,8 @@ class CropFlip(Transform):
 
     def encodes(self, x:TensorImage): # `(bs, 3, height, width)`
         bs,_,h,w = x.shape
-        top,left = torch.randint(0, 2*self.pad + 1, (2, bs)).to(x.device)
-        mirrored = (torch.rand(bs) < self.p).to(x.device)
+        top,left = torch.randint(0, 2*self.pad + 1, (2, bs)).to(x.device, non_blocking=True)
+        mirrored = (torch.rand(bs) < self.p).to(x.device, non_blocking=True)
         rows = top[:, None] + torch.arange(h, device=x.device)
         cols = torch.arange(w, device=x.device).expand(bs, w)
         cols = left[:, None] + torch.where(mirrored[:, None], w - 1 - cols, cols)
@@ -84,7 +84,7 @@ def erasing_rectangle(
 def _inside(rectangles, x):
     "`(bs, 1, height, width)` bool: where the rectangle of each picture is"
     h,w = x.shape[-2:]
-    top,left,rh,rw = torch.tensor(rectangles, device=x.device).T[:, :, None]
+    top,left,rh,rw = torch.tensor(rectangles).to(x.device, non_blocking=True).T[:, :, None]
     row,col = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     rows,cols = (row >= top) & (row < top + rh), (col >= left) & (col < left + rw)
     return rows[:, None, :, None] & cols[:, None, None, :]
@@ -107,7 +107,7 @@ class RandomErasing(Transform):
     def encodes(self, x:TensorImage): # `(bs, 3, height, width)`
         h,w = x.shape[-2:]
         found = [erasing_rectangle(h, w, self.p, self.area, self.aspect) or (0, 0, 0, 0) for _ in range(len(x))]
-        return torch.where(_inside(found, x), x.new_tensor(self.fill)[:, None, None], x)
+        return torch.where(_inside(found, x), torch.tensor(self.fill).to(x, non_blocking=True)[:, None, None], x)
 
 
 def keep_rectangle(
@@ -164,8 +164,9 @@ def jitter_light(
     saturation:float=.5, # Likewise
 )->torch.Tensor:
     "Brightness, contrast and saturation of each picture, in random order"
-    def factor(spread): return (1 + spread*(2*torch.rand(len(x), 1, 1, 1) - 1)).to(x)
-    def grey(x): return (x*x.new_tensor((.299, .587, .114))[:, None, None]).sum(1, keepdim=True)
+    def factor(spread): return (1 + spread*(2*torch.rand(len(x), 1, 1, 1) - 1)).to(x, non_blocking=True)
+    shares = torch.tensor((.299, .587, .114)).to(x, non_blocking=True)[:, None, None]
+    def grey(x): return (x*shares).sum(1, keepdim=True)
     ways = [lambda x: x*factor(brightness),
             lambda x: grey(x).mean((2, 3), keepdim=True).lerp(x, factor(contrast)),
             lambda x: grey(x).expand_as(x).lerp(x, factor(saturation))]
@@ -209,6 +210,6 @@ class FaceAugment(Transform):
     def encodes(self, x:TensorImage): # `(bs, 3, height, width)`, 0 to 1
         out = x.as_subclass(torch.Tensor).clone()
         for chance,change,limits in self.steps:
-            chosen = (torch.rand(len(x)) < chance).nonzero().flatten().to(x.device)
+            chosen = (torch.rand(len(x)) < chance).nonzero().flatten().to(x.device, non_blocking=True)
             if len(chosen): out[chosen] = change(out[chosen], *([] if limits is None else [limits]))
         return TensorImage(out)

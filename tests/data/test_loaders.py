@@ -19,7 +19,7 @@ from qsd_fastai.data.loaders import (
     table_rows,
 )
 from qsd_fastai.data.order import identity_order, partner_order
-from qsd_fastai.data.transforms import Squish
+from qsd_fastai.data.transforms import CropFlip, FaceAugment, Squish
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.qsd_loss import grouped_pairs, identity_pairs
@@ -148,6 +148,27 @@ def test_partners_change_nothing_in_the_anchors(table):
     assert partners[0] != partners[1] != partners[2]
     # from the whole identity: not only from what is in the batch
     assert any(j not in b[:6] for b in batches for j in b[6:])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_partners_change_no_pixel_of_the_anchors(table, workers):
+    "What is drawn for partners, here and in later batches, is nothing to the others"
+    def batches(partners):
+        random.seed(5)
+        np.random.seed(5)
+        torch.manual_seed(5)
+        augment = [CropFlip(2), FaceAugment(.5, .5, .5, .5)]
+        dl = make_dls(table, partners=partners, augment=augment, erase=.5, num_workers=workers).train
+        dl.rng = random.Random(3)
+        return [b for _ in range(2) for b in dl]
+    plain,doubled = batches(False), batches(True)
+    assert len(plain) == len(doubled) > 4
+    for a,b in zip(plain, doubled):
+        n = len(a[0])
+        assert [type(o) for o in a] == [type(o) for o in b]
+        for x,y in zip(a, b): np.testing.assert_array_equal(x.numpy(), y[:n].numpy())
+    same = [torch.equal(b[0][:6], b[0][6:]) for b in doubled]
+    assert not any(same)
 
 
 @pytest.mark.parametrize('partners', [False, True])

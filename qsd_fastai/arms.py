@@ -75,6 +75,8 @@ ARMS = {o.key: o for o in (
     Arm('free', 'with QSD, both pictures move', settings={'stop': 0.}),
     _copies('', 'degraded copies, without QSD', weight=0.),
     _copies('gap', 'copies, the nearer the more moves'),
+    _copies('gap-reversed', 'copies, the farther the more moves', labels='reversed'),
+    _copies('gap-shuffled', 'copies, either moves more, at random', labels='shuffled'),
     _copies('free', 'copies, both move', stop=0.),
     _copies('stop', 'copies, picture teaches copy', stop=1.),
     _copies('reversed', 'copies, copy teaches picture', stop=1., labels='reversed'),
@@ -98,8 +100,9 @@ def read_arms(
         half,copies,.5,1
         double,copies,0,2
 
-    `weight` is a factor of that of the run. ValueError naming the row where a setting is unknown or nothing can be made
-    of it."""
+    `weight` is a factor of that of the run, or auto: that, with `balance`. `labels` are those of the table; with
+    copies, whose order is known, reversed or shuffled is the order of each pair. ValueError naming the row where a
+    setting is unknown or nothing can be made of it."""
     try: found = pd.read_csv(file, dtype=str, keep_default_na=False)
     except ValueError as e: raise ValueError(f'{file} is no table of settings ({e}). Write it anew.') from e
     if 'key' not in found or not len(found): raise ValueError(f'{file} has no arms. Give a column key, a row an arm.')
@@ -112,7 +115,11 @@ def read_arms(
             if own['key'] in ARMS: raise ValueError(f'{own["key"]} is an arm already. Take another key.')
             one_of('labels', own.get('labels', 'computed'), 'computed', 'shuffled', 'reversed', 'true')
             settings = {k: _value(v) for k,v in cells.items()}
-            if own.get('pairs') == 'copies': settings = {'preset': 'copies', **settings}
+            if own['key'] in [o.key for o in arms]: raise ValueError(f'{own["key"]} is there twice. Take another key.')
+            if settings.get('weight') == 'auto': settings |= {'weight': 1., 'balance': True}
+            if own.get('pairs') == 'copies':
+                settings = {'preset': 'copies', **settings}
+                if own.get('labels') in ('reversed', 'shuffled'): settings['labels'] = own.pop('labels')
             arm = Arm(**{'title': own['key'], **own}, settings=settings, source=str(file))
             try: arm.method()
             except TypeError as e: raise ValueError(f'{e}. Look at the arguments of QualityDistillation.') from e
@@ -148,10 +155,13 @@ def chosen_arms(
         else: found += list(more) or ['shuffled' if key == 'with' and shuffle_quality else key]
     for key in found: one_of('--arms', key, *ARMS, *own)
     if len(set(found)) < len(found): raise ValueError(f'--arms {keys} has an arm twice. Name each once.')
-    if table is not None and 'true' in found and 'true_quality' not in table:
-        raise ValueError('--arms: true needs a table with the column true_quality. Leave it out, or add the column.')
-    if table is not None and 'true' in found: ARMS['true'].table(table)
-    return [{**ARMS, **own}[key] for key in found]
+    arms = [{**ARMS, **own}[key] for key in found]
+    for arm in [o for o in arms if o.labels == 'true'] if table is not None else []:
+        if 'true_quality' not in table:
+            raise ValueError(f'--arms: {arm.key} needs a table with the column true_quality. Leave it out, or add the '
+                             'column.')
+        arm.table(table)
+    return arms
 
 
 def added_by(

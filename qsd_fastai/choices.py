@@ -1,9 +1,21 @@
 "A choice among a few: taken, or refused with what there is; and what several rooms choose from"
 from difflib import get_close_matches
+from numbers import Real
 
-__all__ = ['FILTERS', 'one_of']
+__all__ = ['FILTERS', 'one_of', 'within']
 
 FILTERS = 'bilinear', 'bicubic' # Of Pillow, that bring a picture to its size
+
+
+def within(
+    name:str, # Of the argument
+    value,    # That was given
+    least,    # That it may be
+    most,     # Likewise
+): # The same value
+    "`ValueError` for what is no number from `least` to `most`"
+    if isinstance(value, Real) and least <= value <= most: return value
+    raise ValueError(f'{name} is {value!r}. Give a number from {least:g} to {most:g}.')
 
 
 def one_of(

@@ -96,6 +96,14 @@ class QualityDistillation(Callback):
         if teacher != 'same' and self.qsd.stop != 1:
             raise ValueError(f"stop is {self.qsd.stop!r}, but a teacher {teacher!r} gets no gradient in any case. "
                              "Leave stop out, or use teacher='same'.")
+        seen = (1.,) if level_weights is None else level_weights
+        seen = tuple(seen.values() if isinstance(seen, dict) else seen)
+        taught = any(callable(o) or o for o in (*seen, self.qsd.relations, self.qsd.mean))
+        if not taught: raise ValueError('level_weights, relations and mean are all 0: nothing is taught. Give one.')
+        late = [level_weights.get(k) for k in ('emb', 'logits')] if isinstance(level_weights, dict) else seen[-2:]
+        if balance and not any(callable(o) or o for o in (*late, self.qsd.relations, self.qsd.mean)):
+            raise ValueError("The weight is counted at the embedding (balance, 'auto'), and no term reaches it. Give "
+                             "level_weights one for 'emb' or 'logits', or a number as weight.")
         self.whole = self.others = self.network = None
         self.scaling = GradientBalance()
         self.n_known = self.n_candidates = self.n_kept = self.n_batches = self.taught = 0

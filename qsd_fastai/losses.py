@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .choices import one_of
+from .choices import one_of, within
 from .distributed import gather, gather_rows
 from .shown import settings_text
 from .tensors import full_precision, of_no_subclass
@@ -80,7 +80,7 @@ class OctupletLoss(nn.Module):
         gathered:bool=True, # Over the batches of all processes?
     ):
         super().__init__()
-        self.margin,self.gathered = margin,gathered
+        self.margin,self.gathered = within('margin', margin, 0, 2),gathered
 
     extra_repr = settings_text
 

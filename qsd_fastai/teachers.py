@@ -10,11 +10,16 @@ __all__ = ['Teacher']
 
 
 class Teacher:
-    "A copy of a network: without gradient, with the statistics of evaluation, it gives all that it does in training"
+    """A copy of a network: without gradient, with the statistics of evaluation, it gives all that it does in training.
+
+    ValueError for a head that samples its identities, whose sample the copy does not know."""
     def __init__(self,
         model:nn.Module,  # At the beginning of a fit
         decay:float=None, # Share that the average keeps at each step, 0 to 1; `None`: it stays what it is
     ):
+        if hasattr(getattr(model, 'head', None), 'sample'):
+            raise ValueError("The head samples identities, and a teacher of its own ('ema', 'frozen') has no sample. "
+                             "Use teacher='same', or a head of all identities (rate 1).")
         self.network,self.decay = deepcopy(model).eval().requires_grad_(False),decay
 
     @torch.no_grad()

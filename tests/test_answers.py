@@ -18,9 +18,11 @@ from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.data.copies import degrade_batch
 from qsd_fastai.distillation import PRESETS, QualityDistillation
 from qsd_fastai.losses import OctupletLoss, RecognitionLoss
-from qsd_fastai.models.recognizer import Recognition
+from qsd_fastai.models.heads.by_name import make_head
+from qsd_fastai.models.recognizer import Recognition, Recognizer
 from qsd_fastai.qsd_loss import QSDLoss, identity_pairs, partner_pairs, select_pairs
 from qsd_fastai.taught import identity_mean_gap, relation_gap
+from qsd_fastai.teachers import Teacher
 
 pytestmark = pytest.mark.usefixtures('on_cpu')
 
@@ -236,6 +238,18 @@ class Seen(Callback):
     def after_step(self):
         self.teachers.append(deepcopy(self.cb.network.network.state_dict()))
         self.networks.append(deepcopy(self.learn.model.state_dict()))
+
+
+def test_a_teacher_of_a_sampled_head_is_refused():
+    model = Recognizer('resnet10t', 8, head=make_head('arcface', 32., rate=.5))
+    with pytest.raises(ValueError, match=r"samples identities.*teacher='same'"): Teacher(model)
+
+
+@pytest.mark.parametrize('given', [{'level_weights': {'level1': 1.}}, {'level_weights': (1, 1, 1, 0, 0)}])
+def test_a_weight_counted_where_nothing_is_taught_is_refused(given):
+    with pytest.raises(ValueError, match='no term reaches it'): QualityDistillation('auto', **given)
+    assert QualityDistillation('auto', relations=1., **given).balance
+    with pytest.raises(ValueError, match='nothing is taught'): QualityDistillation(level_weights={})
 
 
 @pytest.mark.parametrize('teacher', ['ema', 'frozen'])

@@ -60,21 +60,25 @@ def test_arms_differ_in_the_method_alone():
     differ = {key: {k for k,v in answers(o).items() if v != answers(stop)[k]} for key,o in found.items()}
     assert differ == {'copies': {'stop', 'weight'}, 'copies-free': set(), 'copies-stop': {'stop'},
                       'copies-gap': {'stop'}, 'copies-reversed': {'stop', 'labels'},
+                      'copies-gap-reversed': {'stop', 'labels'}, 'copies-gap-shuffled': {'stop', 'labels'},
                       'copies-shuffled': {'stop', 'labels'},
                       'copies-ema': {'stop', 'teacher'}, 'copies-frozen': {'stop', 'teacher'},
                       'copies-relations': {'taught'}, 'copies-mean': {'taught'}, 'copies-logits': {'taught'}}
-    assert found['copies-gap'].qsd.stop == 'gap'
+    for key in ('gap', 'gap-reversed', 'gap-shuffled'): assert found[f'copies-{key}'].qsd.stop == 'gap'
     assert QualityDistillation(preset='copies').qsd.stop == 'gap'
     for o in found.values(): assert (o.balance, o.qsd.tau) == (True, 0.)
 
 
-def test_arms_of_a_command_line(labelled):
+def test_arms_of_a_command_line(labelled, tmp_path):
     assert [o.key for o in chosen_arms('without,with', labelled)] == ['without', 'with']
     assert [o.key for o in chosen_arms('without,with', labelled, shuffle_quality=True)] == ['without', 'shuffled']
     with pytest.raises(ValueError, match='Did you mean with'): chosen_arms('wiht')
     with pytest.raises(ValueError, match='an arm twice'): chosen_arms('with,with')
     with pytest.raises(ValueError, match='an arm twice'): chosen_arms('with,shuffled', shuffle_quality=True)
     with pytest.raises(ValueError, match='true_quality'): chosen_arms('true', labelled.drop(columns='true_quality'))
+    (tmp_path/'own.csv').write_text('key,labels\nmine,true\n')
+    with pytest.raises(ValueError, match='mine needs a table with the column true_quality'):
+        chosen_arms(str(tmp_path/'own.csv'), labelled.drop(columns='true_quality'))
 
 
 @pytest.mark.parametrize('key', [key for key,arm in ARMS.items() if arm.pairs not in ('none', 'copies')])
@@ -95,8 +99,12 @@ def test_arms_of_a_table_of_settings(tmp_path):
     file.write_text('key,title,labels,pairs,stop,weight,level_weights\n'
                     'half,Half of it,,copies,.5,2,\n'
                     'maps,,true,,,,"(1, 1, 1, 0, 0)"\n'
-                    'paper,,shuffled,partner,,,\n')
-    half,maps,paper = read_arms(file)
+                    'paper,,shuffled,partner,,,\n'
+                    'chance,,shuffled,copies,,auto,\n')
+    half,maps,paper,chance = read_arms(file)
+    # with copies the order is known, and it is the order that is shuffled
+    assert (chance.labels, chance.method().labels, chance.method().weight) == ('computed', 'shuffled', 1.)
+    assert chance.method().balance
     assert (half.title, half.labels, half.pairs) == ('Half of it', 'computed', 'copies')
     method = half.method(1.5)
     assert (method.weight, method.qsd.stop, method.balance, method.pairs) == (3., .5, True, 'copies')
@@ -104,9 +112,9 @@ def test_arms_of_a_table_of_settings(tmp_path):
     assert maps.method(1., 'partner').pairs == 'partner'
     assert (paper.labels, paper.method().pairs) == ('shuffled', 'partner')
     found = chosen_arms(f'without,{file},with')
-    assert [o.key for o in found] == ['without', 'half', 'maps', 'paper', 'with']
+    assert [o.key for o in found] == ['without', 'half', 'maps', 'paper', 'chance', 'with']
     again = ','.join(o.asked for o in found if o.key != 'maps')
-    assert [o.key for o in chosen_arms(again)] == ['without', 'half', 'paper', 'with']
+    assert [o.key for o in chosen_arms(again)] == ['without', 'half', 'paper', 'chance', 'with']
     with pytest.raises(ValueError, match='an arm twice'): chosen_arms(f'{file},{file}:half')
     with pytest.raises(ValueError, match="'other'"): chosen_arms(f'{file}:other')
 
@@ -114,6 +122,7 @@ def test_arms_of_a_table_of_settings(tmp_path):
 @pytest.mark.parametrize('text, said', [
     ('key\n', 'no arms'), ('title\nx\n', 'no arms'), ('key,stop\nx,3\n', r'mine\.csv, row 0.*stop is 3'),
     ('key\nwith\n', 'is an arm already'), ('key,stop\n,1\n', 'key is empty'), ('key,speed\nx,1\n', "'speed'"),
+    ('key,stop\nx,1\nx,0\n', 'row 1.*x is there twice'), ('key,level_weights\nx,{}\n', 'nothing is taught'),
     ('key,labels\nx,odd\n', "labels is 'odd'"), ('key,pairs\nx,all\n', "pairs is 'all'")])
 def test_a_table_of_settings_that_makes_no_arm_is_told(tmp_path, text, said):
     (tmp_path/'mine.csv').write_text(text)

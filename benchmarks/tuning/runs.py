@@ -111,9 +111,6 @@ def _print_table(
     if found['arm'].nunique() < 2: return print(f'\nAfter {steps} steps, in %\n\n{for_terminal(arm_means(found))}')
     gains = arm_gains(found, titles[0], some_seeds=True)
     print(f'\nAfter {steps} steps: {comparison_text(found, gains, titles[0])}')
-    p = gains.pivot(index='arm', columns='figure', values='p').loc[gains['arm'].unique(), gains['figure'].unique()]
-    text = for_terminal(p.map('{:.4f}'.format).rename_axis(index=None, columns=None))
-    if p.notna().any(axis=None): print(f'\np of the sign-flip test:\n\n{text}') # One seed has none
     save_frame(gains, out/'gains.csv', index=False)
     save_figure(gains_figure(gains[~gains['figure'].str.startswith(behind)], titles[0]), out/'gains.png')
 

@@ -48,8 +48,11 @@ def arm_gains(
         if arm == reference: continue
         own = group.set_index('seed')[figures]
         gain = own - (base.loc[base.index.isin(own.index)] if some_seeds else base)
-        if gain.isna().any(axis=None) or gain.empty:
+        if gain.empty or not all(gain.index.isin(o.index).all() for o in (own, base)):
             raise ValueError(f'{arm!r} and {reference!r} were not run with the same seeds. Run what is missing.')
+        if gain.isna().any(axis=None):
+            (seed,c),*_ = ((s, c) for c in figures for s in gain.index if np.isnan(gain.loc[s, c]))
+            raise ValueError(f'{c} of {arm!r} or {reference!r} is NaN with seed {seed}. Leave the figure or seed out.')
         n = len(gain)
         for c in figures:
             rows.append({'arm': arm, 'figure': c, 'mean': gain[c].mean(), **_spread(gain[c].to_numpy()),
@@ -86,7 +89,16 @@ def comparison_text(
                    ('', '(1/1 where positive)'))
     return (f'{n} seed{"s"*(n > 1)}, in %{spread}\n\n{for_terminal(arm_means(results))}\n\n'
             f'Gain over "{reference}" of the same seed, in points\n{half}\n\n'
-            f'{for_terminal(gains_table(gains))}')
+            f'{for_terminal(gains_table(gains))}{_tests(gains)}')
+
+
+def _tests(gains):
+    "p of each gain; nothing where no arm was run with two seeds"
+    if gains['p'].isna().all(): return ''
+    p = gains.pivot(index='arm', columns='figure', values='p').loc[gains['arm'].unique(), gains['figure'].unique()]
+    text = p.map(lambda o: '' if np.isnan(o) else f'{o:.4f}').rename_axis(index=None, columns=None)
+    return (f'\n\np of the permutation test that turns signs; {gains["seeds"].max()} seeds cannot show less than '
+            f'{2/2**gains["seeds"].max():.2g}\n\n{for_terminal(text)}')
 
 
 def halved_arms(

@@ -55,7 +55,9 @@ def test_what_a_terminal_shows():
     r = results()
     said = comparison_text(r, arm_gains(r, 'without'), 'without')
     assert said.startswith('4 seeds, in %: mean ± standard deviation')
-    assert ' ± ' in said.splitlines()[-1]
+    assert ' ± ' in said.partition('p of the permutation test')[0].splitlines()[-3]
+    assert '4 seeds cannot show less than 0.12' in said
+    assert said.splitlines()[-1].split()[1:] == ['0.1250', '0.6250']
     one = r.query('seed == 0')
     said = comparison_text(one, arm_gains(one, 'without'), 'without')
     assert said.startswith('1 seed, in %\n')
@@ -103,6 +105,8 @@ def test_some_seeds_may_be_lacking_after_a_screening():
     with pytest.raises(ValueError, match='same seeds'): arm_gains(fewer, 'without')
     with pytest.raises(ValueError, match='same seeds'):
         arm_gains(r[~((r.arm == 'without') & (r.seed == 0))], 'without', some_seeds=True)
+    unknown = r.assign(mAP=r['mAP'].where((r.arm != 'with') | (r.seed != 2)))
+    with pytest.raises(ValueError, match="mAP of 'with' or 'without' is NaN with seed 2"): arm_gains(unknown, 'without')
 
 
 def screened(budget, n=8, **kwargs):

@@ -84,6 +84,7 @@ from .plots.quality import map_by_quality_figure, quality_agreement_figure, qual
 from .private import without_folders
 from .qsd_loss import QSDLoss, grouped_pairs, identity_pairs, partner_pairs, ranked_pairs, select_pairs
 from .quality import label_table, norm_quality, similarity_quality
+from .rehearsal import rehearse
 from .runs.folder import read_run, run_folder, run_or_nothing
 from .runs.keys import under
 from .runs.made import table_content
@@ -93,5 +94,5 @@ from .runs.wandb_run import finish_run, start_run
 from .runs.wandb_tables import figure_image, log_closing
 from .schedules import warmup_multistep
 from .severity import severity_labels
-from .stages import Run, rehearse
+from .stages import Run
 from .terminal import for_terminal

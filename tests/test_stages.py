@@ -19,7 +19,8 @@ from qsd_fastai.data.table import read_table, write_table
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.drawn.people import generate_people
 from qsd_fastai.judging.judgement import Judgement
-from qsd_fastai.stages import Run, rehearse
+from qsd_fastai.rehearsal import rehearse
+from qsd_fastai.stages import Run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT/'recipes'))

@@ -26,7 +26,7 @@ FLOORS = [{'choices', 'tensors', 'files', 'archives', 'distributed', 'spelling',
           {'data', 'models', 'losses', 'quality', 'evaluation'},
           {'drawn', 'distillation', 'plots', 'pt2'}, {'labelling', 'panning', 'runs'},
           {'callbacks', 'commands', 'severity'}, {'verbs', 'compiled'}, {'learner', 'embedder', 'embedded'},
-          {'export', 'arms', 'judging'}, {'closing'}, {'stages'}, {'all'}]
+          {'export', 'arms', 'judging'}, {'closing', 'rehearsal'}, {'stages'}, {'all'}]
 
 
 def each(files):

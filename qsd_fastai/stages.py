@@ -7,6 +7,7 @@ from fastai.torch_core import set_seed
 
 from .arms import chosen_arms, settings_of
 from .callbacks.finished import Finished
+from .callbacks.found import described
 from .callbacks.many import ManyProcesses
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
@@ -169,7 +170,7 @@ class Stage:
         run:Run,   # That it is part of
         title:str, # As `Run.stage` has it
     ):
-        self.run,self.title,self.first,self.distils = run,title,not run.results,False
+        self.run,self.title,self.first,self.method = run,title,not run.results,None
         self.name = stage_file(title)
         self.begun = run.resume and title in run.folder.kept['stages'] # Before
         self._wandb_run = self.track = None
@@ -179,7 +180,7 @@ class Stage:
     )->list:
         "Callbacks of the fit: those given, the state that it is resumed from, and tracking"
         cbs = [cb for cb in cbs if cb is not None]
-        self.distils = any(isinstance(cb, QualityDistillation) for cb in cbs)
+        self.method = next((cb for cb in cbs if isinstance(cb, QualityDistillation)), None)
         self.track = TrackRun(into=self.wandb_run)
         if processes()[1] > 1: cbs.append(ManyProcesses(self.run.args.get('sync_bn', False)))
         state,learner = (self.run.out/f'{self.name}{end}' for end in ('.state', '.pkl'))
@@ -191,12 +192,12 @@ class Stage:
         "The W&B run of this stage; it begins when somebody asks, and then what the stage is made with is noted"
         if self._wandb_run is None:
             run,args = self.run,self.run.args
-            strange = {*(TUNING if self.first else ()), *(() if self.distils else METHOD)}
+            strange = {*(TUNING if self.first else ()), *(() if self.method else METHOD)}
             run.folder.begin(self.title, [k for k in args if k not in {*FREE, *strange}])
-            known = {k: v for k,v in without_folders(args).items() if k not in strange}
             first = self.title if self.first else next(iter(run.results))
-            arms = chosen_arms(args['arms']) if args.get('arms') else []
-            known |= {'stage': 'baseline' if self.first else 'fine-tuning', 'arm': self.title,
+            arms = chosen_arms(args['arms'], shuffle_quality=args.get('shuffle_quality')) if args.get('arms') else []
+            known = {k: v for k,v in without_folders(args).items() if k not in {*strange, *METHOD, 'shuffle_quality'}}
+            known |= {'stage': 'baseline' if self.first else 'fine-tuning', 'arm': self.title, **self._taught_how(arms),
                       'reference': run.run_id(reference_of([first, *(o.title for o in arms)]))}
             self._wandb_run = start_run(name=f'{run.out.name} {self.title}', group=args.get('group') or run.out.name,
                                         dir=run.out, id=run.run_id(self.title),
@@ -204,6 +205,19 @@ class Stage:
                                         tracked=not args.get('no_wandb'))
             uses(self._wandb_run, *(f'{run.run_id(first)}-{k}' for k in ('model', 'table') if not self.first))
         return self._wandb_run
+
+    @property
+    def _teaches(self): return self.method is not None and self.method.weight != 0
+
+    def _taught_how(self, arms):
+        "What of `METHOD` is in use, which an arm may have otherwise than the options say; nothing where nobody teaches"
+        if not self._teaches: return {}
+        method,args = self.method,self.run.args
+        weight = described(method.weight) if callable(method.weight) else method.weight
+        used = {'map_norm': method.qsd.map_norm, 'pairs': method.pairs, 'weight': weight}
+        labels = next((o.labels for o in arms if o.title == self.title), 'computed')
+        return {**{k: used.get(k, args[k]) for k in METHOD if k in args},
+                'labels': labels if method.labels == 'given' else method.labels}
 
     def failed(self):
         "End its W&B run as failed; it is not said where that is if it will not stay"
@@ -221,7 +235,7 @@ class Stage:
             with in_one_move((self.run.out/f'{self.name}.pkl').absolute()) as part: learn.export(part)
         self.wandb_run.summary.update(under('final', figures))
         judged = self.run.judged[self.title] = merged(dict(enumerate(judgements)))
-        if self.distils and (energies := taught_energies(learn)): judged.plots['energy'] = energies
+        if self._teaches and (energies := taught_energies(learn)): judged.plots['energy'] = energies
         for figure in judged.plots.values(): signed(figure, f'{self.title}; {self.run.of}')
         for k,figure in judged.plots.items(): save_figure(figure, self.run.out/f'{self.name}_{k}.png')
         for k,frame in judged.frames.items(): save_frame(frame, self.run.out/f'{self.name}_{k}.csv', index=False)

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from fastai.callback.schedule import SchedCos
 from fastai.learner import load_learner
 from matplotlib.figure import Figure
 from torch import nn
 
+from qsd_fastai import stages
+from qsd_fastai.arms import chosen_arms
 from qsd_fastai.callbacks.save_state import Diverged, SaveState
 from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.commands import in_one_line
@@ -20,6 +23,7 @@ from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.drawn.people import generate_people
 from qsd_fastai.judging.judgement import Judgement
 from qsd_fastai.rehearsal import rehearse
+from qsd_fastai.runs.no_run import NoRun
 from qsd_fastai.stages import Run
 
 ROOT = Path(__file__).parents[1]
@@ -131,6 +135,44 @@ def test_a_resume_keeps_what_a_stage_was_made_with(options):
         with pytest.raises(ValueError, match=said): Run('page', {**again, k: value})
     with pytest.raises(FileExistsError, match='--resume'): Run('page', options)
     with pytest.raises(FileNotFoundError, match=r'no run\.json'): Run('page', {**again, 'out': run.out/'other'})
+
+
+@pytest.fixture
+def configs(monkeypatch):
+    "What W&B would be told of each run, by its name"
+    found = {}
+    def start(name, config, **kwargs):
+        found[name.removeprefix('run ')] = config
+        return NoRun()
+    monkeypatch.setattr(stages, 'start_run', start)
+    return found
+
+
+@pytest.mark.parametrize('shuffle_quality', [False, True])
+def test_what_is_said_of_a_stage_is_what_its_arm_does(options, configs, shuffle_quality):
+    keys = 'without,with,copies,copies-gap,copies-reversed,partner,published,true,octuplet'
+    options |= {'arms': keys, 'shuffle_quality': shuffle_quality, 'pairs': 'batch', 'map_norm': 'l2', 'weight': .5}
+    arms,run = chosen_arms(keys, shuffle_quality=shuffle_quality),Run('page', options)
+    ended(run, 'baseline')
+    for arm in arms: ended(run, arm.title, arm.method(.5, 'batch', map_norm='l2'))
+    def said(key):
+        title = next(o.title for o in arms if o.key == key)
+        assert configs[title]['arm'] == title
+        return tuple(configs[title].get(k) for k in ('labels', 'pairs', 'map_norm', 'weight'))
+    with_ = ('shuffled', 'shuffled') if shuffle_quality else ('with', 'computed')
+    assert said(with_[0]) == (with_[1], 'batch', 'l2', .5)
+    for key in ('without', 'copies', 'octuplet'): assert said(key) == (None,)*4
+    assert said('copies-gap') == ('computed', 'copies', 'l2', .5)
+    assert said('copies-reversed') == ('reversed', 'copies', 'l2', .5)
+    assert said('partner') == ('computed', 'partner', 'l2', .5)
+    assert said('published') == ('computed', 'partner', 'none', .5)
+    assert said('true') == ('true', 'batch', 'l2', .5)
+    assert not any('shuffle_quality' in o for o in configs.values())
+
+
+def test_a_weight_that_changes_is_described(options, configs):
+    ended(Run('page', options), 'mine', QualityDistillation(SchedCos(0., 2.)))
+    assert configs['mine']['weight'].items() >= {'start': 0., 'end': 2.}.items()
 
 
 def test_a_table_of_settings_is_the_one_that_a_run_was_begun_with(options, tmp_path):

@@ -11,6 +11,10 @@ from .loss_terms import loss_of
 
 __all__ = ['described', 'found_config', 'highest_rates']
 
+# Counted or kept in a fit, and no setting
+STATE = {'active', 'count', 'fits', 'given', 'learn', 'n_batches', 'n_candidates', 'n_kept', 'n_known', 'n_pairs',
+         'run', 'taught', 'terms', 'training'}
+
 
 def found_config(
     learn, # `Learner` in a fit
@@ -57,13 +61,15 @@ def described(
     "How something was made, as far as its plain attributes tell"
     if not hasattr(o, '__dict__') or hasattr(o, '__code__'): return {'name': getattr(o, '__name__', str(o))}
     found = {'name': type(o).__name__}
+    own = getattr(o, 'level_weights', None) is not None # In place of those of its loss
     for k,v in {**vars(o), **vars(o).get('_modules', {})}.items():
-        if k.startswith('_') or k in ('learn', 'run', 'training', 'terms'): continue
+        if k.startswith('_') or k in STATE: continue
         if isinstance(v, (bool, int, float, str)): found[k] = v
         elif isinstance(v, Path): found[k] = v.name
         elif isinstance(v, (tuple, list)) and _few_and_plain(v): found[k] = list(v)
         elif isinstance(v, dict) and _few_and_plain(v.values()): found[k] = v
         elif depth and (isinstance(v, nn.Module) or callable(v)): found[k] = described(v, depth - 1)
+        if own and k == 'qsd': found[k].pop('level_weights', None)
     return found
 
 

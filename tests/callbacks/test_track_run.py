@@ -137,6 +137,8 @@ def test_config(tracked, labelled_people):
     assert qsd['qsd']['tau'] == .2
     assert qsd['pairs'] == 'batch'
     assert qsd['qsd']['level_weights'][-1] == .1
+    assert not {k for k in {**qsd, **qsd['qsd']} if k.startswith('n_') or k == 'taught'}
+    assert c['callbacks']['loss_terms'] == {'name': 'LossTerms'}
     assert {'loss_terms', 'param_scheduler'} <= set(c['callbacks'])
     assert not {'recorder', 'track_run'} & set(c['callbacks'])
     record = labelled_people.attrs['record']
@@ -550,5 +552,13 @@ def test_described():
     assert described(schedule) == {'name': 'schedule'}
     # where it lies is a matter of the machine
     found = described(SaveState(Path('runs/a.state').absolute()), 0)
-    assert found == {'name': 'SaveState', 'file': 'a.state', 'resume': False, 'fits': 0}
+    assert found == {'name': 'SaveState', 'file': 'a.state', 'resume': False}
     assert described(QualityDistillation(schedule))['weight'] == {'name': 'schedule'}
+
+
+def test_level_weights_are_said_once():
+    found = described(QualityDistillation(preset='copies'))
+    assert found['level_weights'] == {'emb': 1.}
+    assert 'level_weights' not in found['qsd']
+    assert 'level_weights' not in described(QualityDistillation(level_weights={}, relations=1.))['qsd']
+    assert described(QualityDistillation())['qsd']['level_weights'] == [1., 1., 1., 1., .1]

@@ -83,7 +83,7 @@ def test_reid_trains_labels_tunes_and_judges(people):
     # what a stage does not do is not said of it
     assert not {'weight', 'pairs', 'tune_lr'} & set(first.config)
     without,distilled,octuplet = (set(o.config) for o in tuned)
-    assert distilled - without == {'weight', 'pairs'}
+    assert distilled - without == {'weight', 'pairs', 'labels'}
     assert octuplet == without
     assert tuned[2].config['found']['loss']['name'] == 'OctupletLoss'
     terms = [{k for row in o.history for k in row if k.startswith('train/')} for o in tuned]

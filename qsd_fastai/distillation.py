@@ -203,12 +203,18 @@ class QualityDistillation(Callback):
         self.embs = [o.emb for o in passes]
         levels = _joined(passes)
         names = [f'level{i + 1}' for i in range(len(levels) - 2)] + ['emb', 'logits']
-        weights = (1.,)*(len(levels) - 1) + (.1,) if self.level_weights is None else self.level_weights
-        if isinstance(weights, dict):
-            for name in weights: one_of('level_weights', name, *names)
-            weights = tuple(weights.get(name, 0.) for name in names)
-        weights = tuple(map(self._now, weights))
+        weights = tuple(map(self._now, self.weights_of(names)))
         return self.qsd(levels, self.quality, self._pairs(), names, weights, self._taught_by(), self.ids)
+
+    def weights_of(self,
+        names:list, # Of all levels: those of the model, 'emb' and 'logits'
+    )->tuple: # A number or a function a level
+        "The weight of each level; ValueError where one is given to a level that is not there"
+        given = self.level_weights
+        if given is None: return (1.,)*(len(names) - 1) + (.1,)
+        if not isinstance(given, dict): return given
+        for name in given: one_of('level_weights', name, *names)
+        return tuple(given.get(name, 0.) for name in names)
 
     def _pairs(self):
         n,dl,device = len(self.ids),self.learn.dl,self.ids.device

@@ -206,13 +206,10 @@ class Stage:
             uses(self._wandb_run, *(f'{run.run_id(first)}-{k}' for k in ('model', 'table') if not self.first))
         return self._wandb_run
 
-    @property
-    def _teaches(self): return self.method is not None and self.method.weight != 0
-
     def _taught_how(self, arms):
         "What of `METHOD` is in use, which an arm may have otherwise than the options say; nothing where nobody teaches"
-        if not self._teaches: return {}
         method,args = self.method,self.run.args
+        if method is None or method.weight == 0: return {}
         weight = described(method.weight) if callable(method.weight) else method.weight
         used = {'map_norm': method.qsd.map_norm, 'pairs': method.pairs, 'weight': weight}
         labels = next((o.labels for o in arms if o.title == self.title), 'computed')
@@ -235,7 +232,7 @@ class Stage:
             with in_one_move((self.run.out/f'{self.name}.pkl').absolute()) as part: learn.export(part)
         self.wandb_run.summary.update(under('final', figures))
         judged = self.run.judged[self.title] = merged(dict(enumerate(judgements)))
-        if self._teaches and (energies := taught_energies(learn)): judged.plots['energy'] = energies
+        if self.method and (energies := taught_energies(learn, self.method)): judged.plots['energy'] = energies
         for figure in judged.plots.values(): signed(figure, f'{self.title}; {self.run.of}')
         for k,figure in judged.plots.items(): save_figure(figure, self.run.out/f'{self.name}_{k}.png')
         for k,frame in judged.frames.items(): save_frame(frame, self.run.out/f'{self.name}_{k}.csv', index=False)

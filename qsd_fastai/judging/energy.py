@@ -13,9 +13,13 @@ __all__ = ['taught_energies']
 
 def taught_energies(
     learn,      # `Learner` of `recognition_dataloaders`
+    method,     # `QualityDistillation` that it was taught by
     n:int=4,    # Identities, those whose best and worst pictures differ most in quality
-): # Matplotlib figure, or `None` where labels, table or network do not give one
-    "The best training picture of an identity beside its worst, and the energy of each level at both"
+): # Matplotlib figure, or `None` where labels, table or network do not give one, or no map was taught to a picture
+    """The best training picture of an identity beside its worst, and the energy of each level that is taught at both
+
+    Where a picture teaches its own copy (`pairs='copies'`) no two pictures of the table are compared."""
+    if method.weight == 0 or method.pairs == 'copies': return None
     model,table = get_model(learn.model),getattr(learn.dls, 'table', None)
     if table is None or not isinstance(model, Recognizer): return None
     train = table[(table['split'] == 'train') & table['quality'].notna()]
@@ -32,8 +36,9 @@ def taught_energies(
     try:
         with torch.no_grad(): levels = model.body.forward_intermediates(x, indices=model.level_indices)[1]
     finally: model.train(was)
-    names = [f'level{i + 1}' for i,o in enumerate(levels) if o.dim() == 4]
-    maps = [energy_map(o).cpu().numpy() for o in levels if o.dim() == 4]
+    names = [f'level{i + 1}' for i in range(len(levels))]
+    weighed = zip(names, levels, method.weights_of([*names, 'emb', 'logits']))
+    maps = {name: energy_map(o).cpu().numpy() for name,o,weight in weighed if o.dim() == 4 and weight != 0}
     if not maps: return None
-    def side(k): return files[k], [o[k] for o in maps], np.float64(quality[k])
-    return energy_figure([(*side(k), *side(k + 1)) for k in range(0, len(files), 2)], names)
+    def side(k): return files[k], [o[k] for o in maps.values()], np.float64(quality[k])
+    return energy_figure([(*side(k), *side(k + 1)) for k in range(0, len(files), 2)], list(maps))

@@ -10,7 +10,7 @@ from .plots.quality import map_by_quality_figure
 from .plots.style import signed
 from .runs.folder import stage_file
 
-__all__ = ['Closing', 'query_gains_of', 'reference_of']
+__all__ = ['Closing', 'query_gains_of', 'reference_of', 'said_of']
 
 
 def reference_of(
@@ -18,6 +18,15 @@ def reference_of(
 )->str:
     "The stage that the arms are compared with: the fine-tuning without QSD, else the first one"
     return ARMS['without'].title if ARMS['without'].title in titles else titles[0]
+
+
+def said_of(
+    body:str,  # As the recipe was asked for it
+    table:str, # Its folder
+    run:str,   # What it is a figure of
+)->str:
+    "The line above a figure that says what was trained, and on what"
+    return ', '.join(filter(None, (body, table and f'table {table}', run)))
 
 
 def query_gains_of(

@@ -11,7 +11,7 @@ from .callbacks.found import described
 from .callbacks.many import ManyProcesses
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
-from .closing import Closing, reference_of
+from .closing import Closing, reference_of, said_of
 from .data.loaders import picture_files
 from .data.table import write_table
 from .distillation import QualityDistillation
@@ -160,8 +160,7 @@ class Run:
     def of(self):
         "What is trained and judged on, for figures"
         root = '' if self.table is None else Path(self.table.attrs.get('root', '')).name
-        body = self.args.get('arch') or ''
-        return ', '.join(filter(None, (body, root and f'table {root}', f'run {self.out.name}')))
+        return said_of(self.args.get('arch'), root, f'run {self.out.name}')
 
 
 class Stage:

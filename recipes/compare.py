@@ -75,7 +75,9 @@ def main(
     save_frame(gains, out/'gains.csv', index=False)
     print(f'\n{comparison_text(results, gains, reference)}')
     read = [o for o in gains['figure'].unique() if not o.endswith(' middle')] # As many as can be read
-    of = f'{recipe}.py, comparison {out.name}'
+    made = 'faces' if recipe == 'face' else 'people' # Where no table is given
+    root = made if table is None else Path(table.attrs['root']).name
+    of = said_of(given.get('arch', parser.get_default('arch')), root, f'{recipe}.py, comparison {out.name}')
     frames,figures = query_gains_of([out/f'seed{o}' for o in results['seed'].unique()], reference, of)
     figures['gains'] = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of)
     for k,figure in figures.items(): save_figure(figure, out/f'{k}.png')

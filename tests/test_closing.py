@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 
-from qsd_fastai.closing import Closing
+from qsd_fastai.closing import Closing, said_of
 from qsd_fastai.evaluation.roc import roc_points
 from qsd_fastai.judging.curves import line_name
 from qsd_fastai.judging.judgement import Judgement
@@ -14,6 +14,11 @@ def judged(sets):
     frames = {'per_query': pd.DataFrame({'path': list('ab'), 'ap': rng.random(2), 'answerable': True})}
     of = {'cmc': '2 queries', 'roc': '60 pairs', **{line_name('roc', name): f'{name} (60)' for name in sets}}
     return Judgement({}, {}, frames, curves={'roc': rocs, 'cmc': {'plain': np.array([.5, 1.])}}, of=of)
+
+
+def test_what_a_figure_is_of():
+    assert said_of('resnet50', 'people', 'run one') == 'resnet50, table people, run one'
+    assert said_of(None, '', 'run one') == 'run one'
 
 
 def titles(*sets):

@@ -45,7 +45,7 @@ def judge_pairs(
     plots,groups,frames,rejection,tables = {},{},{},None,{}
     if hardest:
         hard = hardest_pairs(per_pair, hardest)
-        plots['hardest_pairs'] = hardest_pairs_figure(hard, picture_files(table).to_numpy())
+        plots['hardest_pairs'] = hardest_pairs_figure(hard, picture_files(table).to_numpy(), of=per_pair['same'])
         tables['hardest_pairs'] = partial(pairs_table, hard)
         frames['hardest_pairs'] = hard.assign(path1=paths[hard['row1']], path2=paths[hard['row2']])
     if known:

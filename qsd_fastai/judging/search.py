@@ -81,10 +81,11 @@ def judge_search(
 
     curves,groups,tables,rejection = {'cmc': cmc},{},{},None
     frames,plots = {'per_query': per_query},{}
-    of = f'{result.n_queries - result.n_unanswerable:,} queries, {int((~query).sum()):,} pictures'
+    n_asked = result.n_queries - result.n_unanswerable
+    of = f'{n_asked:,} queries, {int((~query).sum()):,} pictures'
     if hardest:
         hard = hardest_queries(store, hardest)
-        plots['hardest_queries'] = hardest_figure(hard, picture_files(table).to_numpy())
+        plots['hardest_queries'] = hardest_figure(hard, picture_files(table).to_numpy(), n_asked)
         tables['hardest_queries'] = partial(hardest_table, hard)
         frames['hardest_queries'] = hard.assign(**{c: table['path'].to_numpy()[hard[c]] for c in ('row', 'answer')},
                                                 gallery=[' '.join(table['path'].iloc[o]) for o in hard['gallery']],

@@ -107,7 +107,8 @@ class PairSets:
             if name == 'pairs': row |= self._by_quality(result.per_pair, pairs, judged, labelled, plots, groups)
             hard = result.per_pair.assign(row1=first, row2=second, quality1=np.nan, quality2=np.nan)
             files = picture_files(judged).to_numpy()
-            plots[f'hardest_{name.replace(" ", "_")}'] = hardest_pairs_figure(hardest_pairs(hard, 8), files)
+            shown = hardest_pairs_figure(hardest_pairs(hard, 8), files, of=hard['same'])
+            plots[f'hardest_{name.replace(" ", "_")}'] = shown
             parts.append((judged, emb, first, second, result.per_pair))
             if name in self.copies: crossed.append(self._crossed(*parts[0][1:4], emb, first, second, pairs))
         if not parts: return Judgement({}, {})

@@ -3,7 +3,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .pictures import quality_text, tiles_figure
-from .style import legend_below, look, new_figure, right, set_title, wrong
+from .style import legend_below, look, new_figure, right, set_title, signed, wrong
 
 __all__ = ['gained_and_lost_figure', 'query_gains_figure']
 
@@ -36,7 +36,9 @@ def gained_and_lost_figure(
 )->Figure:
     "The queries that gained most, then those that lost most, each with its AP before and after"
     ordered = gains.assign(gain=gains['ap'] - gains['reference_ap']).sort_values('gain', kind='stable')
-    up,down = ordered[ordered['gain'] > 1e-9][::-1].head(n),ordered[ordered['gain'] < -1e-9].head(n)
+    gained,lost = ordered[ordered['gain'] > 1e-9][::-1],ordered[ordered['gain'] < -1e-9]
+    up,down = gained.head(n),lost.head(n)
     def tile(o, color): return files[o.row], f'AP {o.reference_ap:.2f} → {o.ap:.2f}\n{quality_text(o.quality)}', color
     rows = [[tile(o, color) for o in some.itertuples()] for some,color in ((up, right), (down, wrong))]
-    return tiles_figure([row for row in rows if row])
+    said = f'{len(up)} of {len(gained):,} that gained, {len(down)} of {len(lost):,} that lost'
+    return signed(tiles_figure([row for row in rows if row]), f'{len(gains):,} queries: {said}')

@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ..data.pictures import open_picture
-from .style import letters, right, wrong
+from .style import letters, right, signed, wrong
 
 __all__ = ['captioned_figure', 'hardest_figure', 'hardest_pairs_figure', 'picture_array', 'quality_text',
            'ranked_lists_figure', 'sheet_figure', 'shortened', 'tiles_figure']
@@ -134,12 +134,14 @@ def ranked_lists_figure(
 def hardest_figure(
     hard:pd.DataFrame, # Of `hardest_queries`
     files,             # The picture of each row of the table
+    n:int=0,           # Queries in all, for a line above; 0 says nothing
 )->Figure:
     "`ranked_lists_figure` of the hardest queries"
     titles = [f'query, AP {o.ap:.2f}\n{quality_text(o.quality)}' for o in hard.itertuples()]
     galleries = [[files[r] for r in o] for o in hard['gallery']]
     first = [None if any(o.correct) else (o.first_rank, files[o.answer]) for o in hard.itertuples()]
-    return ranked_lists_figure([files[r] for r in hard['row']], galleries, list(hard['correct']), titles, first=first)
+    fig = ranked_lists_figure([files[r] for r in hard['row']], galleries, list(hard['correct']), titles, first=first)
+    return signed(fig, f'the hardest {len(hard):,} of {n:,} queries' if n else '')
 
 
 def hardest_pairs_figure(
@@ -147,6 +149,7 @@ def hardest_pairs_figure(
     files,             # The picture of each row of the table
     columns:int=4,     # Pairs side by side
     height:float=1.5,  # Of a picture, inches
+    of=(),             # Whether each pair in all is of one person, for a line above; nothing when not given
 )->Figure:
     """Pairs of one person that look least alike, then pairs of two people that look most alike.
 
@@ -157,4 +160,7 @@ def hardest_pairs_figure(
         color,said = right if o.correct else wrong, f'{"one person" if o.same else "two people"}, {o.score:.2f}'
         first = files[o.row1],f'{said}\n{quality_text(o.quality1)}',color
         return first, (files[o.row2], quality_text(o.quality2), color)
-    return tiles_figure([[tile for o in row for tile in pair(o)] for row in rows], height, gap_after=2)
+    fig = tiles_figure([[tile for o in row for tile in pair(o)] for row in rows], height, gap_after=2)
+    if not len(of): return fig
+    (one,two),(ones,twos) = ((int(o.sum()), int((~o).sum())) for o in (hard['same'].astype(bool), np.asarray(of, bool)))
+    return signed(fig, f'the hardest {one:,} of {ones:,} pairs of one person, {two:,} of {twos:,} of two people')

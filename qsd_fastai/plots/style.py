@@ -73,12 +73,14 @@ def set_title(
 ):
     "The title above the axes"
     beside = .95 if kwargs.get('loc') == 'left' else .7 # Inches; over the middle of the axes there is some to the left
-    room = 72*(ax.figure.get_figwidth() - beside) # Points
-    def broken(line):
-        "Into as few lines as there is room for, all about as long; an empty one has no path"
-        n = math.ceil(TextPath((0, 0), f'{line}.', size=size).get_extents().width/room)
-        return line if n < 2 else fill(line, math.ceil(len(line)/n) + 4)
-    ax.set_title('\n'.join(map(broken, text.split('\n'))), fontsize=size, **kwargs)
+    room = ax.figure.get_figwidth() - beside
+    ax.set_title('\n'.join(_broken(line, room, size) for line in text.split('\n')), fontsize=size, **kwargs)
+
+
+def _broken(line, room, size):
+    "Into as few lines as there is room for, inches, all about as long; an empty one has no path"
+    n = math.ceil(TextPath((0, 0), f'{line}.', size=size).get_extents().width/(72*room))
+    return line if n < 2 else fill(line, math.ceil(len(line)/n) + 4)
 
 
 def percent(
@@ -94,15 +96,21 @@ def signed(
     text:str, # The model, and what it is judged on
     size:float=7.5, # Points
 )->Figure:
-    "A figure with a line above everything that says of what it is; as it was where nothing is said"
+    "A figure with a line above everything that says of what it is, broken where it is too long; as it was without"
     if not text: return fig
+    already = fig.get_suptitle()
+    if already: size = 9
+    text = _broken(text, fig.get_figwidth() - .2, size)
     if fig.get_layout_engine() is not None: # It makes room
-        already = fig.get_suptitle()
-        fig.suptitle(f'{already}\n{text}' if already else text, fontsize=9 if already else size)
+        fig.suptitle(f'{already}\n{text}' if already else text, fontsize=size)
         return fig
     width,height = fig.get_size_inches()
-    room = .24
-    for ax in fig.axes: ax.set_position((0, 0, 1, height/(height + room)))
+    room = .1 + .14*(text.count('\n') + 1)
+    share = height/(height + room)
+    for ax in fig.axes:
+        x,y,across,up = ax.get_position().bounds
+        ax.set_position((x, share*y, across, share*up))
+    for line in fig.texts: line.set_y(share*line.get_position()[1]) # It was signed before
     fig.set_size_inches(width, height + room)
-    fig.text(.1/width, 1 - .17/(height + room), text, fontsize=size, va='center')
+    fig.text(.1/width, 1 - (.05 + room/2)/(height + room), text, fontsize=size, va='center')
     return fig

@@ -34,6 +34,8 @@ def test_pictures_that_gained_and_lost_most(assert_tidy):
     assert [o.get_text() for o in fig.axes[0].texts] == [
         'AP 0.20 → 0.90\nquality ?', 'AP 0.40 → 0.50\nquality 10', 'AP 0.80 → 0.10\nquality 30']
     for shown,row in zip(fig.axes[0].images, (3, 4, 2)): assert np.array_equal(shown.get_array(), files[row])
+    assert [o.get_text() for o in fig.texts] == ['4 queries: 2 of 2 that gained, 1 of 1 that lost']
+    assert gained_and_lost_figure(gains, files, n=1).texts[0].get_text().startswith('4 queries: 1 of 2 that gained')
     assert_tidy(fig)
     assert 'nothing' in gained_and_lost_figure(gains[3:], files).texts[0].get_text()
 

@@ -87,6 +87,10 @@ def test_hardest_figure(assert_tidy):
     assert np.array_equal(arrays(fig)[-1], files[0])
     assert np.array_equal(arrays(fig)[0], files[4])
     assert np.array_equal(arrays(fig)[3], files[2])
+    assert not fig.texts
+    assert_tidy(fig)
+    fig = hardest_figure(hard, files, 1234)
+    assert [o.get_text() for o in fig.texts] == ['the hardest 3 of 1,234 queries']
     assert_tidy(fig)
 
 
@@ -115,4 +119,6 @@ def test_hardest_pairs(shape, assert_tidy):
     assert [tops.count(o) for o in dict.fromkeys(tops)] == [8, 2, 4]
     assert lefts[1] - rights[0] < lefts[2] - rights[1]
     assert_tidy(fig)
+    said = hardest_pairs_figure(hard, files, of=[True]*1000 + [False]*30).texts[0].get_text()
+    assert said == 'the hardest 5 of 1,000 pairs of one person, 2 of 30 of two people'
     assert 'nothing' in hardest_pairs_figure(hard[:0], files).texts[0].get_text()

@@ -331,6 +331,21 @@ def test_compare_runs_every_seed_once_with_what_is_given(monkeypatch, tmp_path, 
     assert 'fine-tuned without QSD' not in gains.index
 
 
+@pytest.mark.parametrize('recipe, trained', [('reid', 'regnetx_002, table people, '), ('reid_agw', 'table people, '),
+                                             ('face', 'regnetx_002, table faces, ')])
+def test_compare_says_what_was_trained_on_what(monkeypatch, tmp_path, runs, labelled_people, recipe, trained):
+    figures = {}
+    monkeypatch.setattr(compare, 'save_figure', lambda figure, file: figures.update({file.name: figure}))
+    def said(out, **given):
+        kwargs = {'seeds': 1, 'arms': 'without,with', 'out': tmp_path/out}
+        compared(monkeypatch, recipe, {**RECIPES[recipe][1], **given}, **kwargs)
+        return ' '.join(figures['gains.png'].get_suptitle().split())
+    assert said('c') == f'{trained}{recipe}.py, comparison c'
+    root = Path(labelled_people.attrs['root'])
+    own = {'data': root/'labelled.csv', **({} if recipe == 'reid_agw' else {'arch': 'resnet50'})}
+    assert said('d', **own).startswith(f'{"resnet50, " if "arch" in own else ""}table {root.name}, ')
+
+
 def test_compare_goes_on_where_it_was_stopped(monkeypatch, tmp_path, runs):
     out,given = tmp_path/'c',RECIPES['reid'][1]
     compared(monkeypatch, 'reid', given, seeds=3, out=out, arms='without,with')

@@ -21,6 +21,7 @@ from .judging.curves import curve_charts
 from .judging.energy import taught_energies
 from .judging.judgement import merged
 from .models.heads.partial_fc import whole_centers
+from .plots.history import history_figure
 from .plots.quality import quality_agreement_figure, quality_histogram_figure
 from .plots.style import signed
 from .private import without_folders
@@ -240,10 +241,13 @@ class Stage:
         finish_run(self.wandb_run)
 
     def _save_history(self):
-        "Numbers of batches and epochs; those of a stage that was finished before stand already"
+        "Numbers of batches and epochs, these as a picture too; those of a stage that was finished before stand already"
         for k in ('batches', 'epochs'):
             frame = getattr(self.track, k).frame()
             if len(frame): save_frame(frame, self.run.out/f'{self.name}_{k}.csv', index=False)
+        if not len(epochs := self.track.epochs.frame()): return
+        figure = signed(history_figure(epochs), f'{self.title}; {self.run.of}') # In W&B these are curves
+        save_figure(figure, self.run.out/f'{self.name}_history.png')
 
     def _log(self, judged, figures):
         of = {name: f'{said}, {self.title}' for name,said in judged.of.items()}

@@ -2,6 +2,7 @@
 
 curves    ROC, DET, CMC, error against rejection, gains of arms
 gains     Where a method helped: gain of each query, pictures that gained and lost most
+history   How a training went, epoch by epoch
 maps      Embeddings laid out by quality, energy of levels
 pictures  Sheets, ranked lists, the hardest queries and pairs
 quality   Histogram, agreement, figures by quality

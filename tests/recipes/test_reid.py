@@ -59,6 +59,7 @@ def test_reid_trains_labels_tunes_and_judges(people):
     assert labelled['quality'].between(0, 100).all()
     assert labelled.groupby(labelled['split'] == 'train')['quality'].std().min() > 1
     assert read_table(people/'people'/'images.csv')['quality'].isna().all()  # the table that was given is left as it is
+    assert len(list((people/'one').glob('*_history.png'))) == 4
     for file in ('quality.png', 'quality_agreement.png', 'baseline_hardest_queries.png', 'fine-tuned_with_QSD_cmc.png',
                  'baseline.pkl'):
         assert (people/'one'/file).stat().st_size

@@ -121,8 +121,9 @@ class Run:
     )->pd.DataFrame: # A row a stage
         """Write `results.csv`, and print it in %; all arms in one figure each, as files and as a W&B run of their own
 
-        That run is left out where the run is one of a `group`, which somebody else closes. What stages would have gone
-        on from goes: their weights are in the learners that they have left."""
+        That run is left out where the run is one seed of `compare.py`, which closes all of them: its folder lies in the
+        one that the `group` is named after. What stages would have gone on from goes: their weights are in the learners
+        that they have left."""
         results = pd.DataFrame(self.results).T.dropna(axis=1, how='all') # Too few pairs for a rate
         if processes()[0]:
             self.folder.close()
@@ -146,9 +147,10 @@ class Run:
             said = '; '.join(filter(None, (closing.notes.get(k), self.of)))
             save_figure(signed(figure, said), self.out/stage_file(f'all_{k}.png'))
         for k,frame in closing.frames.items(): save_frame(frame, self.out/f'all_{k}.csv', index=False)
-        if self.args.get('group'): return
+        whole,group = self.out.absolute().parent,self.args.get('group') or self.out.name
+        if group == whole.name and (whole/'run.json').is_file(): return
         trial = trial_id()
-        run = start_run(name=f'{self.out.name} comparison', group=self.out.name, dir=self.out, job_type='compare',
+        run = start_run(name=f'{self.out.name} comparison', group=group, dir=self.out, job_type='compare',
                         id=trial or self.run_id('comparison'), config=without_folders(self.args),
                         tracked=not self.args.get('no_wandb'))
         if trial: run.summary.update(under('final', list(self.results.values())[-1])) # What a sweep goes by

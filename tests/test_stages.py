@@ -141,8 +141,8 @@ def test_a_resume_keeps_what_a_stage_was_made_with(options):
 def configs(monkeypatch):
     "What W&B would be told of each run, by its name"
     found = {}
-    def start(name, config, **kwargs):
-        found[name.removeprefix('run ')] = config
+    def start(name, config, group, **kwargs):
+        found[name.split(' ', 1)[1]] = {**config, 'group of W&B': group}
         return NoRun()
     monkeypatch.setattr(stages, 'start_run', start)
     return found
@@ -168,6 +168,23 @@ def test_what_is_said_of_a_stage_is_what_its_arm_does(options, configs, shuffle_
     assert said('published') == ('computed', 'partner', 'none', .5)
     assert said('true') == ('true', 'batch', 'l2', .5)
     assert not any('shuffle_quality' in o for o in configs.values())
+
+
+@pytest.mark.parametrize('group', ['', 'mine', 'c', 'run'])
+def test_a_run_of_any_group_is_closed_but_for_the_seeds_of_compare(options, configs, tmp_path, group):
+    def closed(out):
+        configs.clear()
+        run = Run('page', {**options, 'out': out, 'group': group})
+        ended(run, 'baseline')
+        run.finish('Judged')
+        assert configs['baseline']['group of W&B'] == (group or out.name)
+        if 'comparison' not in configs: return False
+        assert configs['comparison']['group of W&B'] == (group or out.name)
+        return True
+    assert closed(tmp_path/'run')
+    assert closed(tmp_path/'c'/'seed0') # A folder that happens to be called so
+    (tmp_path/'c'/'run.json').write_text('{}') # As `compare.py` leaves it
+    assert closed(tmp_path/'c'/'seed1') == (group != 'c')
 
 
 def test_a_weight_that_changes_is_described(options, configs):

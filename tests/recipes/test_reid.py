@@ -195,6 +195,7 @@ def test_compare_runs_every_arm_with_the_same_seeds(people):
     assert summary.header.job_type == 'compare'
     groups = {json.loads((o/'run.json').read_text())['args']['group'] for o in (people/'compared').glob('seed*')}
     assert groups == {'compared'}
+    assert 'compare' not in {o.header.job_type for k in range(2) for o in runs(people/'compared'/f'seed{k}')}
 
 
 def test_the_published_schedule_runs(people):

@@ -17,7 +17,7 @@ from fastai.torch_core import get_model, to_detach
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .callbacks.held_out import HeldOut
+from .callbacks.held_out import HeldOut, trackers_of
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
 from .callbacks.running_loss import KeptLosses
@@ -124,12 +124,13 @@ class RecognitionLearner(Learner):
     ):
         """As in fastai: loss and metrics. ValueError for a loader without labels, or that our metrics cannot judge.
 
-        Without `dl` what cannot be judged is a warning and NaN, as in a fit."""
+        Without `dl` what cannot be judged is a warning and NaN, as in a fit. `SaveModelCallback` and its kin sleep."""
         if dl is not None and hasattr(getattr(dl, 'dataset', None), 'tls') and not has_labels(dl):
             raise ValueError('dl has pictures without labels, and there is nothing to judge them by. '
                              'Use `learn.dls.test_dl(table, with_labels=True)`.')
-        with strictly_judged(self.metrics) if dl is not None else nullcontext():
-            return super().validate(ds_idx, dl, cbs)
+        strict = strictly_judged(self.metrics) if dl is not None else nullcontext()
+        with strict, self.removed_cbs(trackers_of(self.cbs)):
+            return super().validate(ds_idx, dl, L(o for o in L(cbs) if o not in trackers_of(cbs)))
 
     def show_results(self,
         ds_idx:int=1,      # Which of `dls`, where `dl` is not given: 0 training, 1 validation

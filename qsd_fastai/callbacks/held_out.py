@@ -7,6 +7,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
 from fastai.torch_core import num_distrib
+from fastcore.foundation import L
 
 from ..evaluation.metrics import RetrievalMetric, VerificationMetric, judge_of
 from ..evaluation.retrieval import evaluate_retrieval
@@ -14,7 +15,14 @@ from ..fits import is_fit
 from ..tensors import plain_tensor
 from .running_loss import KeptLosses, RunningLoss
 
-__all__ = ['HeldOut', 'HeldOutLoss', 'Sides', 'ranking_losses']
+__all__ = ['HeldOut', 'HeldOutLoss', 'Sides', 'ranking_losses', 'trackers_of']
+
+
+def trackers_of(
+    cbs, # Callbacks, or classes of them
+)->L:
+    "`SaveModelCallback` and its kin, which compare epochs and act on it"
+    return L(o for o in L(cbs) if issubclass(o if isinstance(o, type) else type(o), TrackerCallback))
 
 
 class HeldOutLoss(RunningLoss):
@@ -50,7 +58,7 @@ class HeldOut(Callback):
     def before_fit(self):
         judged = any(judge_of(self.metrics, o) for o in (RetrievalMetric, VerificationMetric))
         if judged or not is_fit(self.learn): return
-        watching = [o.name for o in self.learn.cbs if isinstance(o, TrackerCallback) and o.monitor == 'valid_loss']
+        watching = [o.name for o in trackers_of(self.learn.cbs) if o.monitor == 'valid_loss']
         if not watching: return
         warnings.warn(f'{", ".join(watching)}: watches valid_loss, which does not say how well people are found: '
                       "without a metric it is a term over single batches. Give metrics=Retrieval('mAP') and "

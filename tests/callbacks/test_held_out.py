@@ -68,6 +68,24 @@ def test_the_default_monitor_keeps_the_best_model(labelled_people, tmp_path):
     assert learn.validate()[1] == pytest.approx(best)
 
 
+@pytest.mark.parametrize('on', ['learner', 'validation', 'class'])
+def test_validate_wakes_no_callback_that_compares_epochs(labelled_people, tmp_path, capsys, on):
+    "It would call any model better than none, by a figure that is not there yet, and save it over the best"
+    learn,kept = make(labelled_people, Retrieval('mAP'), path=tmp_path),tmp_path/'models'/'model.pth'
+    keep = SaveModelCallback(monitor='mAP')
+    fit(learn, 1, cbs=keep)
+    before,best,said = kept.read_bytes(),keep.best,capsys.readouterr().out
+    assert 'Better model found' in said
+    if on == 'learner': learn.add_cbs([keep, ReduceLROnPlateau(), EarlyStoppingCallback()])
+    for p in learn.model.parameters(): p.data.mul_(1.1)
+    learn.validate(cbs={'learner': None, 'validation': keep, 'class': SaveModelCallback}[on])
+    assert 'Better' not in capsys.readouterr().out
+    assert kept.read_bytes() == before
+    assert keep.best == best
+    assert (keep in learn.cbs) == (on == 'learner')
+    if on == 'learner': assert len(learn.cbs.filter(lambda o: o.learn is not learn)) == 0
+
+
 def test_losses_of_queries_are_their_own(labelled_people):
     learn = make(labelled_people, Retrieval('mAP'))
     emb,(ids, _, scene),losses = learn.get_preds(with_loss=True)

@@ -49,12 +49,13 @@ class VerificationJudge(Judge):
     def __init__(self,
         store,    # `EmbeddingStore`
         pairs,    # `path1, path2, same, fold`
+        pair_quality=None, # Quality of both pictures of each pair, two of `(n,)`; that of the pictures when not given
         **kwargs, # For `evaluate_verification`
     ):
         super().__init__(store)
         lack = [c for c in ('path1', 'path2', 'same') if c not in pairs]
         if lack: raise ValueError(f'pairs has no column {lack[0]!r}. Use `read_pairs`, which gives it.')
-        self.pairs,self.kwargs = pairs.reset_index(drop=True),kwargs
+        self.pairs,self.pair_quality,self.kwargs = pairs.reset_index(drop=True),pair_quality,kwargs
 
     def rows(self, paths):
         "Rows of the table of both pictures of each pair. ValueError naming a path that the table lacks"
@@ -90,9 +91,9 @@ class VerificationJudge(Judge):
         a,b = map(torch.from_numpy, places)
         options = self.kwargs if 'folds' in self.kwargs else {**self.kwargs, 'folds': pair_folds(self.pairs)}
         result = evaluate_verification(emb[a], emb[b], self.pairs['same'], **options)
-        result.per_pair = result.per_pair.assign(row1=seen[a], row2=seen[b], quality1=quality[a].numpy(),
-                                                 quality2=quality[b].numpy())
-        return result, verification_by_quality(result.per_pair, quality[a], quality[b])
+        quality1,quality2 = (quality[a].numpy(), quality[b].numpy()) if self.pair_quality is None else self.pair_quality
+        result.per_pair = result.per_pair.assign(row1=seen[a], row2=seen[b], quality1=quality1, quality2=quality2)
+        return result, verification_by_quality(result.per_pair, quality1, quality2)
 
 
 class StoredMetric(Metric):
@@ -172,6 +173,7 @@ def Verification(
     *figures:str, # Of `accuracy`, `auc`, `eer`, `tar@1e-2` (any FAR); `accuracy_worst`, `_middle`, `_best` of a third
     pairs,        # `path1, path2, same, fold`, of `read_pairs`: paths of `dls.table`, of pictures in validation
     quality=None, # Quality of each row of the table, 0 to 100, that cuts the thirds; that of the batches when not given
+    pair_quality=None, # Quality of both pictures of each pair, two of `(n,)`, in place of these
     store=None,   # `EmbeddingStore` to share with other metrics, or with options of its own; a new one when not given
     **kwargs,     # For `evaluate_verification`: `thresholds`; `folds` in place of those of the pairs
 )->L:
@@ -186,7 +188,7 @@ def Verification(
                              'or accuracy with _worst, _middle, _best.')
         if figure.startswith('tar@') and not 0 < float(figure[4:]) <= 1:
             raise ValueError(f'Figure {figure!r} has no such rate. A FAR is above 0 and at most 1.')
-    judge = VerificationJudge(_store(store, quality), pairs, **kwargs)
+    judge = VerificationJudge(_store(store, quality), pairs, pair_quality, **kwargs)
     return L(VerificationMetric(figure, judge) for figure in figures)
 
 

@@ -23,6 +23,18 @@ from .judgement import Judgement
 __all__ = ['PairSets']
 
 
+def pair_qualities(
+    judged,        # Table of a set
+    pairs,         # Of it
+    labelled=None, # Table with labels in `quality`, in place of those of the set
+)->tuple: # `(column, [quality1, quality2])`, 0 to 100, NaN = unknown
+    "How good both pictures of each pair are: the true quality where the set has it, else the labels"
+    by = 'true_quality' if 'true_quality' in judged and judged['true_quality'].notna().any() else 'quality'
+    known = judged if by == 'true_quality' or labelled is None else labelled
+    quality = known.set_index('path')[by].astype(float)
+    return by, [quality.reindex(pairs[c]).to_numpy() for c in ('path1', 'path2')]
+
+
 class PairSets:
     "Sets of pairs by name: `pairs.csv` beside a table of held-out people, and any others, each beside its own table"
     def __init__(self,
@@ -69,8 +81,10 @@ class PairSets:
 
     def metrics(self):
         "Of a learner: figures of the pairs beside the table, else of the search among its held-out pictures"
-        if self.own is not None: return Verification('accuracy', f'tar@{self.far:g}', pairs=self.own)
-        return Retrieval() if self.searched else None
+        if self.own is None: return Retrieval() if self.searched else None
+        by,qualities = pair_qualities(self.sets['pairs'][0], self.own) # As `judge` has them
+        known = qualities if by == 'true_quality' else None
+        return Verification('accuracy', f'tar@{self.far:g}', pairs=self.own, pair_quality=known)
 
     def degrade(self,
         folder, # Where the copies go
@@ -103,9 +117,11 @@ class PairSets:
             result = evaluate_verification(emb[first], emb[second], pairs['same'], pairs['fold'])
             row |= {f'{name} accuracy': result.accuracy, f'{name} tar': result.tar_at_far((self.far,))['tar'].iloc[0]}
             rocs[name] = roc_points(result.per_pair['score'], result.per_pair['same'])
-            frames[f'per_pair_{name.replace(" ", "_")}'] = result.per_pair.join(pairs[['path1', 'path2']])
-            if name == 'pairs': row |= self._by_quality(result.per_pair, pairs, judged, labelled, plots, groups)
-            hard = result.per_pair.assign(row1=first, row2=second, quality1=np.nan, quality2=np.nan)
+            by,(quality1,quality2) = pair_qualities(judged, pairs, labelled if pairs is self.own else None)
+            known = result.per_pair.assign(quality1=quality1, quality2=quality2)
+            frames[f'per_pair_{name.replace(" ", "_")}'] = known.join(pairs[['path1', 'path2']])
+            if name == 'pairs': row |= self._by_quality(known, by, plots, groups)
+            hard = known.assign(row1=first, row2=second)
             files = picture_files(judged).to_numpy()
             shown = hardest_pairs_figure(hardest_pairs(hard, 8), files, of=hard['same'])
             plots[f'hardest_{name.replace(" ", "_")}'] = shown
@@ -126,12 +142,9 @@ class PairSets:
         frames |= {**curve_frames(curves), **{k: o.reset_index() for k,o in groups.items()}}
         return Judgement(row, {'far': self.far, 'flip': self.flip}, frames, plots, curves=curves, groups=groups, of=of)
 
-    def _by_quality(self, per_pair, pairs, judged, labelled, plots, groups):
+    def _by_quality(self, per_pair, by, plots, groups):
         "Accuracy of the thirds of pairs; nothing where quality is not known"
-        by = 'true_quality' if 'true_quality' in judged and judged['true_quality'].notna().any() else 'quality'
-        known = judged if by == 'true_quality' or labelled is None else labelled
-        quality = known.set_index('path')[by].astype(float)
-        qualities = [quality.reindex(pairs[c]).to_numpy() for c in ('path1', 'path2')]
+        qualities = [per_pair[c].to_numpy() for c in ('quality1', 'quality2')]
         if np.isnan(np.minimum(*qualities)).all(): return {}
         of = groups[f'pairs_by_{by}'] = verification_by_quality(per_pair, *qualities)
         title = f'accuracy of pairs by {by.replace("_", " ")} of the worse picture'

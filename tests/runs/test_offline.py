@@ -80,6 +80,31 @@ def test_the_page_compares_the_arms_of_a_group(kept, capsys, tmp_path):
     with pytest.raises(SystemExit, match='no offline run of W&B'): page.main(str(tmp_path))
 
 
+def test_the_page_names_the_figures_there_are(kept, capsys):
+    with pytest.raises(SystemExit, match=r"--figures is 'map', which no run here has\. There are mAP, rank1\."):
+        page.main(str(kept), figures='rank1,map')
+    assert not capsys.readouterr().out
+    page.main(str(kept), figures='rank1, mAP')
+    assert 'mine: 2 seeds' in capsys.readouterr().out
+
+
+def test_a_group_without_the_figure_is_listed_and_not_compared(kept, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    for arm,figures in (('without', {'tar': .1}), ('with', {'tar': .2, 'rank1': .7})):
+        of = start_run(name=f'other {arm}', group='other', dir=tmp_path, id=arm, job_type='fine-tune',
+                       config={'arm': arm, 'seed': 0})
+        of.summary.update({f'final/{k}': v for k,v in figures.items()})
+        finish_run(of)
+    found = offline_runs(tmp_path) + offline_runs(kept)
+    monkeypatch.setattr(page, 'offline_runs', lambda folder: found)
+    page.main(str(tmp_path), figures='rank1')
+    said = capsys.readouterr().out
+    assert '7 runs' in said
+    assert 'other without' in said
+    assert 'mine: 2 seeds' in said
+    assert 'other: ' not in said
+
+
 def test_what_is_damaged_is_refused_by_name(kept, tmp_path):
     file = tmp_path/'offline-run-20260101_000000-a'/'run-a.wandb'
     file.parent.mkdir()

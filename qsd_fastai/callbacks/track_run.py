@@ -20,7 +20,7 @@ from ..plots.pictures import hardest_figure
 from ..plots.quality import quality_histogram_figure
 from ..runs.history import History
 from ..runs.keys import under
-from ..runs.made import made_with, peak_memory
+from ..runs.made import made_with, peak_memory, reset_peak_memory
 from ..runs.wandb_run import active_run, epochs_known, finish_run, kept_beside, log_files, start_run, wandb
 from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
 from ..shown import shown
@@ -122,6 +122,7 @@ class TrackRun(Callback):
         self.begun = self.fits
         if not self.tracks or self.wandb_run is not None: return
         held,self.held = self.held,None
+        if held is None: reset_peak_memory(getattr(self.dls, 'device', None)) # Else of a stage before this one
         if held is None and TrackRun.left is not None and active_run() is TrackRun.left:
             finish_run(TrackRun.left, failed=True)
         self.wandb_run = self.into or held or active_run()

@@ -6,7 +6,7 @@ PARTS = {'train': 'number',     # A batch: the loss and its terms
          'lr': 'number',        # A batch: of each parameter group
          'mean': 'number',      # An epoch: terms and the smoothed loss
          'valid': 'number',     # An epoch: metrics
-         'cost': 'number',      # An epoch: pictures a second, peak memory
+         'cost': 'number',      # An epoch: pictures a second, peak memory, on a GPU that of the run
          'final': 'number',     # Of the model as it came out, in the summary
          'plots': 'picture',
          'charts': 'table',     # Of `wandb.plot`, which W&B draws

@@ -16,7 +16,8 @@ try:
     import resource
 except ImportError: resource = None # Windows
 
-__all__ = ['changes', 'made_with', 'package_state', 'peak_memory', 'table_content', 'versions']
+__all__ = ['changes', 'made_with', 'package_state', 'peak_memory', 'reset_peak_memory', 'table_content',
+           'versions']
 
 COLUMNS = ('path', 'identity', 'camera', 'split', 'quality', 'true_quality')
 
@@ -79,12 +80,19 @@ def made_with()->dict:
 def peak_memory(
     device, # That is trained on, or `None`
 )->dict: # GiB
-    "The most that was in use so far: on a GPU by its tensors, else by the process"
+    "The most that was in use: on a GPU by its tensors since `reset_peak_memory`, else by the whole process so far"
     if torch.device(device or 'cpu').type == 'cuda':
         return {'device_gib': torch.cuda.max_memory_allocated(device)/2**30}
     if resource is None: return {}
     unit = 1 if platform.system() == 'Darwin' else 2**10
     return {'process_gib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit/2**30}
+
+
+def reset_peak_memory(
+    device, # That is trained on, or `None`
+):
+    "Count `peak_memory` of a GPU from now on; that of a process cannot be forgotten"
+    if torch.device(device or 'cpu').type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
 
 
 def changes(

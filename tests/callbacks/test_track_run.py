@@ -443,6 +443,18 @@ def test_fine_tune_is_one_run(labelled_people, offline, tmp_path):
         assert [a.type for a in read.artifacts.values()].count('model') == 1
 
 
+def test_peak_memory_is_that_of_the_run(labelled_people, offline, tmp_path, monkeypatch):
+    "Each is counted from its beginning, both fits of `fine_tune` together"
+    seen = []
+    monkeypatch.setattr(tracking, 'reset_peak_memory', lambda device: seen.append((str(device), learn.epoch)))
+    learn = make(labelled_people, cbs=TrackRun(dir=tmp_path, log_model=False, log_table=False))
+    learn.validate()
+    assert not seen
+    for n in (1, 2):
+        learn.fine_tune(1, 1e-3)
+        assert seen == [('cpu', 0)]*n
+
+
 def test_resume_with_the_same_id(labelled_people, offline, tmp_path, capsys):
     def fit(resume, *cbs):
         state,track = SaveState(tmp_path/'s', resume),TrackRun(dir=tmp_path, id='again')

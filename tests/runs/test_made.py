@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from qsd_fastai.runs import made
-from qsd_fastai.runs.made import made_with, package_state, peak_memory, versions
+from qsd_fastai.runs.made import made_with, package_state, peak_memory, reset_peak_memory, versions
 
 
 def git(folder, *args):
@@ -79,3 +79,10 @@ def test_memory_of_the_process(monkeypatch):
     assert peak_memory(None) == pytest.approx(peak_memory('cpu'))
     monkeypatch.setattr(made.torch.cuda, 'max_memory_allocated', lambda device: 3*2**30)
     assert peak_memory('cuda') == {'device_gib': 3}
+
+
+def test_memory_of_a_gpu_is_counted_anew(monkeypatch):
+    seen = []
+    monkeypatch.setattr(made.torch.cuda, 'reset_peak_memory_stats', seen.append)
+    for device in ('cpu', None, 'cuda:1', made.torch.device('cuda')): reset_peak_memory(device)
+    assert list(map(str, seen)) == ['cuda:1', 'cuda']

@@ -1,7 +1,7 @@
 "A fastai `Learner` for recognition: it trains an embedding, and its verbs say who is in a picture"
 import os
 import warnings
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from .callbacks.held_out import HeldOut, trackers_of
 from .callbacks.loss_terms import LossTerms
 from .callbacks.partial_update import PartialUpdate
 from .callbacks.running_loss import KeptLosses
-from .callbacks.track_run import TrackRun
+from .callbacks.two_fits import as_one_fit
 from .columns import complete_table
 from .data.blocks import RecognitionImage
 from .data.given import RecognitionDataLoaders, given_rows
@@ -64,11 +64,9 @@ class RecognitionLearner(Learner):
         *args,    # Of fastai's `fine_tune`: `epochs`, `base_lr`, ...
         **kwargs, # Likewise
     ):
-        "As fastai's: frozen, then all of it. Both fits are one run of `TrackRun`"
-        with ExitStack() as stack:
-            for cb in L(self.cbs) + L(kwargs.get('cbs')):
-                if isinstance(cb, TrackRun): stack.enter_context(cb.of_two_fits())
-            return super().fine_tune(*args, **kwargs)
+        "As fastai's: frozen, then all of it. For `TrackRun` and `SaveModelCallback` both fits are one"
+        cbs = L(o() if isinstance(o, type) else o for o in L(kwargs.pop('cbs', None)))
+        with as_one_fit(self.cbs + cbs): return super().fine_tune(*args, cbs=cbs, **kwargs)
 
     @property
     def gallery(self)->Gallery|None: return self._gallery

@@ -8,6 +8,7 @@ octuplet        Fine-tunes by the Octuplet loss, a peer
 partial_update  Moves the centers of a `PartialFC`
 many            A fit over several processes
 track_run       Logs to Weights & Biases
+two_fits        Makes one of the two of `fine_tune`
 found           What is known about a learner without being told
 save_state      Resume: keeps all that a fit needs to go on
 finished        Takes what a stage has left, where that was finished before

@@ -141,7 +141,8 @@ class TrackRun(Callback):
         run,*done = self.logged
         self.first_batch,self.first_epoch = done if run == self.wandb_run.id else (0, 0)  # `fine_tune` is two fits
         if run != self.wandb_run.id: self.batches,self.epochs = History(),History()
-        self.trained,self.rows,self.best,self.cost = False,0,None,{}
+        if held is None: self.best = None # Else the best epoch may be of the fit before
+        self.trained,self.rows,self.cost = False,0,{}
 
     def before_train(self): self.pictures,self.start = 0,time.perf_counter()
 

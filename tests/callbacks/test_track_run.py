@@ -443,6 +443,41 @@ def test_fine_tune_is_one_run(labelled_people, offline, tmp_path):
         assert [a.type for a in read.artifacts.values()].count('model') == 1
 
 
+@pytest.mark.parametrize('values,best', [([.2, .9, .5], 1), ([.9, .5, .2], 3), ([.5, .2, .9], 2)])
+def test_the_best_of_fine_tune_is_the_best_of_both_fits(labelled_people, offline, tmp_path, values, best):
+    weights,left = [],[]
+    class Rise(Callback):
+        "The monitored figure by epoch, and the weights it is of"
+        order = 59
+        def after_epoch(self):
+            self.recorder.values[-1][1] = left.pop(0)
+            weights.append({k: v.clone() for k,v in self.model.state_dict().items()})
+    keep,track = SaveModelCallback(),TrackRun(dir=tmp_path, log_table=False)
+    learn = make(labelled_people, cbs=[Rise(), track], path=tmp_path)
+    for k in range(2): # The second time nothing of the first counts
+        weights.clear()
+        left[:] = [o + k/100 for o in values]
+        learn.fine_tune(2, 1e-2, cbs=keep)
+        run = runs(tmp_path)[-1]
+        artifact, = (a for a in run.artifacts.values() if a.type == 'model')
+        assert 'best' in artifact.aliases
+        assert json.loads(artifact.metadata)['epoch'] == run.summary['final/epoch'] == best
+        kept = torch.load(next(Path(o.local_path) for o in artifact.manifest.contents), weights_only=True)
+        assert all(torch.equal(kept[k], v) for k,v in weights[best - 1].items())
+        assert all(torch.equal(learn.model.state_dict()[k], v) for k,v in weights[best - 1].items())
+        assert keep.best == min(values) + k/100
+        assert keep.reset_on_fit
+
+
+def test_fine_tune_takes_classes_of_callbacks(labelled_people, offline, tmp_path, capsys):
+    learn = make(labelled_people, path=tmp_path)
+    learn.fine_tune(1, 0., cbs=SaveModelCallback) # Nothing changes but statistics of batch norm
+    said = capsys.readouterr().out
+    assert len(learn.cbs.filter(lambda o: isinstance(o, SaveModelCallback))) == 0
+    values = [float(o.split(': ')[1].rstrip('.')) for o in said.split('\n') if o.startswith('Better model')]
+    assert values == sorted(set(values), reverse=True)
+
+
 def test_peak_memory_is_that_of_the_run(labelled_people, offline, tmp_path, monkeypatch):
     "Each is counted from its beginning, both fits of `fine_tune` together"
     seen = []

@@ -149,6 +149,12 @@ def _store(store, quality):
     return EmbeddingStore(quality) if store is None else store
 
 
+def _refuse_others(figures, example):
+    for o in figures:
+        if not isinstance(o, str):
+            raise ValueError(f'A figure is of type {type(o).__name__}, and figures are names. Use {example}.')
+
+
 def Retrieval(
     *figures:str, # Of `rank1` (any rank to `max_rank`, 50), `mAP`, `mINP`; of a third with `_worst`, `_middle`, `_best`
     quality=None, # Quality of each row of the table, 0 to 100, that cuts the thirds; that of the batches when not given
@@ -159,6 +165,7 @@ def Retrieval(
 
     Thirds are of the queries, by their quality."""
     figures = figures or ('rank1', 'mAP', 'mINP')
+    _refuse_others(figures, "Retrieval('rank1', 'mAP')")
     for figure in figures:
         if not re.fullmatch(rf'(rank1|mAP|mINP)({GROUPS})?|rank[1-9]\d*', figure):
             raise ValueError(f'Figure {figure!r} is unknown. Use rank1, rank5, ..., mAP, mINP, '
@@ -182,6 +189,7 @@ def Verification(
     Thirds are of the pairs, by the worse of their two qualities. Pairs of one fold are judged over ten of their own.
     ValueError, at the first validation, naming a picture of a pair that is not in the table or is trained on."""
     figures = figures or ('accuracy', 'auc', 'eer')
+    _refuse_others(figures, "Verification('accuracy', 'auc', pairs=pairs)")
     for figure in figures:
         if not re.fullmatch(rf'accuracy({GROUPS})?|auc|eer|tar@\d*\.?\d+(e-?\d+)?', figure):
             raise ValueError(f'Figure {figure!r} is unknown. Use accuracy, auc, eer, tar@1e-2, ..., '

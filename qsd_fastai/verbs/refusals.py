@@ -6,19 +6,29 @@ from fastai.metrics import AccumMetric
 from fastcore.foundation import L
 from torch.nn.modules.loss import _Loss
 
+from ..evaluation.metrics import Retrieval, Verification
+
 __all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_loss']
+
+OF_CLASSES = 'fastai.losses', 'torch.nn.functional', 'torch.nn.modules.loss' # Modules whose losses take logits
 
 
 def flat_metrics(
     metrics, # One, a list, or a list with lists in it, `[Retrieval('mAP'), Verification('auc', pairs=pairs)]`
 )->L:
-    "All of them in one list; ValueError for those of classes"
+    "All of them in one list; ValueError for those of classes, and for what is no metric"
     found = [o for group in L(metrics) for o in (group if isinstance(group, (L, list, tuple)) else [group])]
     for o in found: _refuse_metric(o)
     return L(found)
 
 
 def _refuse_metric(metric):
+    makes = metric is Retrieval or metric is Verification
+    if makes or not (callable(metric) or isinstance(metric, Metric)) or isinstance(metric, type):
+        what = getattr(metric, '__name__', repr(metric))
+        kind = 'makes metrics and is' if makes else 'is a class and' if isinstance(metric, type) else 'is'
+        raise ValueError(f"metrics holds {what}, which {kind} no metric. Use Retrieval('rank1', 'mAP'), "
+                         "Verification('auc', pairs=pairs), or a function of (emb, identity, quality, scene).")
     func = getattr(metric, 'func', None if isinstance(metric, Metric) else metric)
     func = getattr(func, 'func', func)
     if not isinstance(metric, AccumMetric) and getattr(func, '__module__', '') != 'fastai.metrics': return
@@ -42,8 +52,13 @@ def refuse_callbacks(
 def refuse_loss(
     loss, # For a learner
 ):
-    "ValueError for a loss of classes, which would take a `Recognition` for logits"
-    if isinstance(loss, BaseLoss | _Loss):
-        name = type(loss).__name__
+    "ValueError for a loss of classes, which would take a `Recognition` for logits, and for what is no loss"
+    func = getattr(loss, 'func', loss)
+    what = func if isinstance(func, type) or hasattr(func, '__name__') else type(func)
+    name = what.__name__
+    if isinstance(loss, BaseLoss | _Loss) or what.__module__ in OF_CLASSES:
         raise ValueError(f'loss is {name}, which takes logits and labels alone. Give RecognitionLoss(identity=...), '
                          'with a function of (logits, ids), or leave it out.')
+    if isinstance(loss, type): raise ValueError(f'loss is the class {name}. Give one of it, {name}().')
+    if loss is not None and not callable(loss):
+        raise ValueError(f'loss is {loss!r}, which cannot be called. Give RecognitionLoss(), or leave it out.')

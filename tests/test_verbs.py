@@ -121,6 +121,10 @@ REFUSES = {
     'make(metrics=Recall())': 'recall',
     "make(metrics=[F1Score(average='macro'), Retrieval('mAP')])": 'f1_score', 'learn.metrics = [accuracy]': 'accuracy',
     "Retrieval('map')": "'map' is unknown", 'make(loss=CrossEntropyLossFlat())': 'takes logits and labels alone',
+    "make(cbs=SaveModelCallback(monitor='map')).fit(1, 1e-3)":
+        "monitor of SaveModelCallback is 'map'.*train_loss, valid_loss, rank1, mAP, mINP,",
+    "make(metrics=Retrieval('rank1')).fit(1, 1e-3, cbs=EarlyStoppingCallback('mAP'))": 'EarlyStoppingCallback is .mAP.',
+    "make(cbs=ReduceLROnPlateau('auc')).lr_find(num_it=4)": 'valid_loss, rank1',
     'make(loss=LabelSmoothingCrossEntropy())': 'LabelSmoothingCrossEntropy, which takes logits',
     'make(loss=F.cross_entropy)': 'cross_entropy, which takes logits',
     'make(loss=partial(F.cross_entropy, label_smoothing=.1))': 'cross_entropy, which takes logits',

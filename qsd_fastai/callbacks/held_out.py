@@ -50,12 +50,18 @@ class HeldOutLoss(RunningLoss):
 class HeldOut(Callback):
     """Makes `valid_loss` a `HeldOutLoss`, and the losses of `get_preds(with_loss=True)` those of `ranking_losses`.
 
-    Warns where a callback watches a `valid_loss` that nothing judges."""
-    order = KeptLosses.order + 5 # After predictions are gathered
+    Warns where a callback watches a `valid_loss` that nothing judges; ValueError where it watches what is not there."""
+    order = KeptLosses.order + 5 # After predictions are gathered, and the recorder has its names; before the trackers
 
     def after_create(self): self.learn.recorder.loss = HeldOutLoss()
 
     def before_fit(self):
+        names = list(self.recorder.metric_names[1:])
+        for o in trackers_of(self.learn.cbs):
+            if o.monitor not in names:
+                there = ', '.join(k for k in names if k != 'time')
+                raise ValueError(f'monitor of {type(o).__name__} is {o.monitor!r}, and there is none. '
+                                 f'Use one of {there}, or add it to the metrics.')
         judged = any(judge_of(self.metrics, o) for o in (RetrievalMetric, VerificationMetric))
         if judged or not is_fit(self.learn): return
         watching = [o.name for o in trackers_of(self.learn.cbs) if o.monitor == 'valid_loss']

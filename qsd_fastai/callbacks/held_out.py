@@ -77,6 +77,11 @@ class HeldOut(Callback):
 
     def before_validate(self): self.seen = []
 
+    def before_batch(self):
+        if getattr(getattr(self.learn, 'gather_preds', None), 'with_loss', False) and not len(self.yb):
+            raise ValueError('dl has pictures without labels, and nothing to take a loss of. '
+                             'Use `learn.dls.test_dl(table, with_labels=True)`.')
+
     def after_batch(self):
         if not self.training and self.wanted: self.seen.append(self.learn.to_detach((self.pred, *self.yb)))
 

@@ -149,6 +149,7 @@ def answer_of(
     top:int, # Identities to list
 )->Answer:
     "Who it is: of the gallery of the learner, or of those it was trained on"
+    if top is None or top < 1: raise ValueError(f'top is {top!r}. Give a whole number of 1 or more.')
     about,gallery = {'embedding': emb, 'length': float(emb.norm()), 'picture': picture},learn.gallery
     if gallery is None:
         kind,scores,identities = named_by_head(learn, emb[None])

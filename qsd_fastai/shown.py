@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ['settings_text', 'shown']
+__all__ = ['cut_to', 'settings_text', 'shown']
 
 LONGEST = 60 # Letters of a setting
 
@@ -35,3 +35,11 @@ def shown(
 )->str:
     "`Class(setting=value, ...)`, for `__repr__`"
     return f'{type(self).__name__}({settings_text(self)})'
+
+
+def cut_to(
+    text:str, # Of one line
+    n:int,    # Letters there is room for
+)->str:
+    "The text, or its beginning and an ellipsis"
+    return text if len(text) <= n else text[:max(n - 1, 1)] + '…'

@@ -11,6 +11,7 @@ from fastcore.basics import merge
 from fastcore.foundation import L
 from fasttransform import DisplayedTransform
 
+from ..shown import cut_to
 from ..spelling import spell, spelled
 from .pictures import LARGE, open_picture
 
@@ -50,6 +51,16 @@ def _identities(dset):
     return L(names.tolist())
 
 
+class Identity(Category):
+    "The name of one person; over a picture it ends where its column of the figure does"
+    def show(self, ctx=None, **kwargs):
+        place = ctx.get_subplotspec() if hasattr(ctx, 'get_subplotspec') else None
+        if place is None: return super().show(ctx=ctx, **kwargs)
+        width = ctx.figure.get_size_inches()[0]/place.get_gridspec().ncols
+        room = int(.94*width*72/(.58*ctx.title.get_fontsize()))
+        return show_title(cut_to(str(self), room), ctx=ctx, **merge(self._show_args, kwargs))
+
+
 class HeldOutCategorize(IdentityCategorize):
     """Number identities: those of the training split first, in sorted order, which `c` counts, then the held-out ones.
 
@@ -70,7 +81,7 @@ class HeldOutCategorize(IdentityCategorize):
         return TensorCategory(len(self.vocab) + _number(name) if known is None else known)  # of another set: nobody's
 
     def decodes(self, o):
-        return Category(self.vocab[o] if 0 <= o < len(self.vocab) else '?')  # an embedding names nobody
+        return Identity(self.vocab[o] if 0 <= o < len(self.vocab) else '?')  # an embedding names nobody
 
 
 def IdentityBlock(

@@ -6,6 +6,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ..data.pictures import open_picture
+from ..shown import cut_to
 from .style import letters, right, signed, wrong
 
 __all__ = ['captioned_figure', 'hardest_figure', 'hardest_pairs_figure', 'picture_array', 'quality_text',
@@ -70,9 +71,6 @@ def quality_text(
     return 'quality ?' if quality is None or np.isnan(quality) else f'quality {quality:.0f}'
 
 
-def _short(text, n): return text if len(text) <= n else text[:max(n - 1, 1)] + '…'
-
-
 def sheet_figure(
     pictures,         # Rows of pictures (files, PIL images or arrays), an identity a row, say
     qualities=None,   # Rows of numbers, 0 to 100, NaN = unknown
@@ -84,7 +82,7 @@ def sheet_figure(
     room = 0 if first is None else _room(height, picture_array(first).shape)
     def said(i, j):
         lines = [quality_text(qualities[i][j])] if qualities is not None else []
-        return '\n'.join([_short(str(names[i]), room), *lines] if names is not None and j == 0 else lines)
+        return '\n'.join([cut_to(str(names[i]), room), *lines] if names is not None and j == 0 else lines)
     return tiles_figure([[(o, said(i, j), None) for j,o in enumerate(row)] for i,row in enumerate(pictures)], height)
 
 
@@ -106,7 +104,7 @@ def shortened(
     height:float=1.5, # Of the picture, inches
 )->str:
     "A name that ends where the picture does"
-    return _short(str(name), _room(height, picture_array(picture).shape))
+    return cut_to(str(name), _room(height, picture_array(picture).shape))
 
 
 def ranked_lists_figure(

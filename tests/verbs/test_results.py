@@ -173,6 +173,20 @@ def test_long_names_and_no_text_over_another(make_learner, labelled_people):
     tidy()
 
 
+@pytest.mark.parametrize('options', [{}, {'ncols': 5, 'max_n': 10}, {'figsize': (4, 4)}])
+def test_show_batch_shortens_long_names(make_learner, labelled_people, options):
+    table = labelled_people.assign(identity='somebody of a long name ' + labelled_people['identity'])
+    table.attrs = labelled_people.attrs
+    make_learner(table=table).dls.train.show_batch(**options)
+    fig = plt.gcf()
+    fig.canvas.draw()
+    titles = [ax.title for ax in fig.axes if ax.images]
+    assert all(o.get_text().startswith('some') and '…' in o.get_text() for o in titles)
+    boxes = [o.get_window_extent() for o in titles]
+    assert not any(a.overlaps(b) for i,a in enumerate(boxes) for b in boxes[:i])
+    assert all(a.x0 >= 0 and a.x1 <= fig.bbox.x1 for a in boxes)
+
+
 @pytest.mark.parametrize('unique', [True, False])
 def test_show_batch_titles_do_not_run_into_pictures(make_learner, unique):
     dl = make_learner().dls.train

@@ -15,7 +15,7 @@ from .callbacks.running_loss import KeptLosses
 from .callbacks.save_state import SaveState
 from .callbacks.track_run import TrackRun
 from .choices import one_of
-from .closing import query_gains_of, reference_of, said_of
+from .closing import evaluations_of, query_gains_of, reference_of, said_of
 from .commands import in_one_line
 from .compiled import to_compiled, to_fast
 from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
@@ -90,7 +90,7 @@ from .runs.keys import under
 from .runs.made import table_content
 from .runs.offline import offline_runs, read_offline, runs_frame
 from .runs.tables import read_results
-from .runs.wandb_run import finish_run, start_run
+from .runs.wandb_run import finish_run, start_run, uses
 from .runs.wandb_tables import figure_image, log_closing
 from .schedules import warmup_multistep
 from .severity import severity_labels

@@ -8,9 +8,9 @@ from .judging.curves import all_in_one, curve_figures, curve_frames
 from .plots.gains import gained_and_lost_figure, query_gains_figure
 from .plots.quality import map_by_quality_figure
 from .plots.style import signed
-from .runs.folder import stage_file
+from .runs.folder import read_run, stage_file
 
-__all__ = ['Closing', 'query_gains_of', 'reference_of', 'said_of']
+__all__ = ['Closing', 'evaluations_of', 'query_gains_of', 'reference_of', 'said_of']
 
 
 def reference_of(
@@ -18,6 +18,14 @@ def reference_of(
 )->str:
     "The stage that the arms are compared with: the fine-tuning without QSD, else the first one"
     return ARMS['without'].title if ARMS['without'].title in titles else titles[0]
+
+
+def evaluations_of(
+    folders, # Of runs of a recipe
+)->list:
+    "What W&B calls the evaluations of their stages; nothing of a folder that says no run"
+    found = [read_run(o) for o in (Path(folder)/'run.json' for folder in folders) if o.is_file()]
+    return [f'{o["id"]}-{stage_file(title)}-evaluation' for o in found for title in o['stages']]
 
 
 def said_of(

@@ -84,6 +84,7 @@ def main(
     for k,frame in frames.items(): save_frame(frame, out/f'{k}.csv', index=False)
     run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare',
                     config=without_folders(options), tracked=not given.get('no_wandb'))
+    uses(run, *evaluations_of([out/f'seed{o}' for o in results['seed'].unique()]))
     log_closing(run, {'results': results, 'gains': gains, **frames}, figures)
     finish_run(run)
     print(f'\nEverything of this comparison is in {out}')

@@ -193,6 +193,9 @@ def test_compare_runs_every_arm_with_the_same_seeds(people):
     summary, = runs(people/'compared')
     summary.check_keys()
     assert summary.header.job_type == 'compare'
+    ids = [o.header.run_id for k in range(2) for o in runs(people/'compared'/f'seed{k}')]
+    assert len(ids) == 12
+    assert sorted(summary.config['uses']) == sorted(f'{o}-evaluation' for o in ids)
     groups = {json.loads((o/'run.json').read_text())['args']['group'] for o in (people/'compared').glob('seed*')}
     assert groups == {'compared'}
     assert 'compare' not in {o.header.job_type for k in range(2) for o in runs(people/'compared'/f'seed{k}')}

@@ -73,7 +73,8 @@ def test_the_page_compares_the_arms_of_a_group(kept, capsys, tmp_path):
     assert max(map(len, said.split('\n'))) <= 100
     assert 'mine: 2 seeds' in said
     assert '40.0' in said
-    gain = next(line for line in said.split('\n')[::-1] if line.startswith('fine-tuned with QSD'))
+    gains = said.partition('Gain over')[2]
+    gain = next(line for line in gains.split('\n') if line.startswith('fine-tuned with QSD'))
     assert '+15.00' in gain
     assert '(2/2)' in gain
     assert (tmp_path/'all.csv').read_text().count('\n') == 6

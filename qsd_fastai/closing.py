@@ -8,7 +8,7 @@ from .judging.curves import all_in_one, curve_figures, curve_frames
 from .plots.gains import gained_and_lost_figure, query_gains_figure
 from .plots.quality import map_by_quality_figure
 from .plots.style import signed
-from .runs.folder import read_run, stage_file
+from .runs.folder import read_run, stage_file, stage_run
 
 __all__ = ['Closing', 'evaluations_of', 'query_gains_of', 'reference_of', 'said_of']
 
@@ -25,7 +25,7 @@ def evaluations_of(
 )->list:
     "What W&B calls the evaluations of their stages; nothing of a folder that says no run"
     found = [read_run(o) for o in (Path(folder)/'run.json' for folder in folders) if o.is_file()]
-    return [f'{o["id"]}-{stage_file(title)}-evaluation' for o in found for title in o['stages']]
+    return [f'{stage_run(o["id"], title)}-evaluation' for o in found for title in o['stages']]
 
 
 def said_of(

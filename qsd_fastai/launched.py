@@ -25,9 +25,8 @@ def joined():
     if (dist.is_available() and dist.is_initialized()) or int(os.environ.get('WORLD_SIZE') or 1) < 2:
         yield
         return
-    _take_device()
     # named, for PyTorch left alone takes that of the GPUs only, and what lies on the CPU is gathered, too
-    dist.init_process_group('cpu:gloo,cuda:nccl' if _on_gpus() else 'gloo', timeout=PATIENCE)
+    dist.init_process_group('cpu:gloo,cuda:nccl' if _takes_gpu() else 'gloo', timeout=PATIENCE)
     try:
         if not processes()[0]:
             print(f'{processes()[1]} processes, each with batches of its own')
@@ -42,19 +41,18 @@ def first_goes_on():
     if processes()[0]: raise SystemExit(0)
 
 
-def _on_gpus(): return torch.cuda.device_count() > 0 and getattr(defaults, 'use_cuda', None) is not False
-
-
-def _take_device():
+def _takes_gpu():
+    "Take the GPU of this process, if it is to have one"
     n = torch.cuda.device_count()
     if os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('true', '1') or not n:
         defaults.use_cuda = False # fastai's own switch
-        return
+        return False
     local = int(os.environ.get('LOCAL_RANK', 0))
     if local >= n:
         many = os.environ.get('LOCAL_WORLD_SIZE', 'more')
         raise ValueError(f'There are {n} GPUs, and {many} processes. Start one a GPU, or accelerate launch --cpu.')
     torch.cuda.set_device(local)
+    return True
 
 
 def loading_processes(

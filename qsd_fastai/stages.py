@@ -26,7 +26,7 @@ from .plots.quality import quality_agreement_figure, quality_histogram_figure
 from .plots.style import signed
 from .private import without_folders
 from .quality import comparable
-from .runs.folder import FREE, RunFolder, stage_file
+from .runs.folder import FREE, RunFolder, stage_file, stage_run
 from .runs.keys import under
 from .runs.made import table_content
 from .runs.wandb_run import finish_run, kept_beside, log_files, start_run, trial_id, uses
@@ -95,7 +95,7 @@ class Run:
         title:str, # Of a stage
     )->str:
         "The id of its W&B run"
-        return f'{self.folder.id}-{stage_file(title)}'
+        return stage_run(self.folder.id, title)
 
     def show_quality(self,
         labelled:pd.DataFrame, # With computed labels in `quality`

@@ -21,6 +21,7 @@ transforms    Augmentation of a picture: squish, crop, mirror, erase, low resolu
 given         Whatever is handed over as pictures, as rows with their files
 order         The order of one pass over training pictures
 within        What is within loaders: that which deals out, the size of pictures
+draws         What is drawn in work that others do not do
 halves        Pictures and their partners, changed apart
 kept          Pictures decoded once, in memory, on the device or in a mapped file
 loaders       Batches of `n_ids` x `n_imgs`, partners, and the whole way from a table to `DataLoaders`

@@ -5,7 +5,6 @@ each batch is drawn after that, on the device."""
 import hashlib
 import math
 import os
-import random
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -19,6 +18,7 @@ from fastai.vision.core import TensorImage
 from ..choices import one_of
 from ..distributed import after_first, processes
 from ..files import in_one_move
+from .draws import same_draws
 from .sources import split_address
 from .transforms import Squish
 
@@ -57,7 +57,7 @@ class KeptPictures:
         if self.where == 'file': self._write(dl, key[0]) # All processes come here, whoever has a store already
         store = known.get(key)
         if store is None:
-            with _same_draws(): store = _Store(self._mapped(dl, key[0]) if self.where == 'file' else self._decoded(dl))
+            with same_draws(): store = _Store(self._mapped(dl, key[0]) if self.where == 'file' else self._decoded(dl))
             if self.where == 'device': store.pixels = store.pixels.to(dl.device)
             known[key] = store
         targets = [[tl[i] for i in range(len(tl))] for tl in dl.dataset.tls[1:]]
@@ -103,7 +103,7 @@ class KeptPictures:
                 pixels = np.lib.format.open_memmap(part, 'w+', np.uint8, shape)
                 self._fill(dl, torch.from_numpy(pixels))
                 pixels.flush()
-        with _same_draws(): after_first(make)
+        with same_draws(): after_first(make)
 
     def _mapped(self, dl, key):
         file,shape = self.folder/f'{key}.npy',(len(dl.dataset), *self.shape)
@@ -197,14 +197,3 @@ def _files(dl):
     "Addresses of the pictures, or `None` where they are none"
     files = [getattr(o, 'file', o) for o in dl.dataset.items]
     return [os.fspath(o) for o in files] if all(isinstance(o, (str, os.PathLike)) for o in files) else None
-
-
-@contextmanager
-def _same_draws():
-    "What is drawn within is not missed after it"
-    kept = random.getstate(),np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try: yield
-        finally:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])

@@ -49,7 +49,7 @@ def track_judgement(
     "A W&B run of a model that was judged: figures as its summary, pictures, tables"
     config = {'protocol': found['protocol'], 'data': without_folders(found['data']), 'model': found['model']}
     run = start_run(config=config, dir=dir, group=group or Path(dir).name, job_type='evaluate', **kwargs)
-    if artifact := found['model'].get('artifact'): uses(run, artifact)
+    uses(run, *filter(None, [found['model'].get('artifact')]))
     run.summary.update(under('final', found['figures']))
     if run.disabled: return finish_run(run)
     shown = picture_files(table).to_numpy(),table['path'].to_numpy()

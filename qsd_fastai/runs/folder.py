@@ -12,7 +12,8 @@ from ..files import save_text
 from .lock import hold, release
 from .made import changes, package_state, versions
 
-__all__ = ['FREE', 'RunFolder', 'model_artifact', 'opened', 'read_run', 'run_folder', 'run_or_nothing', 'stage_file']
+__all__ = ['FREE', 'RunFolder', 'model_artifact', 'opened', 'read_run', 'run_folder', 'run_or_nothing',
+           'stage_file', 'stage_run']
 
 # Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged. Judging
 # is done again at a resume, and the content of the data is looked at
@@ -200,15 +201,22 @@ def stage_file(
     return title.replace(',', '').replace(' ', '_') + ending
 
 
+def stage_run(
+    id:str,    # Of the run of a recipe
+    title:str, # Of a stage
+)->str:
+    "The id of its W&B run, with which the names of its artifacts begin: `-model`, `-table`, `-evaluation`"
+    return f'{id}-{stage_file(title)}'
+
+
 def model_artifact(
     learner, # The file of a stage, as a recipe leaves it
 )->str: # Or `None` where the folder is of no run, or of one that is not tracked
     "What W&B calls the model of a stage"
     try: kept = read_run(Path(learner).with_name('run.json'))
     except (OSError, ValueError): return None
-    stage = Path(learner).stem
-    tracked = stage in map(stage_file, kept['stages']) and not kept['args'].get('no_wandb')
-    return f'{kept["id"]}-{stage}-model' if tracked else None
+    found = [o for o in kept['stages'] if stage_file(o) == Path(learner).stem]
+    return f'{stage_run(kept["id"], found[0])}-model' if found and not kept['args'].get('no_wandb') else None
 
 
 def run_folder(

@@ -4,13 +4,14 @@ from pathlib import Path
 import pandas as pd
 
 from .arms import ARMS
-from .judging.curves import all_in_one, curve_figures, curve_frames
+from .judging.curves import all_in_one, curve_charts, curve_figures, curve_frames
+from .judging.seeds import mean_curves
 from .plots.gains import gained_and_lost_figure, query_gains_figure
 from .plots.quality import map_by_quality_figure
 from .plots.style import signed
 from .runs.folder import read_run, stage_file, stage_run
 
-__all__ = ['Closing', 'evaluations_of', 'query_gains_of', 'reference_of', 'said_of']
+__all__ = ['Closing', 'closing_of_seeds', 'evaluations_of', 'reference_of', 'said_of']
 
 
 def reference_of(
@@ -37,20 +38,24 @@ def said_of(
     return ', '.join(filter(None, (body, table and f'table {table}', run)))
 
 
-def query_gains_of(
+def closing_of_seeds(
     folders,       # Of the runs of some seeds, `seed0`, say
     reference:str, # The arm that gains are over
-    of:str='',     # What was compared, above the figure
-)->tuple: # `(frames, figures)` by name, of no queries none
-    "What each query gained: the mean of its AP over the seeds that searched for it, as a table and as a figure"
+    of:str='',     # What was compared, above the figures
+)->tuple: # `(frames, figures, charts)` by name, as `log_closing` takes them
+    "Curves of all arms, the mean of the seeds, and what each query gained; what the folders have not kept is left out"
+    curves,said = mean_curves(folders)
+    figures = {k: signed(o, of) for k,o in curve_figures(curves, said).items()}
+    frames,charts = curve_frames(curves),curve_charts(curves, said)
     files = [o for o in (Path(folder)/'all_query_gains.csv' for folder in folders) if o.is_file()]
-    if not files: return {}, {}
+    if not files: return frames, figures, charts
     mean = pd.concat(map(pd.read_csv, files)).groupby('path', sort=False).mean()
     arms = [o for o in mean if o not in ('quality', reference)]
-    if reference not in mean or not arms: return {}, {}
-    figure = query_gains_figure({o: mean[o] - mean[reference] for o in arms}, reference,
-                                f'Gain of each query, mean of {len(files)} seed{"s"*(len(files) > 1)}')
-    return {'query_gains': mean.reset_index()}, {'query_gains': signed(figure, of)}
+    if reference not in mean or not arms: return frames, figures, charts
+    frames['query_gains'] = mean.reset_index()
+    title = f'Gain of each query, mean of {len(files)} seed{"s"*(len(files) > 1)}'
+    figure = query_gains_figure({o: mean[o] - mean[reference] for o in arms}, reference, title)
+    return frames, {**figures, 'query_gains': signed(figure, of)}, charts
 
 
 class Closing:

@@ -20,6 +20,7 @@ from .files import file_hash, in_one_move, save_figure, save_frame
 from .judging.curves import curve_charts
 from .judging.energy import taught_energies
 from .judging.judgement import merged
+from .judging.seeds import curve_notes
 from .models.heads.partial_fc import whole_centers
 from .plots.history import history_figure
 from .plots.quality import quality_agreement_figure, quality_histogram_figure
@@ -147,6 +148,7 @@ class Run:
             said = '; '.join(filter(None, (closing.notes.get(k), self.of)))
             save_figure(signed(figure, said), self.out/stage_file(f'all_{k}.png'))
         for k,frame in closing.frames.items(): save_frame(frame, self.out/f'all_{k}.csv', index=False)
+        self.folder.note(curves=curve_notes(closing.curves, closing.of))
         whole,group = self.out.absolute().parent,self.args.get('group') or self.out.name
         if group == whole.name and (whole/'run.json').is_file(): return
         trial = trial_id()

@@ -79,13 +79,13 @@ def main(
     root = made if table is None else Path(table.attrs['root']).name
     of = said_of(given.get('arch', parser.get_default('arch')), root, f'{recipe}.py, comparison {out.name}')
     folders = [out/f'seed{o}' for o in results['seed'].unique()]
-    frames,figures = query_gains_of(folders, reference, of)
+    frames,figures,charts = closing_of_seeds(folders, reference, of)
     figures['gains'] = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of)
     for k,figure in figures.items(): save_figure(figure, out/f'{k}.png')
     for k,frame in frames.items(): save_frame(frame, out/f'{k}.csv', index=False)
     run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare',
                     config=without_folders(options), tracked=not given.get('no_wandb'))
     uses(run, *evaluations_of(folders))
-    log_closing(run, {'results': results, 'gains': gains, **frames}, figures)
+    log_closing(run, {'results': results, 'gains': gains, **frames}, figures, charts)
     finish_run(run)
     print(f'\nEverything of this comparison is in {out}')

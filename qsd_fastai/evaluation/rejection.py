@@ -19,7 +19,7 @@ from ..unknown import check_quality
 from .given import given_scores, one_each
 from .roc import false_accepts_allowed, highest
 
-__all__ = ['RejectionResult', 'error_vs_reject', 'retrieval_vs_reject']
+__all__ = ['RejectionResult', 'error_vs_reject', 'rejection_of', 'retrieval_vs_reject']
 
 
 @dataclass
@@ -79,8 +79,13 @@ def _position(quality, rng):
     return _places(np.lexsort((rng.permutation(len(quality)), quality)))
 
 
-def _result(curves, shares, area, **kwargs):
-    curves = pd.DataFrame(curves, index=pd.Index(shares, name='rejected'))
+def rejection_of(
+    curves:pd.DataFrame, # Index: shares rejected, ascending from 0; a column a curve, NaN where it is not judged
+    area:float,          # Share rejected that the partial mean goes up to, one of the index
+    **kwargs,            # The other fields of `RejectionResult`, but `areas` and `whole_to`
+)->RejectionResult:
+    "Curves with the areas under them"
+    shares = curves.index.to_numpy()
     holes = curves.isna().any(axis=1).to_numpy()
     whole_to = float(shares[(holes.argmax() if holes.any() else len(shares)) - 1])
     def mean_height(end):
@@ -90,6 +95,9 @@ def _result(curves, shares, area, **kwargs):
     areas = pd.DataFrame({'partial': mean_height(area), 'whole': mean_height(whole_to)},
                          index=pd.Index(curves.columns, name='curve'))
     return RejectionResult(curves, areas, area=area, whole_to=whole_to, **kwargs)
+
+
+def _over(shares, curves): return pd.DataFrame(curves, index=pd.Index(shares, name='rejected'))
 
 
 class _Pairs:
@@ -235,8 +243,8 @@ def error_vs_reject(
     else: ideal = _ideal_pairs(scores, same, pairs.limit)
     curves['ideal'] = curve(ideal)
     rule = 'threshold fixed at the start' if fixed else 'threshold set anew on what is kept'
-    return _result(curves, shares, area, what=f'false non-match rate at FMR {far:g}', better='lower', unit=unit,
-                   rule=rule, n_units=n_units, n_left_out=n_left_out)
+    return rejection_of(_over(shares, curves), area, what=f'false non-match rate at FMR {far:g}', better='lower',
+                        unit=unit, rule=rule, n_units=n_units, n_left_out=n_left_out)
 
 
 def retrieval_vs_reject(
@@ -267,5 +275,5 @@ def retrieval_vs_reject(
 
     curves = {name: curve(o[judged]) for name,o in quality.items()}
     curves |= {'random': np.full(len(gone), value.mean()), 'ideal': curve(value)}
-    return _result(curves, shares, area, what=figure, better='higher', unit='query', n_units=len(value),
-                   n_left_out=int((~judged).sum()), rule='unanswerable queries left out')
+    return rejection_of(_over(shares, curves), area, what=figure, better='higher', unit='query', n_units=len(value),
+                        n_left_out=int((~judged).sum()), rule='unanswerable queries left out')

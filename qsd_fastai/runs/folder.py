@@ -19,7 +19,7 @@ __all__ = ['FREE', 'RunFolder', 'model_artifact', 'opened', 'read_run', 'run_fol
 # is done again at a resume, and the content of the data is looked at
 FREE = ('arms', 'data', 'degraded', 'far', 'flip', 'group', 'keep', 'no_wandb', 'sets', 'shuffle_quality', 'workers')
 PARTS = {'id': str, 'args': dict, 'stages': dict, 'changed': list, 'versions': dict, 'package': dict, 'table': dict,
-         'diverged': str, 'results': str}
+         'diverged': str, 'results': str, 'curves': dict}
 opened = [] # Folders of runs that this process is at, the outermost first
 
 
@@ -141,7 +141,7 @@ class RunFolder:
         self._write()
 
     def note(self,
-        **parts, # Of `run.json`: `diverged`, `results`
+        **parts, # Of `run.json`: `diverged`, `results`, `curves`
     ):
         "Record what became of the run"
         self.kept |= parts

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from fastai.learner import load_learner
@@ -183,8 +184,14 @@ def test_compare_runs_every_arm_with_the_same_seeds(people):
     pd.testing.assert_frame_equal(whole, (parts[0] + parts[1])/2)
     closing, = (o for o in runs(people/'compared') if o.header.job_type == 'compare')
     closing.check_keys()
-    assert {'plots/gains', 'plots/query_gains', 'tables/query_gains', 'tables/results', 'tables/gains'} <= {
-        k for row in closing.history for k in row}
+    logged = {k for row in closing.history for k in row}
+    assert {'plots/gains', 'plots/query_gains', 'tables/query_gains', 'tables/results', 'tables/gains'} <= logged
+    assert {'plots/cmc', 'charts/cmc_table', 'plots/search_vs_reject', 'charts/search_vs_reject_table'} <= logged
+    assert (people/'compared'/'cmc.png').stat().st_size
+    cmc = pd.read_csv(people/'compared'/'cmc.csv')
+    assert cmc['line'].unique().tolist() == arms
+    seeds = [pd.read_csv(people/'compared'/f'seed{k}'/'all_cmc.csv')['found'] for k in range(2)]
+    np.testing.assert_allclose(cmc['found'], (seeds[0] + seeds[1])/2)
     found = results.set_index(['arm', 'seed'])['mAP']
     without,qsd = (found[f'fine-tuned {o} QSD'] for o in ('without', 'with'))
     assert gains.loc[('fine-tuned with QSD', 'mAP'), 'mean'] == pytest.approx((qsd - without).mean())

@@ -12,8 +12,8 @@ from .loss_terms import loss_of
 __all__ = ['described', 'found_config', 'highest_rates']
 
 # Counted or kept in a fit, and no setting
-STATE = {'active', 'count', 'fits', 'given', 'learn', 'n_batches', 'n_candidates', 'n_kept', 'n_known', 'n_pairs',
-         'run', 'taught', 'terms', 'training'}
+STATE = {'active', 'count', 'exact', 'fits', 'given', 'learn', 'n_batches', 'n_candidates', 'n_kept', 'n_known',
+         'n_pairs', 'run', 'taught', 'terms', 'training'}
 
 
 def found_config(

@@ -79,6 +79,7 @@ class SaveState(Callback):
         self.fits = 0      # Begun
         self.earlier = []  # `(epochs, rows)` of those before this one
         self.kept = None   # What the file held
+        self.exact = False # Does a fit that goes on do what was stopped as it was done?
 
     __repr__ = shown
 
@@ -90,7 +91,7 @@ class SaveState(Callback):
             # else a run that is stopped early would leave another one's state
             elif not rank_distrib(): self.file.unlink(missing_ok=True)
         self.fits += 1
-        self.state,self.rows,self.table = None,[],table_state(self.dls)
+        self.state,self.rows,self.table,self.exact = None,[],table_state(self.dls),False
         self.given = [h['lr'] for h in self.opt.hypers]
         if self.kept is None or self.kept['fit'] < self.fits: return
         over = self.kept['fit'] > self.fits
@@ -169,7 +170,9 @@ class SaveState(Callback):
         # the weights are where they belong
         self.kept = {k: self.kept[k] for k in ('fit', 'earlier', 'n_epoch', 'values')}
         self._load_opt(state['opt'])  # callbacks may have changed the rates again
-        if state['given'] and state['given'] != self.given: self.opt.set_hyper('lr', self.given)
+        other = state['given'] and state['given'] != self.given
+        if other: self.opt.set_hyper('lr', self.given)
+        self.exact = not other and (state['processes'] or 1) == processes()[1]
         recorder = self.recorder
         for name in ('lrs', 'losses', 'iters'): setattr(recorder, name, list(state[name]))
         recorder.smooth_loss.count,recorder.smooth_loss.val = state['smooth_loss']

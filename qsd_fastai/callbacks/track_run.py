@@ -21,7 +21,7 @@ from ..plots.quality import quality_histogram_figure
 from ..runs.history import History
 from ..runs.keys import under
 from ..runs.made import made_with, peak_memory, reset_peak_memory
-from ..runs.wandb_run import active_run, epochs_known, finish_run, kept_beside, log_files, start_run, wandb
+from ..runs.wandb_run import active_run, finish_run, kept_beside, last_known, log_files, start_run, wandb
 from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
 from ..shown import shown
 from ..tensors import numbers
@@ -137,7 +137,7 @@ class TrackRun(Callback):
             if name in ('epoch', 'train_loss', 'time'): continue
             best = 'min' if name in ('valid_loss', 'eer') else 'max'
             self.wandb_run.define_metric(valid_key(name), step_metric='epoch', summary=f'{best},last')
-        self.known = epochs_known(self.wandb_run)
+        self.known,self.known_batch = last_known(self.wandb_run, 'epoch'),last_known(self.wandb_run, 'batch', -1)
         run,*done = self.logged
         self.first_batch,self.first_epoch = done if run == self.wandb_run.id else (0, 0)  # `fine_tune` is two fits
         if run != self.wandb_run.id: self.batches,self.epochs = History(),History()
@@ -156,7 +156,9 @@ class TrackRun(Callback):
         row = numbers(under('train', {'loss': self.loss, **loss_terms(self.learn)}))
         row |= {f'lr/group{i}': h['lr'] for i,h in enumerate(self.opt.hypers)} | {'batch': batch}
         self.batches.add(row)
-        self.wandb_run.log(row)
+        # of an epoch that was stopped in the middle and is done again, the same to the last digit
+        again = getattr(getattr(self.learn, 'save_state', None), 'exact', False)
+        if not again or batch > self.known_batch: self.wandb_run.log(row)
 
     def after_train(self):
         if not self.tracks: return

@@ -16,7 +16,7 @@ try:
     import wandb
 except ImportError: wandb = None # Then runs are not tracked, and all else works
 
-__all__ = ['active_run', 'epochs_known', 'finish_run', 'has_key', 'kept_beside', 'log_files', 'start_run', 'trial_id',
+__all__ = ['active_run', 'finish_run', 'has_key', 'kept_beside', 'last_known', 'log_files', 'start_run', 'trial_id',
            'uses']
 
 at_exit = {} # By id, what Python is to do about a run that was started and not finished
@@ -121,14 +121,16 @@ def finish_run(
     elif url: print(f'W&B run: {url}')
 
 
-def epochs_known(
-    run, # Of W&B, that may be one to go on with
+def last_known(
+    run,        # Of W&B, that may be one to go on with
+    key:str,    # `epoch` or `batch`: of five letters
+    none:int=0, # The answer where W&B has not got one
 )->int:
-    """How many epochs of a run W&B has: a process that is killed loses what was not sent or written yet
+    """The last epoch or batch of a run that W&B has: a process that is killed loses what was not sent or written yet
 
     Of a run that is online W&B says it. Of one that is offline, files of the same id beside it have the rows."""
-    if not run.offline: return int(run.summary.get('epoch') or 0)
-    return max(_values_of(run, b'epoch'), default=0)
+    if not run.offline: return int(run.summary.get(key, none))
+    return max(_values_of(run, key.encode()), default=none)
 
 
 def _folders_of(run):

@@ -34,7 +34,7 @@ from qsd_fastai.learner import recognition_learner
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.runs.made import package_state, versions
-from qsd_fastai.runs.wandb_run import epochs_known, finish_run, start_run
+from qsd_fastai.runs.wandb_run import finish_run, last_known, start_run
 from qsd_fastai.tensors import numbers
 
 sys.path.insert(0, str(Path(__file__).parents[1]/'runs'))
@@ -503,14 +503,31 @@ def test_resume_with_the_same_id(labelled_people, offline, tmp_path, capsys):
     assert steps[1] == list(range(steps[0][-1] + 1, steps[0][-1] + 1 + len(two.history)))
     assert capsys.readouterr().out.rstrip().endswith(f'wandb sync {one.folder} {two.folder}')
     assert (one.exit, two.exit) == ([1], [0])
-    # what was done before is not logged again
-    assert [r['batch'] for r in two.rows('train/loss')] == list(range(4, 12))
+    # what was done before is not logged again, nor the batches of the epoch that was stopped, which is done again
+    done,then = ([r['batch'] for r in o.rows('train/loss')] for o in (one, two))
+    assert done[:4] == [0, 1, 2, 3]
+    assert 4 < len(done) < 8
+    assert done + then == list(range(12))
     assert [r['epoch'] for r in two.rows('valid/mAP')] == [2, 3]
     assert len(two.artifacts) == 3
     fit(True)  # nothing left to train: the artifacts are made sure of
     three = runs(tmp_path)[2]
     assert not three.rows('train/loss')
     assert {a.type for a in three.artifacts.values()} == {'model', 'dataset'}
+
+
+def test_an_epoch_that_is_done_at_another_rate_is_logged_whole(labelled_people, offline, tmp_path):
+    "What was logged of it before is of the rate that was given up"
+    def fit(lr, resume, *cbs):
+        state,track = SaveState(tmp_path/'s', resume),TrackRun(dir=tmp_path, id='again')
+        make(labelled_people).fit(3, lr, cbs=[state, track, *cbs])
+        return track
+    with pytest.raises(KeyboardInterrupt): fit(1e-3, False, StopAt(1))
+    whole = fit(1e-4, True).batches.frame()['batch']
+    one,two = runs(tmp_path)
+    assert 4 < len(one.rows('train/loss')) < 8
+    assert [r['batch'] for r in two.rows('train/loss')] == list(range(4, 12))
+    assert whole.tolist() == list(range(12))
 
 
 def test_epochs_that_were_not_written_are_logged_again(labelled_people, offline, tmp_path):
@@ -544,10 +561,12 @@ def test_epochs_that_were_not_written_are_logged_again(labelled_people, offline,
 
 
 def test_what_is_known_of_a_run_that_is_online():
-    run = SimpleNamespace(offline=False, summary={'epoch': 7})
-    assert epochs_known(run) == 7
+    run = SimpleNamespace(offline=False, summary={'epoch': 7, 'batch': 0})
+    assert last_known(run, 'epoch') == 7
+    assert last_known(run, 'batch', -1) == 0
     run.summary = {}
-    assert epochs_known(run) == 0
+    assert last_known(run, 'epoch') == 0
+    assert last_known(run, 'batch', -1) == -1
 
 
 def test_a_fit_that_is_refused_starts_no_run(labelled_people, offline, tmp_path):

@@ -59,7 +59,7 @@ def judge_of(root, pairs, device):
     "What judges a model: accuracy and area under the curve of the pairs: clean, one side degraded, both"
     clean,bad,at = twins(root, pairs)
     clean,bad = clean.to(device),bad.to(device)
-    first,second = (torch.from_numpy(pairs[c].map(at).to_numpy()).to(device) for c in ('path1', 'path2'))
+    first,second = (torch.from_numpy(pairs[c].map(at).to_numpy(copy=True)).to(device) for c in ('path1', 'path2'))
 
     def judge(model):
         good,worse = (unit_embeddings(model, o, imagenet_stats) for o in (clean, bad))

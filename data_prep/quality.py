@@ -9,7 +9,7 @@ Training pictures are compared with each other, held-out ones with each other. T
 of the table and, as `path<tab>quality`, into `quality.txt` beside it, the form that SDD-FIQA publishes and QSD reads;
 `quality.png` shows how they are distributed, `quality_sheet.png` the worst and best pictures. A stopped run goes on
 where it was: embeddings are kept a block at a time until the labels stand. `torchrun --nproc_per_node 4` and
-`accelerate launch` in place of `python` embed in several processes, to the same labels.
+`accelerate launch` in place of `python` embed and compare in several processes, to the same labels.
 """
 import hashlib
 import json
@@ -28,7 +28,7 @@ from fastprogress.fastprogress import progress_bar
 from qsd_fastai.data.labels import join_quality
 from qsd_fastai.data.loaders import picture_files
 from qsd_fastai.data.table import read_table, write_table
-from qsd_fastai.distributed import gather_objects, processes
+from qsd_fastai.distributed import gather_objects, processes, together
 from qsd_fastai.files import file_hash, in_one_move, save_whole
 from qsd_fastai.judging.models import learner_around, open_weights
 from qsd_fastai.plots.pictures import sheet_figure
@@ -44,14 +44,14 @@ def embed_in_blocks(
 )->list: # Of files, in the order of the table
     """Embeddings of a table, each block kept in a file as soon as it is there; blocks that are there already stay
 
-    Several processes take blocks in turn, and the first one gets the files of all; the others get None."""
+    Several processes take blocks in turn, and get the files of all."""
     starts,(rank, world) = range(0, len(table), block),processes()
     files = [Path(kept)/f'{lo:09d}.pt' for lo in starts]
     for lo,file in progress_bar(list(zip(starts, files))[rank::world]):
         if file.is_file(): continue
         with learn.no_bar(): save_whole(learn.embed(table.iloc[lo:lo + block], alone=True).clone(), file)
     gather_objects(None) # Until all are there
-    return None if rank else files
+    return files
 
 
 def read_blocks(
@@ -125,8 +125,9 @@ def _labels_of_model(pictures, learner, weights, arch, size, last_stride, folder
     kept = folder/f'embeddings-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
     if kept.is_dir(): print(f'Going on with the embeddings in {kept}')
     files = embed_in_blocks(learn, pictures, kept)
-    if files is None: return None,None
-    labelled = pictures.assign(quality=label_table(pictures, files, **options))
+    with together(): quality = label_table(pictures, files, **options)
+    if processes()[0]: return None,None
+    labelled = pictures.assign(quality=quality)
     labelled.attrs = dict(pictures.attrs)
     return labelled, kept
 

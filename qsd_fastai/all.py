@@ -29,7 +29,7 @@ from .data.splits import enough_pictures, split_identities
 from .data.table import check_table, describe_table, read_table, write_table
 from .data.transforms import CropFlip, FaceAugment, Squish
 from .distillation import QualityDistillation
-from .distributed import from_first, processes
+from .distributed import from_first, processes, together
 from .drawn.faces import generate_faces
 from .drawn.people import generate_people
 from .embedded import embed_to, read_embedded

@@ -1,15 +1,18 @@
 "Many processes: which one this is, and what all of them have together"
+from contextlib import contextmanager
 from itertools import count
 
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_map_only
 
 __all__ = ['after_first', 'as_first', 'from_first', 'gather', 'gather_objects', 'gather_parts', 'gather_rows',
-           'highest', 'processes', 'share_of', 'summed']
+           'highest', 'processes', 'share_of', 'shared_out', 'summed', 'together']
 
 
 _asked = count()
+_together = []
 
 
 def processes(): # `(rank, number of processes)`
@@ -107,6 +110,29 @@ def share_of(
     rank,world = processes()
     batches = -(-n//whole)
     return range(*(min(n, batches*r//world*whole) for r in (rank, rank + 1)))
+
+
+@contextmanager
+def together():
+    "Every process comes into this block and does the same there with the same data: `shared_out` deals out"
+    _together.append(True)
+    try: yield
+    finally: _together.pop()
+
+
+def shared_out(
+    jobs, # The same on every process; those of others are made, too
+    do,   # What is done to each job; what it gives can be pickled
+): # Iterator of what `do` gave, in the order of jobs
+    """`map(do, jobs)`, where each of the processes that are `together` does every n-th job and is told of the others
+
+    As one process alone does a job the same way, the answers are the same, to the last digit."""
+    rank,world = processes()
+    if world == 1 or not _together: return map(do, jobs)
+    own = {k: do(o) for k,o in enumerate(jobs) if k % world == rank}
+    own = tree_map_only(torch.Tensor, torch.Tensor.cpu, own) # Those of a GPU would come to the GPU of this process
+    found = {k: o for part in gather_objects(own) for k,o in part.items()}
+    return (found[k] for k in range(len(found)))
 
 
 def gather_objects(

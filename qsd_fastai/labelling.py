@@ -13,7 +13,7 @@ from .columns import complete_table
 from .data.blocks import TensorQuality, TensorScene
 from .data.within import own_loader
 from .distillation import QualityDistillation
-from .distributed import gather
+from .distributed import gather, together
 from .fits import is_judging
 from .quality import comparable, similarity_quality
 from .shown import shown
@@ -62,7 +62,8 @@ def cross_fitted_labels(
         who = table['identity'].iloc[compared]
         if not comparable(who.value_counts(), kwargs.get('min_imgs', 2)):
             raise ValueError(f'Fold {i} of {k} has no two pictures of an identity to compare. Take fewer folds.')
-        found = similarity_quality(learn.embed(table.iloc[compared]), who, seed=seed, **kwargs)
+        emb = learn.embed(table.iloc[compared])
+        with together(): found = similarity_quality(emb, who, seed=seed, **kwargs)
         quality[out] = found[np.isin(compared, out)]
     return table.assign(quality=quality)
 
@@ -116,7 +117,7 @@ class OnlineQuality(Callback):
         who = self.dls.table['identity'][seen]
         if not comparable(who.value_counts(), self.kwargs.get('min_imgs', 2)): return
         emb = self.emb[torch.from_numpy(seen).to(self.emb.device)]
-        found = similarity_quality(emb, who, seed=self.seed, **self.kwargs)
+        with together(): found = similarity_quality(emb, who, seed=self.seed, **self.kwargs)
         self.quality[torch.from_numpy(seen)] = torch.from_numpy(found)
 
     def state_dict(self):

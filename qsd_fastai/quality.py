@@ -13,6 +13,7 @@ import torch
 
 from .choices import one_of
 from .columns import complete_table
+from .distributed import shared_out, together
 from .spelling import same_codes
 from .tensors import finite_rows, full_precision, plain_tensor
 
@@ -90,23 +91,35 @@ def _sampled(emb, start, stop, known, n_pos, n_neg, rounds, seed, signed):
     generator = torch.Generator().manual_seed(seed) # on the CPU, so that a GPU gets the same draws
     out = emb.new_full((len(emb), rounds), float('nan'), dtype=torch.float64)
     n_own,n_other = stop - start - 1, len(emb) - (stop - start)
-    # identities with no more pictures than are drawn have the same positives in every round
-    for takes_all in (True, False):
-        todo = (known & ((n_own <= n_pos) == takes_all)).nonzero()[:, 0]
-        for rows in todo.split(512 if emb.device.type == 'cpu' else 2048):
-            # picture by picture, so that the draws do not depend on the size of a block
-            width = rounds*(n_neg if takes_all else n_neg + n_pos)
-            random = torch.randint(2**62, (len(rows), width), generator=generator).to(emb.device)
-            first,last = start[rows, None, None].int(), stop[rows, None, None].int()
-            neg = _draw(random[:, :rounds*n_neg].view(-1, rounds, n_neg), n_other[rows])
-            neg = neg + (last - first)*(neg >= first) # counted among the others: step over the own identity
-            if takes_all:
-                pos = torch.arange(n_pos, device=emb.device).expand(len(rows), 1, n_pos)
-                pos = pos.masked_fill(pos >= n_own[rows, None, None], -1)
-            else: pos = _draw(random[:, rounds*n_neg:].view(-1, rounds, n_pos), n_own[rows])
-            itself = first + pos >= rows[:, None, None] # step over the picture itself
-            pos = torch.where(pos < 0, -1, first + pos + itself)
-            out[rows] = _picked_distances(emb, rows, pos, neg, signed).double()
+    def blocks():
+        # identities with no more pictures than are drawn have the same positives in every round
+        for takes_all in (True, False):
+            todo = (known & ((n_own <= n_pos) == takes_all)).nonzero()[:, 0]
+            for rows in todo.split(512 if emb.device.type == 'cpu' else 2048):
+                # picture by picture, so that the draws do not depend on the size of a block
+                width = rounds*(n_neg if takes_all else n_neg + n_pos)
+                yield rows, takes_all, torch.randint(2**62, (len(rows), width), generator=generator)
+
+    def distances(block):
+        rows,takes_all,random = block
+        random = random.to(emb.device)
+        first,last = start[rows, None, None].int(), stop[rows, None, None].int()
+        neg = _draw(random[:, :rounds*n_neg].view(-1, rounds, n_neg), n_other[rows])
+        neg = neg + (last - first)*(neg >= first) # counted among the others: step over the own identity
+        if takes_all:
+            pos = torch.arange(n_pos, device=emb.device).expand(len(rows), 1, n_pos)
+            pos = pos.masked_fill(pos >= n_own[rows, None, None], -1)
+        else: pos = _draw(random[:, rounds*n_neg:].view(-1, rounds, n_pos), n_own[rows])
+        itself = first + pos >= rows[:, None, None] # step over the picture itself
+        pos = torch.where(pos < 0, -1, first + pos + itself)
+        return rows, _picked_distances(emb, rows, pos, neg, signed).double()
+
+    return _collected(out, blocks(), distances)
+
+
+def _collected(out, blocks, distances):
+    "`out` with the rows and distances that each block gives, of whichever process"
+    for rows,found in shared_out(blocks, distances): out[rows.to(out.device)] = found.to(out.device)
     return out
 
 
@@ -117,7 +130,8 @@ def _exact(emb, start, stop, known, signed):
     Wasserstein distance otherwise."""
     out = emb.new_full((len(emb), 1), float('nan'), dtype=torch.float64)
     todo,n,inf = known.nonzero()[:, 0], len(emb), float('inf')
-    for rows in todo.split(max(1, 2**(22 if emb.device.type == 'cpu' else 26)//n)):
+
+    def distances(rows):
         sims,first,last = emb[rows]@emb.T, start[rows, None], stop[rows, None]
         place = first + torch.arange(int((last - first).max()), device=emb.device)
         is_pos = (place < last) & (place != rows[:, None])
@@ -125,12 +139,12 @@ def _exact(emb, start, stop, known, signed):
         own,m_pos,m_neg = sims.gather(1, index), is_pos.sum(1), n - (last - first)[:, 0]
         sum_own = own.masked_fill(place >= last, 0).double().sum(1)
         sum_pos = own.masked_fill(~is_pos, 0).double().sum(1)
-        out[rows, 0] = sum_pos/m_pos - (sims.sum(1, dtype=torch.float64) - sum_own)/m_neg
-        if signed: continue
+        found = sum_pos/m_pos - (sims.sum(1, dtype=torch.float64) - sum_own)/m_neg
+        if signed: return rows, found[:, None]
         neg,pos = sims.scatter(1, index, -inf), own.masked_fill(~is_pos, inf).sort(dim=1)[0]
         # elsewhere even the worst positive is above the best negative
         check = (neg.amax(1) > pos[:, 0]).nonzero()[:, 0]
-        if not len(check): continue
+        if not len(check): return rows, found[:, None]
         # how many negatives are below each positive: all rows in one search, each counted in bins of its own
         pos,m,m_pos,m_neg = pos[check], pos.shape[1], m_pos[check, None], m_neg[check, None]
         bins = torch.arange(len(check), device=emb.device)[:, None]*(m + 1)
@@ -144,8 +158,10 @@ def _exact(emb, start, stop, known, signed):
             m_pos,m_neg = is_pos[i].sum(1, keepdim=True), n - (last - first)[i]
             weights = (-1/m_neg.double()).expand(-1, n).clone()
             weights.scatter_(1, index[i], 0.).scatter_add_(1, index[i], is_pos[i]/m_pos.double())
-            out[rows[i], 0] = _w1(sims[i].double(), weights)
-    return out
+            found[i] = _w1(sims[i].double(), weights)
+        return rows, found[:, None]
+
+    return _collected(out, todo.split(max(1, 2**(22 if emb.device.type == 'cpu' else 26)//n)), distances)
 
 
 def to_hundred(
@@ -261,5 +277,6 @@ def label_table(
         some = labelled[rows]
         counts = some['identity'].value_counts()
         if rows is not train and not comparable(counts, kwargs.get('min_imgs', 2)): continue
-        quality[rows] = similarity_quality(learn.embed(some), some['identity'], seed=seed, **kwargs)
+        emb = learn.embed(some)
+        with together(): quality[rows] = similarity_quality(emb, some['identity'], seed=seed, **kwargs)
     return labelled.assign(quality=quality)

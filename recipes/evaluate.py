@@ -98,12 +98,13 @@ def main(
     out,_ = run_folder('evaluate', out, args)
     with run_or_nothing(out):
         emb = embed(pictures).to(getattr(torch, precision))
-        first_goes_on() # Of several processes, which have embedded together
-        if save_embeddings: write_embeddings(save_embeddings, pictures, emb, model)
+        if save_embeddings: from_first(lambda: write_embeddings(save_embeddings, pictures, emb, model))
         index,results = pd.Index(pictures['path']), {}
-        for one in judged:
+        with together():
+            judgements = [judge(one, emb[index.get_indexer(one.table['path'].iloc[one.rows])]) for one in judged]
+        first_goes_on() # Of several processes, which have embedded and searched together
+        for one,of in zip(judged, judgements):
             to = out if len(judged) == 1 else out/one.file.stem
-            of = judge(one, emb[index.get_indexer(one.table['path'].iloc[one.rows])])
             inside = model.get('flip_inside', False)
             found = one.write(to, of, model, flip=bool(flip or inside), flip_inside=inside, precision=precision)
             results[one.file.stem] = of.figures

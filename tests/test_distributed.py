@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from started import launch_function
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -16,12 +17,16 @@ from qsd_fastai.distributed import (
     gather_rows,
     processes,
     share_of,
+    shared_out,
+    together,
 )
+from qsd_fastai.evaluation.retrieval import evaluate_distances, evaluate_retrieval
 from qsd_fastai.launched import joined, many_wanted
 from qsd_fastai.losses import OctupletLoss, RecognitionLoss, TripletLoss
 from qsd_fastai.models.recognizer import Recognition
 from qsd_fastai.models.shared_norm import own_statistics, share_statistics
 from qsd_fastai.qsd_loss import QSDLoss
+from qsd_fastai.quality import similarity_quality
 
 WORLD = 3
 
@@ -110,6 +115,48 @@ def work(rank, folder):
 
 
 def refuse(): raise ValueError('This is of the first.')
+
+
+def searched():
+    "A search in blocks of four queries, and the same as a judge asks for it"
+    draw = torch.Generator().manual_seed(4)
+    emb,ids = torch.randn(64, 5, generator=draw),torch.arange(64) % 7
+    sides = emb[:21], emb[21:], ids[:21], ids[21:]
+    dist = 1 - F.normalize(sides[0])@F.normalize(sides[1]).T
+    return [o.per_query.to_dict('list') for o in (evaluate_retrieval(*sides, chunk=4),
+                                                  evaluate_distances(dist, *sides[2:], chunk=4))]
+
+
+def labelled():
+    "Labels of 1,600 pictures, four blocks of them, and of all pairs, as many rows as are compared at once"
+    draw = torch.Generator().manual_seed(5)
+    emb,ids = torch.randn(1600, 8, generator=draw),torch.arange(1600) % 50
+    ways = (emb, ids, {'rounds': 2}), (emb, ids, {'n_pos': 4}), (emb.repeat(3, 1), ids.repeat(3), {'mode': 'exact'})
+    return [similarity_quality(e, i, **options).tolist() for e,i,options in ways]
+
+
+def in_shares(rank, folder):
+    with joined():
+        done = []
+        def job(k):
+            done.append(k)
+            return torch.tensor(k), k
+        with together(): found = list(shared_out(iter(range(8)), job))
+        assert done == list(range(rank, 8, WORLD))
+        assert found == [(torch.tensor(k), k) for k in range(8)]
+        assert list(shared_out(range(3), lambda k: k + rank)) == [rank, rank + 1, rank + 2] # Not asked together
+        with together(): assert list(shared_out([], job)) == []
+        with together(): found = searched(),labelled()
+        torch.save(found, folder/f'{rank}.pt')
+
+
+def test_three_processes_search_and_label_as_one(tmp_path):
+    "To the last digit: blocks are those of one process, whoever works on them"
+    launch_function(WORLD, in_shares, tmp_path)
+    alone = [str(o) for o in (searched(), labelled())] # NaN is no equal of itself
+    for rank in range(WORLD):
+        found = torch.load(tmp_path/f'{rank}.pt', weights_only=True)
+        assert [str(o) for o in found] == alone
 
 
 def test_three_processes_share_and_gather(tmp_path):

@@ -11,7 +11,8 @@ from fastai.torch_core import get_model
 
 from ..data.within import by_fork
 from ..distillation import QualityDistillation
-from ..distributed import processes
+from ..distributed import processes, together
+from ..evaluation.metrics import StoredMetric
 from ..fits import is_judging
 from ..models.shared_norm import own_statistics, share_statistics
 
@@ -58,6 +59,13 @@ class ManyProcesses(DistributedTrainer):
         self.learn.dls.loaders = [self._wrap_dl(dl) for dl in self.dls]
 
     def _wrap_dl(self, dl): return dl if isinstance(dl, DistributedDL) else SharedDL(dl, device=self.learn.model.device)
+
+    def after_validate(self):
+        "All ask at once, so that the search is shared out; who asks later is told what was found"
+        if not self.wrapped: return
+        judges = {id(o.judge): o.judge for o in self.learn.metrics if isinstance(o, StoredMetric) and o.store.current}
+        with together():
+            for judge in judges.values(): judge.found()
 
     def after_fit(self):
         if not self.wrapped or is_judging(self.learn): return

@@ -13,8 +13,8 @@ from .retrieval import by_quality, evaluate_retrieval, ranked_gallery
 from .store import EmbeddingStore, Judge
 from .verification import evaluate_verification, pair_folds, verification_by_quality
 
-__all__ = ['Retrieval', 'RetrievalJudge', 'RetrievalMetric', 'Verification', 'VerificationJudge', 'VerificationMetric',
-           'hardest_pairs', 'hardest_queries', 'judge_of']
+__all__ = ['Retrieval', 'RetrievalJudge', 'RetrievalMetric', 'StoredMetric', 'Verification', 'VerificationJudge',
+           'VerificationMetric', 'hardest_pairs', 'hardest_queries', 'judge_of']
 
 GROUPS = '_(worst|middle|best)'
 
@@ -98,7 +98,10 @@ class VerificationJudge(Judge):
 
 class StoredMetric(Metric):
     "One figure of a judge of a shared `EmbeddingStore`, 0 to 1"
-    def __init__(self, figure, judge): self.figure,self.judge = figure,judge
+    def __init__(self,
+        figure, # Its name, `rank1` say
+        judge,  # `Judge` that finds it
+    ): self.figure,self.judge = figure,judge
 
     def __repr__(self): return f'{self.judge.what}({self.figure!r})'
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..distributed import shared_out
 from ..unknown import check_quality
 from .distances import DistanceBlocks, GivenDistances
 from .given import one_each, quality_groups
@@ -50,14 +51,13 @@ class RankedGallery(NamedTuple):
 
 
 def _evaluate(blocks, matches, max_rank, chunk):
-    def ranked():
-        n_query,n_gallery = blocks.shape
-        step = max(1, blocks.at_once//n_gallery) if chunk is None else chunk
-        out = blocks.empty(min(step, n_query))
-        for lo in range(0, n_query, step):
-            found = match_ranks(blocks.distances(lo, min(lo + step, n_query), out), matches, lo)
-            yield lo, *(o.cpu().numpy() for o in found)
-    return figures_of(ranked(), *blocks.shape, max_rank)
+    n_query,n_gallery = blocks.shape
+    step = max(1, blocks.at_once//n_gallery) if chunk is None else chunk
+    out = blocks.empty(min(step, n_query))
+    def ranked(lo):
+        found = match_ranks(blocks.distances(lo, min(lo + step, n_query), out), matches, lo)
+        return lo, *(o.cpu().numpy() for o in found)
+    return figures_of(shared_out(range(0, n_query, step), ranked), n_query, n_gallery, max_rank)
 
 
 def figures_of(

@@ -5,6 +5,7 @@ import numpy as np
 
 from ..columns import complete_table
 from ..data.loaders import picture_files
+from ..distributed import together
 from ..evaluation.maps import flat_map
 from ..evaluation.metrics import RetrievalJudge, hardest_queries
 from ..evaluation.open_set import open_set_rates
@@ -133,7 +134,8 @@ def judge_held_out(
     if not asked.any(): return Judgement({}, {})
     known = [by] if by and held.loc[asked, by].notna().any() else []
     mapped = 1000 if getattr(learn, 'sees', True) else 0
-    found = judge_search(held, learn.embed(held, flip=flip), None, known, figures, cameras=cameras, mapped=mapped)
+    emb = learn.embed(held, flip=flip)
+    with together(): found = judge_search(held, emb, None, known, figures, cameras=cameras, mapped=mapped)
     found.figures = {k: v for k,v in found.figures.items() if ' rejecting: ' not in k} # Its curve says enough
     return found
 

@@ -9,6 +9,7 @@ from fastai.torch_core import set_seed
 from started import launch_function
 from torch import nn
 
+from qsd_fastai import distributed
 from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.callbacks.many import ManyProcesses
 from qsd_fastai.callbacks.octuplet import OctupletTuning
@@ -16,6 +17,7 @@ from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.data.copies import DegradedCopies
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
+from qsd_fastai.evaluation import retrieval
 from qsd_fastai.evaluation.metrics import Retrieval
 from qsd_fastai.launched import joined
 from qsd_fastai.learner import recognition_learner
@@ -105,9 +107,14 @@ def trained(table, n_ids, many, method=None):
 
 
 def shared_fit(rank, table, folder):
+    asked,real = [],retrieval.shared_out
+    def watched(jobs, do):
+        asked.append(bool(distributed._together))
+        return real(jobs, do)
+    retrieval.shared_out = watched # In this process alone, which ends soon
     with joined():
         fits = {k: trained(table, 2, ManyProcesses(sync_bn=True), method) for k,method in METHODS.items()}
-        learn,found = learner(table, 2),{'fits': fits}
+        learn,found = learner(table, 2),{'fits': fits, 'asked': asked}
         found['quality'] = torch.tensor(label_table(table, learn)['quality'].to_numpy())
         found['flipped'] = learn.embed(table, flip=True, bs=7)
         found['one'] = learn.embed(table.iloc[:1])
@@ -118,6 +125,7 @@ def shared_fit(rank, table, folder):
 def test_two_processes_train_and_judge_as_one(labelled_people, tmp_path, one_thread):
     launch_function(2, shared_fit, labelled_people, tmp_path)
     found = [torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(2)]
+    for o in found: assert o['asked'] == [True]*2*len(METHODS) # A search an epoch, shared out
     for method,settings in METHODS.items():
         alone,fits = trained(labelled_people, 4, None, settings),[o['fits'][method] for o in found]
         assert len(alone['losses']) > 4

@@ -36,25 +36,25 @@ def mean_curves(
     rate; a mean has no threshold. Errors against rejection are means at each share rejected."""
     kept = [(Path(o), read_run(Path(o)/'run.json')['curves']) for o in folders if (Path(o)/'run.json').is_file()]
     names = [name for name in (kept[0][1] if kept else ()) if all(name in notes for _,notes in kept)]
-    curves,of = {},{}
+    curves,of,n = {},{},len(kept)
+    mean = f'mean of {n} seed{"s"*(n > 1)}'
     for name in names:
         files = [folder/f'all_{name}.csv' for folder,_ in kept]
         note = kept[0][1][name]
         frames = [pd.read_csv(o) for o in files if o.is_file()]
         if len(frames) < len(kept): continue
-        if 'rejection' in note: curve = _mean_rejection(frames, note['rejection'])
+        if 'rejection' in note: curve = _mean_rejection(frames, note['rejection'], mean)
         else: curve = _mean_lines(frames)
         if curve is None: continue
-        n = len(kept)
-        curves[name] = curve
-        of[name] = ', '.join(filter(None, (note['of'], f'mean of {n} seed{"s"*(n > 1)}')))
+        curves[name],of[name] = curve,', '.join(filter(None, (note['of'], mean)))
     return curves, of
 
 
-def _mean_rejection(frames, rules):
+def _mean_rejection(frames, rules, mean):
     frames = [o.set_index('rejected') for o in frames]
     arms = [arm for arm in frames[0] if all(arm in o for o in frames)]
     if not arms: return None
+    rules = {**rules, 'rule': f'{rules["rule"]}; {mean}'}
     return rejection_of(sum(o[arms] for o in frames)/len(frames), **rules)
 
 

@@ -122,9 +122,8 @@ class Run:
     )->pd.DataFrame: # A row a stage
         """Write `results.csv`, and print it in %; all arms in one figure each, as files and as a W&B run of their own
 
-        That run is left out where the run is one seed of `compare.py`, which closes all of them: its folder lies in the
-        one that the `group` is named after. What stages would have gone on from goes: their weights are in the learners
-        that they have left."""
+        That run is left out where the run is one seed of `compare.py`, which closes all of them. What stages would
+        have gone on from goes: their weights are in the learners that they have left."""
         results = pd.DataFrame(self.results).T.dropna(axis=1, how='all') # Too few pairs for a rate
         if processes()[0]:
             self.folder.close()
@@ -149,10 +148,9 @@ class Run:
             save_figure(signed(figure, said), self.out/stage_file(f'all_{k}.png'))
         for k,frame in closing.frames.items(): save_frame(frame, self.out/f'all_{k}.csv', index=False)
         self.folder.note(curves=curve_notes(closing.curves, closing.of))
-        whole,group = self.out.absolute().parent,self.args.get('group') or self.out.name
-        if group == whole.name and (whole/'run.json').is_file(): return
+        if self.compared: return
         trial = trial_id()
-        run = start_run(name=f'{self.out.name} comparison', group=group, dir=self.out, job_type='compare',
+        run = start_run(name=f'{self.name} comparison', group=self.group, dir=self.out, job_type='compare',
                         id=trial or self.run_id('comparison'), config=without_folders(self.args),
                         tracked=not self.args.get('no_wandb'))
         if trial: run.summary.update(under('final', list(self.results.values())[-1])) # What a sweep goes by
@@ -165,7 +163,23 @@ class Run:
     def of(self):
         "What is trained and judged on, for figures"
         root = '' if self.table is None else Path(self.table.attrs.get('root', '')).name
-        return said_of(self.args.get('arch'), root, f'run {self.out.name}')
+        return said_of(self.args.get('arch'), root, f'run {self.name}')
+
+    @property
+    def group(self):
+        "Of its W&B runs"
+        return self.args.get('group') or self.out.name
+
+    @property
+    def compared(self):
+        "Is it one seed of `compare.py`? Its folder lies in the one that the group is named after"
+        whole = self.out.absolute().parent
+        return self.group == whole.name and (whole/'run.json').is_file()
+
+    @property
+    def name(self):
+        "What it is called: its folder; a seed of a comparison is called after that, too"
+        return f'{self.group} {self.out.name}' if self.compared else self.out.name
 
 
 class Stage:
@@ -203,8 +217,8 @@ class Stage:
             known = {k: v for k,v in without_folders(args).items() if k not in {*strange, *METHOD, 'shuffle_quality'}}
             known |= {'stage': 'baseline' if self.first else 'fine-tuning', 'arm': self.title, **self._taught_how(arms),
                       'reference': run.run_id(reference_of([first, *(o.title for o in arms)]))}
-            self._wandb_run = start_run(name=f'{run.out.name} {self.title}', group=args.get('group') or run.out.name,
-                                        dir=run.out, id=run.run_id(self.title),
+            self._wandb_run = start_run(name=f'{run.name} {self.title}', group=run.group, dir=run.out,
+                                        id=run.run_id(self.title),
                                         job_type='train' if self.first else 'fine-tune', config=known,
                                         tracked=not args.get('no_wandb'))
             uses(self._wandb_run, *(f'{run.run_id(first)}-{k}' for k in ('model', 'table') if not self.first))

@@ -142,7 +142,8 @@ def configs(monkeypatch):
     "What W&B would be told of each run, by its name"
     found = {}
     def start(name, config, group, **kwargs):
-        found[name.split(' ', 1)[1]] = {**config, 'group of W&B': group}
+        start = name.split(' seed', 1)[-1] # Of a comparison: its own name is in front
+        found[start.split(' ', 1)[1]] = {**config, 'group of W&B': group, 'whole name': name}
         return NoRun()
     monkeypatch.setattr(stages, 'start_run', start)
     return found
@@ -185,6 +186,7 @@ def test_a_run_of_any_group_is_closed_but_for_the_seeds_of_compare(options, conf
     assert closed(tmp_path/'c'/'seed0') # A folder that happens to be called so
     (tmp_path/'c'/'run.json').write_text('{}') # As `compare.py` leaves it
     assert closed(tmp_path/'c'/'seed1') == (group != 'c')
+    assert configs['baseline']['whole name'] == ('c ' if group == 'c' else '') + 'seed1 baseline'
 
 
 def test_a_weight_that_changes_is_described(options, configs):

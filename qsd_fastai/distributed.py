@@ -126,13 +126,26 @@ def shared_out(
 ): # Iterator of what `do` gave, in the order of jobs
     """`map(do, jobs)`, where each of the processes that are `together` does every n-th job and is told of the others
 
-    As one process alone does a job the same way, the answers are the same, to the last digit."""
+    As one process alone does a job the same way, the answers are the same, to the last digit. What one of them raises
+    ends the work of all."""
     rank,world = processes()
     if world == 1 or not _together: return map(do, jobs)
-    own = {k: do(o) for k,o in enumerate(jobs) if k % world == rank}
-    own = tree_map_only(torch.Tensor, torch.Tensor.cpu, own) # Those of a GPU would come to the GPU of this process
-    found = {k: o for part in gather_objects(own) for k,o in part.items()}
+    own,failed = {},None
+    try:
+        for k,o in enumerate(jobs):
+            if k % world == rank: own[k] = tree_map_only(torch.Tensor, _alone, do(o))
+    except Exception as e: own,failed = f'{type(e).__name__}: {e}',e
+    parts = gather_objects(own)
+    if failed is not None: raise failed
+    if wrong := next((o for o in parts if isinstance(o, str)), None):
+        raise RuntimeError(f'Another process could not do its share ({wrong}).')
+    found = {k: o for part in parts for k,o in part.items()}
     return (found[k] for k in range(len(found)))
+
+
+def _alone(x):
+    "On the CPU, for one of a GPU would come to the GPU of this process; and a copy, for a view is told with its whole"
+    return x.cpu().clone()
 
 
 def gather_objects(

@@ -1,4 +1,5 @@
 "Three processes that share work, told and gathered, against one process that has everything"
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from started import launch_function
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from qsd_fastai import launched
+from qsd_fastai import distributed, launched
 from qsd_fastai.distributed import (
     after_first,
     from_first,
@@ -146,8 +147,15 @@ def in_shares(rank, folder):
         assert found == [(torch.tensor(k), k) for k in range(8)]
         assert list(shared_out(range(3), lambda k: k + rank)) == [rank, rank + 1, rank + 2] # Not asked together
         with together(): assert list(shared_out([], job)) == []
+        with together(), pytest.raises(ZeroDivisionError if rank == 1 else RuntimeError, match='division by zero'):
+            shared_out(range(WORLD), lambda k: 1/(1 - k)) # One fails, and none waits for it
         with together(): found = searched(),labelled()
         torch.save(found, folder/f'{rank}.pt')
+
+
+def test_what_is_told_is_as_large_as_it_is():
+    "A view would be told with all that it is a view of"
+    for part in torch.arange(10**6).split(10**5): assert len(pickle.dumps(distributed._alone(part))) < 10**6
 
 
 def test_three_processes_search_and_label_as_one(tmp_path):

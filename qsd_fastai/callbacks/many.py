@@ -11,7 +11,7 @@ from fastai.torch_core import get_model
 
 from ..data.within import by_fork
 from ..distillation import QualityDistillation
-from ..distributed import processes, together
+from ..distributed import gather_objects, processes, together
 from ..evaluation.metrics import StoredMetric
 from ..fits import is_judging
 from ..models.shared_norm import own_statistics, share_statistics
@@ -65,7 +65,9 @@ class ManyProcesses(DistributedTrainer):
         if not self.wrapped: return
         judges = {id(o.judge): o.judge for o in self.learn.metrics if isinstance(o, StoredMetric) and o.store.current}
         with together():
-            for judge in judges.values(): judge.found()
+            for judge in judges.values():
+                # a callback may have asked in some of them
+                if not all(gather_objects(judge.passed)): judge.found(anew=True)
 
     def after_fit(self):
         if not self.wrapped or is_judging(self.learn): return

@@ -17,7 +17,7 @@ from ..spelling import match_paths, same_codes
 from ..unknown import check_quality
 from .verification import fuse_flip
 
-__all__ = ['EmbeddingStore', 'Judge', 'read_embeddings', 'strictly_judged', 'write_embeddings']
+__all__ = ['EmbeddingStore', 'Judge', 'lacks_targets', 'read_embeddings', 'strictly_judged', 'write_embeddings']
 
 
 def _table_rows(dl):
@@ -27,6 +27,12 @@ def _table_rows(dl):
 
 
 def _embedding(pred): return pred if isinstance(pred, torch.Tensor) else pred.emb
+
+
+def lacks_targets()->ValueError:
+    "What is said where there is too little to judge by"
+    return ValueError('Judging needs the targets (identity, quality, scene). Add `IdentityBlock`, `QualityBlock` and '
+                      '`SceneBlock` to the DataBlock, or use `recognition_dataloaders`.')
 
 
 class EmbeddingStore:
@@ -76,9 +82,7 @@ class EmbeddingStore:
         emb = _embedding(learn.pred)
         if self._last is not None and self._last() is emb: return
         self._last = weakref.ref(emb)
-        if len(learn.yb) < 3:
-            raise ValueError('Judging needs the targets (identity, quality, scene). Add `IdentityBlock`, '
-                             '`QualityBlock` and `SceneBlock` to the DataBlock, or use `recognition_dataloaders`.')
+        if len(learn.yb) < 3: raise lacks_targets()
         n = None if self.row_quality is None else len(self.row_quality)
         if n is not None and (last := int(learn.yb[2][:,0].max())) >= n:
             raise ValueError(f'quality has {n} entries and the table at least {last + 1} rows. Give one for each row.')
@@ -143,12 +147,18 @@ class Judge:
         "Whatever is found, or ValueError"
         raise NotImplementedError
 
+    @property
+    def passed(self):
+        "Is the last validation judged already?"
+        return self._found[0] == self.store.version
+
     def found(self,
         strict:bool=False, # Raise what goes wrong?
+        anew:bool=False,   # Judge again, whatever was found?
     ):
         "What `judge` gave for the last validation; None where there was none, or nothing can be judged"
         if not self.store.parts: return None
-        if self._found[0] != self.store.version:
+        if anew or not self.passed:
             try: found = self.judge(*self.store.gathered())
             except Exception as e:
                 if strict or self.store.strict: raise

@@ -40,6 +40,7 @@ def said_of(
 
 def closing_of_seeds(
     folders,       # Of the runs of some seeds, `seed0`, say
+    arms:list,     # Of all stages, the baseline first
     reference:str, # The arm that gains are over
     of:str='',     # What was compared, above the figures
 )->tuple: # `(frames, figures, charts)` by name, as `log_closing` takes them
@@ -50,12 +51,14 @@ def closing_of_seeds(
     files = [o for o in (Path(folder)/'all_query_gains.csv' for folder in folders) if o.is_file()]
     if not files: return frames, figures, charts
     mean = pd.concat(map(pd.read_csv, files)).groupby('path', sort=False).mean()
-    arms = [o for o in mean if o not in ('quality', reference)]
-    if reference not in mean or not arms: return frames, figures, charts
+    others = [o for o in mean if o not in ('quality', reference)]
+    if reference not in mean or not others: return frames, figures, charts
     frames['query_gains'] = mean.reset_index()
     title = f'Gain of each query, mean of {len(files)} seed{"s"*(len(files) > 1)}'
-    figure = query_gains_figure({o: mean[o] - mean[reference] for o in arms}, reference, title)
-    return frames, {**figures, 'query_gains': signed(figure, of)}, charts
+    gains,looks = {o: mean[o] - mean[reference] for o in others},{o: i for i,o in enumerate(arms)}
+    figure = query_gains_figure(gains, reference, title, looks)
+    figures['query_gains'] = signed(figure, of)
+    return frames, figures, charts
 
 
 class Closing:
@@ -97,8 +100,8 @@ class Closing:
         self.figures['query_gains'] = query_gains_figure(gains, reference, looks=looks)
         for title in others:
             if title == next(iter(self.judged)): continue # The baseline has not been fine-tuned
+            name = f'gained_and_lost_{stage_file(title)}'
             rows = pd.DataFrame({'row': table['path'], 'ap': table[title], 'reference_ap': table[reference],
                                  'quality': table['quality']})
-            name = f'gained_and_lost_{stage_file(title)}'
             self.figures[name] = gained_and_lost_figure(rows, self.files)
             self.notes[name] = f'Gained and lost most: {title}, over "{reference}"'

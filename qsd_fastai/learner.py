@@ -40,7 +40,7 @@ from .models.recognizer import Recognizer, recognizer_splitter
 from .tensors import plain_tensor
 from .verbs import interpretation  # noqa: F401
 from .verbs.answers import Answer, Gallery, answer_of
-from .verbs.refusals import flat_metrics, refuse_callbacks, refuse_loss
+from .verbs.refusals import flat_metrics, refuse_callbacks, refuse_loss, refuse_options
 from .verbs.results import Results, answers_of_loader, as_judged, has_labels, some
 
 __all__ = ['RecognitionLearner', 'imprint_head', 'pictures_of_loader', 'recognition_learner']
@@ -181,6 +181,7 @@ def recognition_learner(
     **kwargs,              # For `Learner`: `opt_func`, `lr`, `wd`, `path`, `moms`, ...
 )->RecognitionLearner:
     "A fastai `Learner` that trains an embedding of identities; in evaluation its model gives the embedding `(bs, nf)`"
+    refuse_options(kwargs)
     if not getattr(dls, 'c', 0):
         raise ValueError('dls.c is 0: no training identity. Give a table with training rows and an `IdentityBlock`.')
     arch = given_body(arch, picture_size(dls))

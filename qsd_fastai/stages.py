@@ -58,6 +58,7 @@ class Run:
         self.resume = args.get('resume', False)
         self.folder = RunFolder(recipe, args.get('out'), self.args, self.resume, stagewise=True)
         self.out,self.results,self.judged,self.current,self.table = self.folder.out,{},{},None,None
+        self.trained = [] # Stages; others took a model as it is
 
     def of_table(self,
         table:pd.DataFrame, # To be trained and judged on
@@ -150,8 +151,9 @@ class Run:
         self.folder.note(curves=curve_notes(closing.curves, closing.of))
         if self.compared: return
         trial = trial_id()
+        known = {'stage': 'comparison', 'reference': self.run_id(reference_of(list(self.judged)))}
         run = start_run(name=f'{self.name} comparison', group=self.group, dir=self.out, job_type='compare',
-                        id=trial or self.run_id('comparison'), config=without_folders(self.args),
+                        id=trial or self.run_id('comparison'), config={**without_folders(self.args), **known},
                         tracked=not self.args.get('no_wandb'))
         if trial: run.summary.update(under('final', list(self.results.values())[-1])) # What a sweep goes by
         uses(run, *(f'{self.run_id(title)}-evaluation' for title in self.judged))
@@ -192,12 +194,13 @@ class Stage:
         self.name = stage_file(title)
         self.begun = run.resume and title in run.folder.kept['stages'] # Before
         self._wandb_run = self.track = None
+        self.trains = False # Until it is asked for callbacks
 
     def cbs(self,
         *cbs, # Of the method and the schedule; `None` is passed over
     )->list:
         "Callbacks of the fit: those given, the state that it is resumed from, and tracking"
-        cbs = [cb for cb in cbs if cb is not None]
+        cbs,self.trains = [cb for cb in cbs if cb is not None],True
         self.method = next((cb for cb in cbs if isinstance(cb, QualityDistillation)), None)
         self.track = TrackRun(into=self.wandb_run)
         if processes()[1] > 1: cbs.append(ManyProcesses(self.run.args.get('sync_bn', False)))
@@ -218,11 +221,16 @@ class Stage:
             known |= {'stage': 'baseline' if self.first else 'fine-tuning', 'arm': self.title, **self._taught_how(arms),
                       'reference': run.run_id(reference_of([first, *(o.title for o in arms)]))}
             self._wandb_run = start_run(name=f'{run.name} {self.title}', group=run.group, dir=run.out,
-                                        id=run.run_id(self.title),
-                                        job_type='train' if self.first else 'fine-tune', config=known,
+                                        id=run.run_id(self.title), job_type=self._job, config=known,
                                         tracked=not args.get('no_wandb'))
-            uses(self._wandb_run, *(f'{run.run_id(first)}-{k}' for k in ('model', 'table') if not self.first))
+            known = ('model', 'table') if first in run.trained else ()
+            uses(self._wandb_run, *(f'{run.run_id(first)}-{k}' for k in known))
         return self._wandb_run
+
+    @property
+    def _job(self):
+        "What W&B is told that is done: a model that is taken as it is is judged alone"
+        return 'evaluate' if not self.trains else 'train' if self.first else 'fine-tune'
 
     def _taught_how(self, arms):
         "What of `METHOD` is in use, which an arm may have otherwise than the options say; nothing where nobody teaches"
@@ -245,6 +253,7 @@ class Stage:
         "Keep the learner, its figures and its plots, and end the W&B run"
         figures = {k: v for o in judgements for k,v in o.figures.items()}
         self.run.results[self.title] = figures
+        if self.trains: self.run.trained.append(self.title)
         with whole_centers(learn.model) if processes()[1] > 1 else nullcontext():
             if processes()[0]: return
             with in_one_move((self.run.out/f'{self.name}.pkl').absolute()) as part: learn.export(part)

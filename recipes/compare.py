@@ -79,12 +79,15 @@ def main(
     root = made if table is None else Path(table.attrs['root']).name
     of = said_of(given.get('arch', parser.get_default('arch')), root, f'{recipe}.py, comparison {out.name}')
     folders = [out/f'seed{o}' for o in results['seed'].unique()]
-    frames,figures,charts = closing_of_seeds(folders, reference, of)
-    figures['gains'] = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of)
+    titles = list(results['arm'].unique())
+    frames,figures,charts = closing_of_seeds(folders, titles, reference, of)
+    looks = {o: i for i,o in enumerate(titles)}
+    figures['gains'] = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of, looks)
     for k,figure in figures.items(): save_figure(figure, out/f'{k}.png')
     for k,frame in frames.items(): save_frame(frame, out/f'{k}.csv', index=False)
-    run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare',
-                    config=without_folders(options), tracked=not given.get('no_wandb'))
+    known = {**without_folders(options), 'stage': 'comparison', 'reference': reference}
+    run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare', config=known,
+                    tracked=not given.get('no_wandb'))
     uses(run, *evaluations_of(folders))
     log_closing(run, {'results': results, 'gains': gains, **frames}, figures, charts)
     finish_run(run)

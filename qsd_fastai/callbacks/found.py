@@ -15,6 +15,8 @@ __all__ = ['described', 'found_config', 'highest_rates']
 STATE = {'active', 'count', 'exact', 'fits', 'given', 'learn', 'n_batches', 'n_candidates', 'n_kept', 'n_known',
          'n_pairs', 'run', 'taught', 'terms', 'training'}
 
+OF_TRANSFORM = 'name', 'order', 'split_idx'
+
 
 def found_config(
     learn, # `Learner` in a fit
@@ -35,7 +37,11 @@ def found_config(
         'n_epoch': learn.n_epoch, 'n_batches': len(dls.train),
         'callbacks': {cb.name: described(cb) for cb in own},
         'device': str(getattr(dls, 'device', None))}
-    for k in ('n_ids', 'n_imgs', 'partners', 'bs', 'seed'): found[k] = getattr(own_loader(dls), k, None)
+    loader = own_loader(dls)
+    for k in ('n_ids', 'n_imgs', 'partners', 'bs', 'seed'): found[k] = getattr(loader, k, None)
+    changes = [o for o in getattr(loader, 'after_batch', ()) if getattr(o, 'split_idx', None) == 0] # Of training alone
+    found['changes'] = {type(o).__name__: {k: v for k,v in described(o).items() if k not in OF_TRANSFORM}
+                        for o in changes}
     table = getattr(dls, 'table', None)
     if table is None: return found
     splits = table['split'].value_counts().to_dict()

@@ -1,16 +1,19 @@
 "What `valid_loss` says of people whom the head does not know, and the loss of a picture of theirs"
 import warnings
 from dataclasses import dataclass
+from inspect import signature
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
+from fastai.learner import AvgMetric
 from fastai.torch_core import num_distrib
 from fastcore.foundation import L
 
-from ..evaluation.metrics import RetrievalMetric, VerificationMetric, judge_of
+from ..evaluation.metrics import RetrievalMetric, StoredMetric, VerificationMetric, judge_of
 from ..evaluation.retrieval import evaluate_retrieval
+from ..evaluation.store import lacks_targets
 from ..fits import is_fit
 from ..tensors import plain_tensor
 from .running_loss import KeptLosses, RunningLoss
@@ -62,6 +65,7 @@ class HeldOut(Callback):
                 there = ', '.join(k for k in names if k != 'time')
                 raise ValueError(f'monitor of {type(o).__name__} is {o.monitor!r}, and there is none. '
                                  f'Use one of {there}, or add it to the metrics.')
+        if is_fit(self.learn): self._check_targets()
         judged = any(judge_of(self.metrics, o) for o in (RetrievalMetric, VerificationMetric))
         if judged or not is_fit(self.learn): return
         watching = [o.name for o in trackers_of(self.learn.cbs) if o.monitor == 'valid_loss']
@@ -69,6 +73,15 @@ class HeldOut(Callback):
         warnings.warn(f'{", ".join(watching)}: watches valid_loss, which does not say how well people are found: '
                       "without a metric it is a term over single batches. Give metrics=Retrieval('mAP') and "
                       "monitor='mAP'.", stacklevel=2)
+
+    def _check_targets(self):
+        "ValueError for a metric that cannot take what validation gives it, before an epoch is trained"
+        dataset = getattr(self.dls.valid, 'dataset', None) if len(self.dls.loaders) > 1 else None
+        if not (tls := getattr(dataset, 'tls', ())): return
+        n = len(tls) - dataset.n_inp
+        if n < 3 and any(isinstance(o, StoredMetric) for o in self.metrics): raise lacks_targets()
+        for o in self.metrics:
+            if type(o) is AvgMetric: refuse_function(o.func, n)
 
     @property
     def wanted(self):
@@ -91,6 +104,20 @@ class HeldOut(Callback):
         self.seen = []
         try: self.learn.gather_preds.losses = ranking_losses(emb, ids, others[-1] if others else None)
         except ValueError as e: warnings.warn(f'Losses are those of batches: {e}', stacklevel=2)
+
+
+def refuse_function(
+    func,  # Of a metric
+    n:int, # Targets that it is given
+):
+    "ValueError where it does not take the embeddings and so many targets"
+    try: signature(func).bind(*[None]*(1 + n))
+    except TypeError:
+        targets = ', '.join(('identity', 'quality', 'scene')[:n])
+        name = getattr(func, '__name__', type(func).__name__)
+        raise ValueError(f'metrics holds {name}, which does not take what it is given: (emb, {targets}). Give a '
+                         'function of these.') from None
+    except ValueError: return # It does not tell what it takes
 
 
 @dataclass

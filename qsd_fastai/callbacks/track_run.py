@@ -72,7 +72,7 @@ class TrackRun(Callback):
         project:str='qsd_fastai', # Where the run goes, when this starts it
         run_name:str=None,        # Shown in W&B
         group:str=None,           # Runs to be compared
-        config:dict=None,         # Beside what is found in the learner, which stands under `found`
+        config:dict=None,         # Beside what is found in the learner, which stands under `found`, `found_second`
         dir='runs',               # Where W&B keeps its files
         id:str=None,              # Of a run to go on with
         hardest:int=16,           # Queries in the table of the hardest, and pairs of each kind
@@ -130,7 +130,8 @@ class TrackRun(Callback):
         if self.wandb_run is None:
             self.wandb_run = start_run(self.project, self.run_name, self.group, self.dir, self.id, job_type='train')
             TrackRun.left = self.wandb_run
-        known = {'found': found_config(self.learn), **made_with(), **(self.config or {})}
+        part = 'found' if held is None else 'found_second' # Of `fine_tune`: other rates and epochs
+        known = {part: found_config(self.learn), **made_with(), **(self.config or {})}
         self.wandb_run.config.update(known, allow_val_change=True)
         for part,step in STEPS.items(): self.wandb_run.define_metric(f'{part}/*', step_metric=step)
         for name in self.recorder.metric_names:

@@ -1,4 +1,5 @@
 "The sets of pairs that a model for faces is judged on, as they are and degraded, and their judgement in one row"
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,14 +160,17 @@ class PairSets:
         return {'accuracy': result.accuracy, 'tar': result.tar_at_far((self.far,))['tar'].iloc[0]}
 
     def _rejection(self, parts, seed):
-        "What rejecting the worst pictures of all sets is worth: by likeness to others, by length, by truth"
+        """What rejecting the worst pictures of all sets is worth: by truth where it is known, by length, by likeness
+
+        All arms in one go by the first of these."""
         tables,embs,firsts,seconds,per_pair = zip(*parts)
         begin = np.cumsum([0, *map(len, tables)])
         first,second = (np.concatenate([rows + n for rows,n in zip(o, begin)]) for o in (firsts, seconds))
         emb,everyone = torch.cat(embs),pd.concat(tables, ignore_index=True)
-        quality = {'similarity': similarity_quality(emb, everyone['identity'], seed=seed),
-                   'length of the embedding': norm_quality(emb)}
-        if 'true_quality' in everyone and everyone['true_quality'].notna().all():
-            quality['true quality'] = everyone['true_quality'].to_numpy()
+        known = 'true_quality' in everyone and everyone['true_quality'].notna().all()
+        quality = {'true quality': everyone['true_quality'].to_numpy()} if known else {}
+        quality |= {'length of its embedding': norm_quality(emb),
+                    'likeness, who it is being known': similarity_quality(emb, everyone['identity'], seed=seed)}
         scores,same = (np.concatenate([o[k] for o in per_pair]) for k in ('score', 'same'))
-        return error_vs_reject(scores, same, first, second, quality, far=self.far)
+        found = error_vs_reject(scores, same, first, second, quality, far=self.far)
+        return found if len(parts) == 1 else replace(found, rule=f'{found.rule}; {len(parts)} sets together')

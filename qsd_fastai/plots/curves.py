@@ -13,6 +13,7 @@ def gains_figure(
     gains,         # Of `arm_gains`
     reference:str, # What the gains are over
     of:str='',     # What was compared, above everything
+    looks:dict=None, # Arm -> number of its color; counted when not given
 )->Figure:
     "What each arm gains in each figure, in points, with its 95 % interval; a bar across 0 is no evidence"
     figures,arms = gains['figure'].unique(), gains['arm'].unique()
@@ -23,7 +24,9 @@ def gains_figure(
         at = np.arange(len(figures)) + .7*((k + .5)/len(arms) - .5)
         half = 100*(of_arm['high'] - of_arm['mean']).fillna(0)
         label = f'{arm}, n = {of_arm["seeds"].iloc[0]}'
-        ax.errorbar(at, 100*of_arm['mean'], yerr=half, fmt='os^DvP'[k % 6], markersize=4, capsize=2, label=label)
+        number = k if looks is None else looks[arm]
+        ax.errorbar(at, 100*of_arm['mean'], yerr=half, fmt='os^DvP'[number % 6], markersize=4, capsize=2, label=label,
+                    color=look(number)['color'])
     ax.axhline(0, color='black', linewidth=.8)
     aslant = dict(rotation=30, ha='right', rotation_mode='anchor') if max(map(len, figures)) > 11 else {}
     ax.set_xticks(np.arange(len(figures)), figures, **aslant)

@@ -8,9 +8,24 @@ from torch.nn.modules.loss import _Loss
 
 from ..evaluation.metrics import Retrieval, Verification
 
-__all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_loss']
+__all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_loss', 'refuse_options']
 
 OF_CLASSES = 'fastai.losses', 'torch.nn.functional', 'torch.nn.modules.loss' # Modules whose losses take logits
+
+
+OTHERS = {'loss_func': 'loss=...', 'custom_head': 'head=..., over identities', 'cut': 'pool=... and neck=...',
+          'concat_pool': 'pool=...', 'first_bn': 'neck=...', 'lin_ftrs': 'neck=...', 'ps': 'neck=...',
+          'init': 'a module as body, with weights as you want them', 'n_in': 'body_kwargs={"in_chans": ...}',
+          'n_out': 'dls, whose identities are counted', 'y_range': 'loss=...',
+          'normalize': 'recognition_dataloaders(stats=...)'} # What `vision_learner` takes: what there is in its place
+
+
+def refuse_options(
+    options:dict, # Beside those of `recognition_learner`
+):
+    "ValueError for those of `vision_learner` that are called otherwise here"
+    if other := next((k for k in options if k in OTHERS), None):
+        raise ValueError(f'{other} is given, which recognition_learner does not take. Use {OTHERS[other]}.')
 
 
 def flat_metrics(

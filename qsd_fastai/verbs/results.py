@@ -72,7 +72,9 @@ class Results:
         height=1.5, # Of a picture, inches
     ):
         "A row for each: itself, and what it was answered"
+        if top < 1: raise ValueError(f'{top} answers are asked for. Give 1 or more.')
         which = torch.as_tensor(np.array(which, dtype=np.int64))
+        if not len(which): raise ValueError('No picture is asked for. Give 1 or more that search, and can be answered.')
         asked,there,asked_ids,ids,*cameras = self.searched
         seen = (cameras[0][which.numpy()], cameras[1]) if self.cameras else (None, None)
         ranks = np.nan_to_num(self.first_rank[which.numpy()]).astype(int)

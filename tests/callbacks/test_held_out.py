@@ -6,12 +6,16 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.data.block import DataBlock
 from fastai.interpret import Interpretation
 from fastai.learner import load_learner
 from fastai.torch_core import set_seed
+from fastai.vision.data import ImageBlock
 
 from qsd_fastai.callbacks.held_out import HeldOutLoss, ranking_losses
+from qsd_fastai.data.blocks import IdentityBlock
 from qsd_fastai.data.loaders import recognition_dataloaders
+from qsd_fastai.data.transforms import Squish
 from qsd_fastai.evaluation.metrics import Retrieval, Verification
 from qsd_fastai.evaluation.retrieval import evaluate_retrieval
 from qsd_fastai.evaluation.scores import all_pairs
@@ -51,6 +55,19 @@ def test_pairs_where_there_is_no_search(labelled_people):
     learn = make(labelled_people, Verification('auc', pairs=listed))
     values = fit(learn, 1)
     assert values[0, 1] == pytest.approx(1 - values[0, 2])
+
+
+def test_what_cannot_be_judged_is_told_before_an_epoch_is_trained(labelled_people):
+    items = list(labelled_people.itertuples())
+    def picture(o): return f'{labelled_people.attrs["root"]}/{o.path}'
+    def who(o): return o.identity
+    block = DataBlock((ImageBlock, IdentityBlock), get_x=picture, get_y=who, item_tfms=Squish((32, 16)))
+    dls = block.dataloaders(items, bs=8, num_workers=0, device='cpu')
+    learn = recognition_learner(dls, 'test_resnet', metrics=Retrieval('mAP'))
+    with pytest.raises(ValueError, match='Judging needs the targets'): fit(learn, 1)
+    assert not learn.recorder.losses
+    learn = recognition_learner(dls, 'test_resnet', metrics=lambda emb, ids: emb.norm(dim=1).mean())
+    assert fit(learn, 1).shape == (1, 3)
 
 
 @pytest.mark.parametrize('watch', [SaveModelCallback, EarlyStoppingCallback, ReduceLROnPlateau])

@@ -125,6 +125,8 @@ def test_config(tracked, labelled_people):
     known = {'body': 'test_resnet', 'size': [32, 16], 'n_identities': 8, 'n_ids': 4, 'n_imgs': 3, 'n_epoch': 2}
     assert {k: c[k] for k in known} == known
     assert c['n_batches'] == 4
+    assert set(c['changes']) == {'CropFlip', 'RandomErasing'}
+    assert c['changes']['CropFlip']['p'] == .5
     assert (c['optimizer'], c['device'], c['seed'], c['wd']) == ('Adam', 'cpu', 0, .01)
     assert c['parameters'] == sum(p.numel() for p in learn.model.parameters())
     np.testing.assert_allclose(c['lr'], [1e-4, 1e-3])
@@ -441,6 +443,9 @@ def test_fine_tune_is_one_run(labelled_people, offline, tmp_path):
         assert [r['batch'] for r in read.rows('train/loss')] == list(range(8))
         assert [r['epoch'] for r in read.rows('valid/mAP')] == [1, 2]
         assert [a.type for a in read.artifacts.values()].count('model') == 1
+        frozen,then = read.config['found'],read.config['found_second']
+        assert max(frozen['lr']) == pytest.approx(1e-3)
+        assert max(then['lr']) == pytest.approx(5e-4)
 
 
 @pytest.mark.parametrize('values,best', [([.2, .9, .5], 1), ([.9, .5, .2], 3), ([.5, .2, .9], 2)])

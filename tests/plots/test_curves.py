@@ -8,6 +8,7 @@ from qsd_fastai.evaluation.rejection import error_vs_reject, retrieval_vs_reject
 from qsd_fastai.evaluation.roc import roc_points
 from qsd_fastai.evaluation.scores import all_pairs, pair_scores
 from qsd_fastai.plots.curves import cmc_figure, det_figure, error_vs_reject_figure, gains_figure, roc_figure
+from qsd_fastai.plots.style import look
 from qsd_fastai.quality import norm_quality
 
 rng = np.random.default_rng(0)
@@ -118,6 +119,8 @@ def test_gains(n, names, reference, assert_tidy):
         np.testing.assert_allclose(ends, [100*of_arm[k] for k in ('low', 'high')])
     assert_tidy(fig)
     assert_tidy(gains_figure(arm_gains(results[results.seed == 0], reference), reference))  # one seed has no error
+    fig = gains_figure(gains, reference, looks={o: i for i,o in enumerate(arms)}) # As the arms look in other figures
+    assert [o.lines[0].get_color() for o in fig.axes[0].containers] == [look(i)['color'] for i in (1, 2)]
 
 
 def test_norm_quality():

@@ -62,9 +62,23 @@ def test_every_arm_is_judged_as_it_is_and_degraded(faces, capsys, monkeypatch):
     assert {'charts/roc_table', 'charts/det_table', 'charts/rejection_table'} <= logged
     assert {f'pairs accuracy {o}' for o in ('worst', 'middle', 'best')} <= set(results.columns)
     for o in tracked: o.check_keys()
+    by = pd.read_csv(faces/'one'/'baseline_rejection.csv').columns
+    # copies have no true quality
+    assert list(by[:3]) == ['rejected', 'length of its embedding', 'likeness, who it is being known']
     labelled = read_table(faces/'one'/'labelled'/'images.csv')
     train = labelled['split'] == 'train'
     for rows in (train, ~train): assert labelled.loc[rows, 'quality'].between(0, 100).all()
+
+
+def test_weights_as_they_are_are_judged_and_no_model_that_is_not_there_is_used(faces):
+    asked = {k: v for k,v in tiny.items() if k != 'epochs'}
+    torch.save(Recognizer(tiny['arch'], 2, pretrained=False).body.state_dict(), faces/'body.pth')
+    face.main(str(faces/'faces'/'images.csv'), out=faces/'as', epochs=0, weights=str(faces/'body.pth'), arms='without',
+              **asked)
+    first,then,_ = runs(faces/'as')
+    assert (first.header.job_type, then.header.job_type) == ('evaluate', 'fine-tune')
+    assert 'model' not in {o.type for o in first.artifacts.values()}
+    assert not then.config.get('uses')
 
 
 def test_weight_zero_is_the_fine_tuning_without(faces):

@@ -10,11 +10,12 @@ is written anew as JPEG, the clean ones too, or a model could tell them by their
 
 `--protocol mlr` makes the sets of several resolutions of the field (MLR-VIPeR, MLR-CUHK03, MLR-Market-1501, MLR-Duke;
 Jiao et al., AAAI 2018; Li et al., ICCV 2019): pictures are down-sampled by 2, 3 or 4, each equally likely, so that bad
-queries are looked for among good pictures and training has both. Of two cameras (VIPeR, CUHK03) those of the camera
-that asks, in training too; of more (Market-1501, Duke) the queries and, of each training identity, the pictures of one
-camera. For six or eight cameras published code differs: queries and all of training, or those of camera 1 (`--low 1`).
-The others stay where they are. The rates that the papers drew were not published: these are drawn by `--seed`, the same
-on every machine, and figures are comparable with theirs in the mean alone.
+queries are looked for among good pictures and training has both. Of two cameras (VIPeR, CUHK03's classic protocol)
+those of the camera that asks, in training too; of more (Market-1501, Duke), or where both ask (CUHK03's new protocol),
+the queries and, of each training identity, the pictures of one camera. For six or eight cameras published code differs:
+queries and all of training, or those of camera 1 (`--low 1`). The others stay where they are. The rates that the papers
+drew were not published: these are drawn by `--seed`, the same on every machine, and figures are comparable with theirs
+in the mean alone.
 """
 import zlib
 from pathlib import Path

@@ -6,7 +6,7 @@ import pandas as pd
 
 from .callbacks.octuplet import OctupletTuning
 from .choices import one_of
-from .distillation import QualityDistillation
+from .distillation import PRESETS, QualityDistillation
 from .files import file_hash
 from .rows import naming
 
@@ -75,8 +75,8 @@ ARMS = {o.key: o for o in (
     Arm('free', 'with QSD, both pictures move', settings={'stop': 0.}),
     _copies('', 'degraded copies, without QSD', weight=0.),
     _copies('gap', 'copies, the nearer the more moves'),
-    _copies('gap-reversed', 'copies, the farther the more moves', labels='reversed'),
-    _copies('gap-shuffled', 'copies, either moves more, at random', labels='shuffled'),
+    _copies('gap-reversed', 'copies, the same with their order reversed', labels='reversed'),
+    _copies('gap-shuffled', 'copies, the same with their order shuffled', labels='shuffled'),
     _copies('free', 'copies, both move', stop=0.),
     _copies('stop', 'copies, picture teaches copy', stop=1.),
     _copies('reversed', 'copies, copy teaches picture', stop=1., labels='reversed'),
@@ -117,6 +117,8 @@ def read_arms(
             settings = {k: _value(v) for k,v in cells.items()}
             if own['key'] in [o.key for o in arms]: raise ValueError(f'{own["key"]} is there twice. Take another key.')
             if settings.get('weight') == 'auto': settings |= {'weight': 1., 'balance': True}
+            if preset := settings.get('preset'):
+                own.setdefault('pairs', PRESETS[one_of('preset', preset, *PRESETS)]['pairs'])
             if own.get('pairs') == 'copies':
                 settings = {'preset': 'copies', **settings}
                 if own.get('labels') in ('reversed', 'shuffled'): settings['labels'] = own.pop('labels')

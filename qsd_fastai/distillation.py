@@ -28,7 +28,8 @@ __all__ = ['PRESETS', 'QualityDistillation', 'check_halves']
 _PAPER = dict(weight=1., balance=False, pairs='partner', forward='separate', teacher='same', stop=1., tau=.3,
               amplify='reference', map_norm='none', distance='l2', logits='cosine', relations=0., mean=0.)
 PRESETS = { # What `QualityDistillation` is made with, where its arguments are not given
-    'published': _PAPER,                # Ou et al., IEEE TMM 2024
+    # Ou et al., IEEE TMM 2024; the released code also counts unknown labels as equal: `unlabelled_as_equal=True`
+    'published': _PAPER,
     'batch': {**_PAPER, 'pairs': 'batch'}, # The same among the pictures of a batch, without a second forward pass
     # a picture and its degraded copy come together, as strongly as they are pulled to their identity; the picture
     # moves the less the worse its copy is

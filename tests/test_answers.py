@@ -354,6 +354,18 @@ def test_octuplet_tuning_is_that_loss_alone():
     assert set(cb.terms) == {'octuplet'}
 
 
+def test_qsd_is_added_to_the_octuplet_loss_whichever_is_named_first():
+    found = []
+    for turned in (False, True):
+        cbs = [OctupletTuning(), QualityDistillation(preset='copies')]
+        learn = fit(learner(cbs[::-1] if turned else cbs, batches(2)), 1)
+        assert learn.quality_distillation.terms['qsd'] > 0
+        found.append([o.detach().clone() for o in learn.model.parameters()])
+    alone = list(fit(learner([OctupletTuning()], batches(2)), 1).model.parameters())
+    for a,b in zip(*found): assert torch.equal(a, b)
+    assert not all(torch.equal(a, b) for a,b in zip(alone, found[0]))
+
+
 def test_levels_by_name():
     named,plain = QualityDistillation(level_weights={'emb': 2.}),QualityDistillation(level_weights=(0., 2., 0.))
     for cb in (named, plain): fit(learner([cb]))

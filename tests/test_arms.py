@@ -119,6 +119,14 @@ def test_arms_of_a_table_of_settings(tmp_path):
     with pytest.raises(ValueError, match="'other'"): chosen_arms(f'{file}:other')
 
 
+def test_a_preset_in_a_table_of_settings_pairs_as_it_does(tmp_path):
+    file = tmp_path/'mine.csv'
+    file.write_text('key,preset,pairs,stop\npaper,published,,\nown,copies,,\nloose,copies,,0\nhere,published,batch,\n')
+    paper,own,loose,here = (o.method() for o in read_arms(file))
+    assert [o.pairs for o in (paper, own, loose, here)] == ['partner', 'copies', 'copies', 'batch']
+    assert [o.qsd.stop for o in (paper, own, loose)] == [1., 'gap', 0.]
+
+
 @pytest.mark.parametrize('text, said', [
     ('key\n', 'no arms'), ('title\nx\n', 'no arms'), ('key,stop\nx,3\n', r'mine\.csv, row 0.*stop is 3'),
     ('key\nwith\n', 'is an arm already'), ('key,stop\n,1\n', 'key is empty'), ('key,speed\nx,1\n', "'speed'"),

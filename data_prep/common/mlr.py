@@ -19,18 +19,18 @@ RATES = 2, 3, 4
 
 def low_rows(
     table,     # With `identity`, `camera`, `split`
-    low:str='',# 'queries', a camera, or '': that of the queries where there are two, else queries
+    low:str='',# 'queries', a camera, or '': the one that asks where there are two, else queries
     seed=0,    # Of the camera of each training identity, for 'queries'
 ): # `((n,) bool, what they are)`
     """Which pictures are down-sampled: those of one camera in every split, or the queries
 
-    Bad queries are looked for among good pictures (Jiao et al., AAAI 2018): of two cameras it is the one that asks, the
-    first where both do.
+    Bad queries are looked for among good pictures (Jiao et al., AAAI 2018): of two cameras it is the one that asks.
+    Where both do, as in the new protocol of CUHK03, one would ask with good pictures, and it is the queries.
     With queries, what is trained on has both as well: of each training identity the pictures of one of its cameras,
     drawn. ValueError where nothing, or all, would be."""
     cameras = sorted(set(table['camera']) - {''})
     asking = sorted(set(table.loc[table['split'] == 'query', 'camera']) - {''})
-    if not low: low = (asking or cameras)[0] if len(cameras) == 2 else 'queries'
+    if not low: low = (asking or cameras)[0] if len(cameras) == 2 and len(asking) < 2 else 'queries'
     if low == 'queries':
         rows = (table['split'] == 'query').to_numpy(copy=True)
         train = table[table['split'] == 'train']

@@ -15,7 +15,8 @@ class OctupletTuning(Callback):
 
     A picture and its own copy are no pair: batches are dealt by identity, two pictures or more of each. ValueError at
     the start of a fit where they are not."""
-    order,run_valid,pairs = QualityDistillation.order,False,'copies'
+    # before QSD, which adds to the loss that it finds
+    order,run_valid,pairs = QualityDistillation.order - .5,False,'copies'
     replaces_loss = True # Of the learner: what that comes to is no part of this training
 
     def __init__(self,

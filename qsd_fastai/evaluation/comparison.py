@@ -118,15 +118,23 @@ def halved_arms(
                          f'Give {rounds*(len(left) + 1)} or more, or fewer arms; two arms at least.')
     parts = []
     for k in range(rounds):
-        for _ in range(budget//(rounds*(len(left) + 1))): parts.append(run(first + len(parts), [reference, *left]))
+        for _ in range(budget//(rounds*(len(left) + 1))):
+            parts.append(run(first + len(parts), [reference, *left]))
+            _decides(parts[0], by) # A word that is none is told after the first seed, not after a round
         if k < rounds - 1: left = _better_half(pd.concat(parts), reference.title, left, by)
     return pd.concat(parts)
 
 
-def _better_half(results, reference, arms, by):
+def _decides(results, by):
+    "The figure that arms are screened by"
     figures = [c for c in results.columns if c not in ('arm', 'seed')]
     figure = by or ('mAP' if 'mAP' in figures else figures[0])
     if figure not in figures: raise ValueError(f'by is {figure!r}, none of the figures. Use {" or ".join(figures)}.')
+    return figure
+
+
+def _better_half(results, reference, arms, by):
+    figure = _decides(results, by)
     gains = arm_gains(results, reference, some_seeds=True)
     gain = gains[gains['figure'] == figure].set_index('arm')['mean']
     kept = sorted(arms, key=lambda o: -gain[o.title])[:(len(arms) + 1)//2]

@@ -168,6 +168,17 @@ def test_cuhk03_by_the_camera_that_asks(tmp_path):
                                        'detected/bounding_box_test/0002_c1_1.png'}
 
 
+def test_where_both_cameras_ask_no_query_stays_good(tmp_path):
+    "As in CUHK03's new protocol: good queries would be looked for among bad pictures"
+    table = cuhk(tmp_path)
+    more = table[table['path'].str.contains('query')].assign(path='detected/query/0002_c2_9.png', camera='2')
+    table = pd.concat([table, more], ignore_index=True)
+    low,what = low_rows(table)
+    assert what.startswith('queries')
+    assert low[table['split'] == 'query'].all()
+    assert not low[table['split'] == 'gallery'].any()
+
+
 @pytest.mark.parametrize('number, asks', [(0, 'a'), (1, 'b')])
 def test_viper_by_the_camera_that_asks(tmp_path, number, asks):
     draw(tmp_path, *[f'cam_{c}/{i:03d}_{45 if c == "a" else 90}.bmp' for c in 'ab' for i in range(4)])

@@ -134,3 +134,14 @@ def test_the_worse_half_goes_out_and_fewer_arms_get_more_seeds(capsys):
                                           ({'budget': 27, 'by': 'map'}, "by is 'map'")])
 def test_what_cannot_be_screened(kwargs, said):
     with pytest.raises(ValueError, match=said): screened(**kwargs)
+
+
+def test_a_figure_that_is_none_is_told_after_the_first_seed():
+    "Not after a round, and not never where there is but one"
+    seen = []
+    def run(seed, some):
+        seen.append(seed)
+        return pd.DataFrame([{'arm': o.title, 'seed': seed, 'mAP': 0.} for o in some])
+    arms = [SimpleNamespace(title=o) for o in ('without', 'with')]
+    with pytest.raises(ValueError, match="by is 'mapp'"): halved_arms(run, arms, 8, by='mapp')
+    assert seen == [0]

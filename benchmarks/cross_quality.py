@@ -29,6 +29,7 @@ from tuning.fit import Tuning
 from tuning.memory import as_pixels, unit_embeddings
 from tuning.runs import compare
 
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.copies import DegradedCopies
 from qsd_fastai.data.degradations import degrade, shrink
 from qsd_fastai.data.pairs import read_pairs
@@ -75,6 +76,7 @@ def judge_of(root, pairs, device):
 
 
 @call_parse
+@in_one_line
 def main(
     data:str,          # The aligned table, 112x112, with `pairs.csv` beside it
     weights:str,       # Of MobileFaceNet

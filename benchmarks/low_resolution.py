@@ -23,6 +23,7 @@ from tuning.memory import decoded, unit_embeddings
 from tuning.osnet import osnet_of_onnx, unfold_norms
 from tuning.runs import compare
 
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.copies import DegradedCopies
 from qsd_fastai.data.loaders import picture_files
 from qsd_fastai.data.pictures import open_picture
@@ -88,6 +89,7 @@ def unfolded(weights, table, size, device):
 
 
 @call_parse
+@in_one_line
 def main(
     data:str,          # The table of Market-1501's training half, as published or smaller
     weights:str,       # Of OSNet x0.25, ONNX

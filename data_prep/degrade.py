@@ -49,6 +49,9 @@ def main(
     options = chosen(locals(), but=['table'])
     mlr = one_of('--protocol', protocol, 'copies', 'mlr') == 'mlr'
     if not out: raise ValueError('Copies are pictures. Say where they go: --out DIR.')
+    if low and not mlr: raise ValueError(f'--low is {low!r}, and is of --protocol mlr. Give both, or leave it out.')
+    if mlr and copies != 1:
+        raise ValueError(f'--copies is {copies}, and mlr lowers pictures in their place. Leave it out.')
     source,to = Path(table), Path(out)/'images.csv'
     found,pairs = read_table(source), source.with_name('pairs.csv')
     table_crc,pairs_crc = (zlib.crc32(p.read_bytes()) if p.is_file() else None for p in (source, pairs))

@@ -38,7 +38,8 @@ PRESETS = { # What `QualityDistillation` is made with, where its arguments are n
 
 
 class QualityDistillation(Callback):
-    """Adds QSD to the training loss. Nothing else changes: with `weight=0` a run is the one without it, bit for bit.
+    """Adds QSD to the training loss. Nothing else changes: with `weight=0` a run is the one without it, bit for bit
+    (but with `forward='joint'`).
 
     `pairs='batch'` pairs all pictures of one identity in the batch and costs no forward pass. `pairs='partner'` is the
     published way: the loader gives each picture a partner from its whole identity (`partners=True`), and only

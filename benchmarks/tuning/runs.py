@@ -27,7 +27,8 @@ def numbers(
     if '..' in text:
         first,last = map(int, text.split('..'))
         return list(range(first, last + 1))
-    return [int(o) for o in text.split(',') if o] if ',' in text else list(range(int(text)))
+    try: return [int(o) for o in text.split(',') if o] if ',' in text else list(range(int(text)))
+    except ValueError: raise ValueError(f'--seeds {text}: give how many, or numbers with commas, or 5..16.') from None
 
 
 def _steps_of(
@@ -94,7 +95,8 @@ def _print_table(
     behind=('AUC',), # Figures that begin so are not drawn
 ):
     "Means, and paired gains over the first arm, of the runs that are there; results.csv, gains.csv, gains.png"
-    rows = pd.concat([pd.read_csv(o) for o in _done(out)], ignore_index=True)
+    if not (done := _done(out)): return print('No run is there yet.')
+    rows = pd.concat([pd.read_csv(o) for o in done], ignore_index=True)
     save_frame(rows, out/'results.csv', index=False)
     print(for_terminal(arm_means(rows[rows['steps'] == 0].drop(columns=list(SAID)))))
     titles = [o.title for o in arms]

@@ -115,6 +115,13 @@ def test_what_cannot_be_down_sampled(table, tmp_path, low, said):
         degrade.main(str(tmp_path/'data'/'images.csv'), str(tmp_path/'x'), protocol='lrm')
 
 
+@pytest.mark.parametrize('options, said', [({'low': 'queries'}, '--low.*--protocol mlr'),
+                                           ({'protocol': 'mlr', 'copies': 3}, '--copies is 3')])
+def test_what_has_no_meaning_is_refused(table, tmp_path, options, said):
+    with pytest.raises(SystemExit, match=said): degrade.main(str(table), str(tmp_path/'out'), **options)
+    assert not (tmp_path/'out').exists()
+
+
 def test_of_a_folder_of_people(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(4):

@@ -102,14 +102,13 @@ def main(
         index,results = pd.Index(pictures['path']), {}
         for one in judged:
             with together(): of = judge(one, emb[index.get_indexer(one.table['path'].iloc[one.rows])])
-            if processes()[0]: continue # Of several, which have embedded and searched together
             to = out if len(judged) == 1 else out/one.file.stem
             inside = model.get('flip_inside', False)
             found = one.write(to, of, model, flip=bool(flip or inside), flip_inside=inside, precision=precision)
             results[one.file.stem] = of.figures
             name = f'{out.name} {one.file.stem}'
             if wandb: track_judgement(found, of, one.table, to, out, group, name=name)
-        first_goes_on()
+        first_goes_on() # Of several processes, which have embedded and searched together
         results = pd.DataFrame(results).T.rename_axis('table')
         save_frame(results.assign(model=model['file'], sha256=model['sha256'][:12]), out/'results.csv')
         shown = results.T

@@ -12,6 +12,7 @@ from ..columns import complete_table
 from ..data.pairs import check_pairs, read_pairs
 from ..data.table import check_table, read_table
 from ..data.templates import read_templates
+from ..distributed import processes
 from ..files import file_hash, save_figure, save_frame, save_text
 from ..plots.style import signed
 from ..quality import norm_quality
@@ -66,11 +67,12 @@ class JudgedTable:
         model:dict, # Record of the model
         **how,    # More of the protocol
     )->dict: # As `results.json` has it
-        "Figures with their protocol, frames and pictures into files"
-        Path(to).mkdir(exist_ok=True)
+        "Figures with their protocol, frames and pictures into files, by the first of several processes"
         data = {'file': str(self.file), 'sha256': file_hash(self.file), 'pictures_embedded': len(self.rows),
                 'record': self.table.attrs.get('record')}
         found = {'figures': judged.figures, 'protocol': {**how, **judged.protocol}, 'data': data, 'model': model}
+        if processes()[0]: return found
+        Path(to).mkdir(exist_ok=True)
         save_text(json.dumps(found, indent=1, default=str), to/'results.json')
         for k,frame in judged.frames.items(): save_frame(frame, to/f'{k}.csv', index=False)
         name = f'{model["file"]} on {self.file.parent.name}/{self.file.name}'

@@ -40,9 +40,9 @@ def said_of(
 
 def closing_of_seeds(
     folders,       # Of the runs of some seeds, `seed0`, say
-    arms:list,     # Of all stages, the baseline first
     reference:str, # The arm that gains are over
     of:str='',     # What was compared, above the figures
+    looks:dict=None, # Arm -> number of its color and line; counted when not given
 )->tuple: # `(frames, figures, charts)` by name, as `log_closing` takes them
     "Curves of all arms, the mean of the seeds, and what each query gained; what the folders have not kept is left out"
     curves,said = mean_curves(folders)
@@ -55,8 +55,7 @@ def closing_of_seeds(
     if reference not in mean or not others: return frames, figures, charts
     frames['query_gains'] = mean.reset_index()
     title = f'Gain of each query, mean of {len(files)} seed{"s"*(len(files) > 1)}'
-    gains,looks = {o: mean[o] - mean[reference] for o in others},{o: i for i,o in enumerate(arms)}
-    figure = query_gains_figure(gains, reference, title, looks)
+    figure = query_gains_figure({o: mean[o] - mean[reference] for o in others}, reference, title, looks)
     figures['query_gains'] = signed(figure, of)
     return frames, figures, charts
 

@@ -223,8 +223,7 @@ class Stage:
             self._wandb_run = start_run(name=f'{run.name} {self.title}', group=run.group, dir=run.out,
                                         id=run.run_id(self.title), job_type=self._job, config=known,
                                         tracked=not args.get('no_wandb'))
-            known = ('model', 'table') if first in run.trained else ()
-            uses(self._wandb_run, *(f'{run.run_id(first)}-{k}' for k in known))
+            uses(self._wandb_run, *(f'{run.run_id(first)}-{k}' for k in ('model', 'table') if first in run.trained))
         return self._wandb_run
 
     @property

@@ -79,9 +79,8 @@ def main(
     root = made if table is None else Path(table.attrs['root']).name
     of = said_of(given.get('arch', parser.get_default('arch')), root, f'{recipe}.py, comparison {out.name}')
     folders = [out/f'seed{o}' for o in results['seed'].unique()]
-    titles = list(results['arm'].unique())
-    frames,figures,charts = closing_of_seeds(folders, titles, reference, of)
-    looks = {o: i for i,o in enumerate(titles)}
+    looks = {o: i for i,o in enumerate(results['arm'].unique())}
+    frames,figures,charts = closing_of_seeds(folders, reference, of, looks)
     figures['gains'] = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of, looks)
     for k,figure in figures.items(): save_figure(figure, out/f'{k}.png')
     for k,frame in frames.items(): save_frame(frame, out/f'{k}.csv', index=False)

@@ -9,7 +9,7 @@ from started import launch_function
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from qsd_fastai import distributed, launched
+from qsd_fastai import distributed, launched, quality
 from qsd_fastai.distributed import (
     after_first,
     from_first,
@@ -149,22 +149,35 @@ def in_shares(rank, folder):
         with together(): assert list(shared_out([], job)) == []
         with together(), pytest.raises(ZeroDivisionError if rank == 1 else RuntimeError, match='division by zero'):
             shared_out(range(WORLD), lambda k: 1/(1 - k)) # One fails, and none waits for it
+        compared,real = [],quality._picked_distances
+        def counted(emb, rows, *args):
+            compared.append(len(rows))
+            return real(emb, rows, *args)
+        quality._picked_distances = counted # In this process alone, which ends soon
         with together(): found = searched(),labelled()
-        torch.save(found, folder/f'{rank}.pt')
+        torch.save((*found, sum(compared)), folder/f'{rank}.pt')
 
 
-def test_what_is_told_is_as_large_as_it_is():
+def test_what_is_told_is_as_large_as_it_is(monkeypatch):
     "A view would be told with all that it is a view of"
-    for part in torch.arange(10**6).split(10**5): assert len(pickle.dumps(distributed._alone(part))) < 10**6
+    told = []
+    def gather_objects(own):
+        told.append(len(pickle.dumps(own)))
+        return [own, {}]
+    monkeypatch.setattr(distributed, 'processes', lambda: (0, 2))
+    monkeypatch.setattr(distributed, 'gather_objects', gather_objects)
+    with together(): list(shared_out(torch.arange(10**6).split(10**3)[:1], lambda o: o))
+    assert 8*10**3 < told[0] < 9*10**3
 
 
 def test_three_processes_search_and_label_as_one(tmp_path):
     "To the last digit: blocks are those of one process, whoever works on them"
     launch_function(WORLD, in_shares, tmp_path)
     alone = [str(o) for o in (searched(), labelled())] # NaN is no equal of itself
-    for rank in range(WORLD):
-        found = torch.load(tmp_path/f'{rank}.pt', weights_only=True)
-        assert [str(o) for o in found] == alone
+    *found,compared = zip(*(torch.load(tmp_path/f'{rank}.pt', weights_only=True) for rank in range(WORLD)))
+    for o in zip(*found): assert [str(k) for k in o] == alone
+    assert sum(compared) == 2*1600 # Each picture by one of them, for each of two ways to draw
+    assert max(compared) < 1600
 
 
 def test_three_processes_share_and_gather(tmp_path):

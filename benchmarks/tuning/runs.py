@@ -24,11 +24,11 @@ def numbers(
     text:str, # A count, or numbers with commas between; 5..16 is a range, its end included
 )->list:
     "The seeds that a command line names"
-    if '..' in text:
+    try:
+        if '..' not in text: return [int(o) for o in text.split(',') if o] if ',' in text else list(range(int(text)))
         first,last = map(int, text.split('..'))
-        return list(range(first, last + 1))
-    try: return [int(o) for o in text.split(',') if o] if ',' in text else list(range(int(text)))
     except ValueError: raise ValueError(f'--seeds {text}: give how many, or numbers with commas, or 5..16.') from None
+    return list(range(first, last + 1))
 
 
 def _steps_of(

@@ -14,8 +14,7 @@ __all__ = ['described', 'found_config', 'highest_rates']
 # Counted or kept in a fit, and no setting
 STATE = {'active', 'count', 'exact', 'fits', 'given', 'learn', 'n_batches', 'n_candidates', 'n_kept', 'n_known',
          'n_pairs', 'run', 'taught', 'terms', 'training'}
-
-OF_TRANSFORM = 'name', 'order', 'split_idx'
+OF_TRANSFORM = 'name', 'order', 'split_idx' # Of every transform, and no setting either
 
 
 def found_config(

@@ -81,7 +81,7 @@ class HeldOut(Callback):
         n = len(tls) - dataset.n_inp
         if n < 3 and any(isinstance(o, StoredMetric) for o in self.metrics): raise lacks_targets()
         for o in self.metrics:
-            if type(o) is AvgMetric: refuse_function(o.func, n)
+            if type(o) is AvgMetric: _refuse_function(o.func, n)
 
     @property
     def wanted(self):
@@ -106,7 +106,7 @@ class HeldOut(Callback):
         except ValueError as e: warnings.warn(f'Losses are those of batches: {e}', stacklevel=2)
 
 
-def refuse_function(
+def _refuse_function(
     func,  # Of a metric
     n:int, # Targets that it is given
 ):

@@ -145,7 +145,10 @@ class TrackRun(Callback):
         if held is None: self.best = None # Else the best epoch may be of the fit before
         self.trained,self.rows,self.cost = False,0,{}
 
-    def before_train(self): self.pictures,self.start = 0,time.perf_counter()
+    def before_train(self):
+        self.pictures,self.start = 0,time.perf_counter()
+        # an epoch that was stopped in the middle is done again, the same to the last digit
+        self.again = getattr(getattr(self.learn, 'save_state', None), 'exact', False)
 
     def after_batch(self):
         if not self.tracks or not self.training: return
@@ -157,9 +160,7 @@ class TrackRun(Callback):
         row = numbers(under('train', {'loss': self.loss, **loss_terms(self.learn)}))
         row |= {f'lr/group{i}': h['lr'] for i,h in enumerate(self.opt.hypers)} | {'batch': batch}
         self.batches.add(row)
-        # of an epoch that was stopped in the middle and is done again, the same to the last digit
-        again = getattr(getattr(self.learn, 'save_state', None), 'exact', False)
-        if not again or batch > self.known_batch: self.wandb_run.log(row)
+        if not self.again or batch > self.known_batch: self.wandb_run.log(row)
 
     def after_train(self):
         if not self.tracks: return

@@ -59,7 +59,7 @@ def start_run(
         run = wandb.init(**known, dir=str(Path(dir).absolute()), mode=mode, resume='allow' if id else None,
                          settings=wandb.Settings(silent=True, console='off'))
     # W&B counts an offline run that is gone on with from 0 again, and its server drops steps that it has
-    if run.offline and (steps := _values_of(run, b'_step')): run.log({}, step=max(steps) + 1, commit=False)
+    if run.offline and (steps := _values_of(run, '_step')): run.log({}, step=max(steps) + 1, commit=False)
     at_exit[run.id] = atexit.register(partial(finish_run, run, failed=True))
     return run
 
@@ -123,14 +123,14 @@ def finish_run(
 
 def last_known(
     run,        # Of W&B, that may be one to go on with
-    key:str,    # `epoch` or `batch`: of five letters
+    key:str,    # `epoch` or `batch`
     none:int=0, # The answer where W&B has not got one
 )->int:
     """The last epoch or batch of a run that W&B has: a process that is killed loses what was not sent or written yet
 
     Of a run that is online W&B says it. Of one that is offline, files of the same id beside it have the rows."""
     if not run.offline: return int(run.summary.get(key, none))
-    return max(_values_of(run, key.encode()), default=none)
+    return max(_values_of(run, key), default=none)
 
 
 def _folders_of(run):
@@ -142,9 +142,10 @@ def _folders_of(run):
 
 
 def _values_of(run, key):
-    "Whole numbers in the files of an offline run: a key of five letters and its value, as text, in an item of a row"
+    "Whole numbers in the files of an offline run: a key and its value, as text, in an item of a row"
     files = [o/f'run-{run.id}.wandb' for o in _folders_of(run)]
-    item = re.compile(rb'\x05' + key + rb'\x82\x01(.)', re.DOTALL) # The byte says how many digits come
+    # each length stands in a byte before its text
+    item = re.compile(re.escape(bytes([len(key)]) + key.encode()) + rb'\x82\x01(.)', re.DOTALL)
     found = []
     for file in files:
         content = file.read_bytes() if file.is_file() else b''

@@ -11,13 +11,10 @@ from ..evaluation.metrics import Retrieval, Verification
 __all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_loss', 'refuse_options']
 
 OF_CLASSES = 'fastai.losses', 'torch.nn.functional', 'torch.nn.modules.loss' # Modules whose losses take logits
-
-
+# What `vision_learner` takes: what there is in its place
 OTHERS = {'loss_func': 'loss=...', 'custom_head': 'head=..., over identities', 'cut': 'pool=... and neck=...',
-          'concat_pool': 'pool=...', 'first_bn': 'neck=...', 'lin_ftrs': 'neck=...', 'ps': 'neck=...',
-          'init': 'a module as body, with weights as you want them', 'n_in': 'body_kwargs={"in_chans": ...}',
-          'n_out': 'dls, whose identities are counted', 'y_range': 'loss=...',
-          'normalize': 'recognition_dataloaders(stats=...)'} # What `vision_learner` takes: what there is in its place
+          'concat_pool': 'pool=...', 'n_out': 'dls, whose identities are counted',
+          'normalize': 'recognition_dataloaders(stats=...)'}
 
 
 def refuse_options(

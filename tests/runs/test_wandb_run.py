@@ -53,7 +53,7 @@ def test_a_run_that_is_gone_on_with_within_a_second(tmp_path):
         if steps: (o/f'run-{"ba" if o.name.endswith("-ba") else "a"}.wandb').write_bytes(rows)
     run = SimpleNamespace(dir=str(folders[2]/'files'), id='a', offline=True)
     assert _folders_of(run) == folders[:3]
-    assert _values_of(run, b'_step') == [0, 1, 2]
+    assert _values_of(run, '_step') == [0, 1, 2]
 
 
 def test_has_key(monkeypatch, tmp_path):
@@ -92,4 +92,4 @@ def test_a_value_ends_where_its_length_says(tmp_path):
     items = [b'\x05_step\x82\x01\x012' + b'8', b'\x05_step\x82\x01\x0a1234567890' + b'9', b'\x05_step\x82\x01\x01x']
     file.write_bytes(b'..'.join(items))
     run = SimpleNamespace(id='abc', dir=str(file.parent/'files'))
-    assert _values_of(run, b'_step') == [2, 1234567890]
+    assert _values_of(run, '_step') == [2, 1234567890]

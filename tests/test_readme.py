@@ -21,15 +21,14 @@ def test_the_python_lines_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('WANDB_MODE', 'offline')
     generate_people('market1501', n_train=16, n_test=4, n_imgs=4, n_test_imgs=4, size=(64, 32), progress=False)
-    lines = re.search(r'```python\n(from qsd_fastai.*?)```', readme, re.S)[1]
-    assert 'learn.fit_one_cycle(60, 3.5e-4)' in lines
-    done = {}
-    for printed,small in (('fit_one_cycle(60,', 'fit_one_cycle(1,'), ('fit_one_cycle(20,', 'fit_one_cycle(1,'),
-                          ("'resnet50'", "'resnet18'"), ('size=(256,128)', 'size=(64,32)')):
-        assert printed in lines
-        lines = lines.replace(printed, small)
-    exec(lines, done)
+    blocks,done = re.findall(r'```python\n(.*?)```', readme, re.S),{}
+    assert 'learn.fit_one_cycle(60, 3.5e-4)' in blocks[0]
+    small = (r'fit_one_cycle\(\d+,', 'fit_one_cycle(1,'), ("'resnet50'", "'resnet18'"), (r'\(256,128\)', '(64,32)')
+    for printed,other in small: blocks = [re.sub(printed, other, o) for o in blocks]
+    exec(blocks[0], done)
     for learn in (done['learn'], done['tuned']): assert len(learn.recorder.values) == 1
+    assert done['tuned'].octuplet_tuning.terms['octuplet'] > 0
+    exec(blocks[1], done)
     labels = done['table'].loc[done['table']['split'] == 'train', 'quality']
     assert labels.std() > 1
     assert done['tuned'].quality_distillation.n_known
@@ -38,7 +37,7 @@ def test_the_python_lines_run(tmp_path, monkeypatch):
     assert done['tuned'].track_run.logged[2] == 1  # epochs, to W&B
     shutil.copy(next(Path('market1501/images').glob('*')), 'somebody.jpg')
     plt.close('all') # Of other tests
-    exec(re.search(r'```python\n(learn\.gallery.*?)```', readme, re.S)[1], done)
+    exec(blocks[2], done)
     assert done['cosines'][done['index']] == done['cosines'].max()
     assert len(plt.get_fignums()) == 2
     plt.close('all')

@@ -9,6 +9,7 @@ from .callbacks.centers import CenterUpdate
 from .callbacks.held_out import HeldOut, HeldOutLoss, ranking_losses
 from .callbacks.loss_terms import LossTerms
 from .callbacks.many import ManyProcesses
+from .callbacks.margin import MarginTuning
 from .callbacks.octuplet import OctupletTuning
 from .callbacks.partial_update import PartialUpdate
 from .callbacks.running_loss import KeptLosses

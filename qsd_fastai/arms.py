@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from .callbacks.margin import MarginTuning
 from .callbacks.octuplet import OctupletTuning
 from .choices import one_of
 from .distillation import PRESETS, QualityDistillation
@@ -88,6 +89,7 @@ ARMS = {o.key: o for o in (
     _copies('logits', 'copies, softmax of logits', stop=0., level_weights={'logits': 1.}, logits='kl',
             temperature=1/32),
     Arm('octuplet', 'Octuplet loss', pairs='copies', peer=OctupletTuning),
+    Arm('adaface', "degraded copies, AdaFace's margin", pairs='copies', peer=MarginTuning),
 )}
 
 

@@ -18,6 +18,7 @@ from fastai.torch_core import set_seed
 from pretended import OnDevice, PretendedDevice, held
 
 from qsd_fastai import evaluation
+from qsd_fastai.callbacks.margin import MarginTuning
 from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.partial_update import PartialUpdate
 from qsd_fastai.data.copies import DegradedCopies
@@ -163,7 +164,8 @@ FITS = {
     'published': {'method': {'preset': 'published', 'pairs': 'partner'}}, 'copies': {'method': {'preset': 'copies'}},
     'average': {'method': {'teacher': 'ema', 'decay': .9}}, 'frozen': {'method': {'teacher': 'frozen'}},
     'all terms': {'method': {'relations': 1., 'mean': 1., 'logits': 'kl', 'stop': 'gap', 'weight': 'auto'}},
-    'octuplet': {'method': OctupletTuning}, 'fused': {'opt_func': fused_adam}, 'verified': {'verify': True},
+    'octuplet': {'method': OctupletTuning}, 'other margin': {'method': partial(MarginTuning, pairs='none')},
+    'fused': {'opt_func': fused_adam}, 'verified': {'verify': True},
     'labels renewed': {'method': partial(OnlineQuality, rounds=1)}, 'face': {'augment': [FaceAugment(.5)]},
     'face, JPEG': {'augment': [FaceAugment(jpeg=1.)]}, 'sampled head': {'head': 'arcface', 'rate': .5},
 }

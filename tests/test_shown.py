@@ -11,6 +11,7 @@ from fasttransform import Pipeline
 
 from qsd_fastai import distillation, losses
 from qsd_fastai.callbacks.centers import CenterUpdate
+from qsd_fastai.callbacks.margin import MarginTuning
 from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.partial_update import PartialUpdate
 from qsd_fastai.callbacks.save_state import SaveState
@@ -37,7 +38,8 @@ OTHERS = {  # A setting of each that is not the default, and how it is read
     QSDLoss: ({'level_weights': (1., .5), 'stop': 'gap'}, "(1, 0.5), tau=0.3, amplify='reference'"),
     distillation.QualityDistillation: ({'preset': 'copies', 'weight': 2.}, 'weight=2'),
     CenterUpdate: ({'lr': .1}, 'lr=0.1'), PartialUpdate: ({'momentum': .8}, 'momentum=0.8'),
-    OctupletTuning: ({'margin': .4}, 'margin=0.4'), OnlineQuality: ({'momentum': .3}, 'momentum=0.3'),
+    OctupletTuning: ({'margin': .4}, 'margin=0.4'), MarginTuning: ({'s': 16.}, "head='adaface', s=16"),
+    OnlineQuality: ({'momentum': .3}, 'momentum=0.3'),
     SaveState: ({'file': Path('a.state')}, "file='a.state'"), TrackRun: ({'group': 'mine'}, "group='mine'"),
     DegradedCopies: ({'kinds': ('blur',)}, "kinds=('blur',)"), CropFlip: ({'pad': 4}, 'pad=4'),
     FaceAugment: ({'jpeg': .5}, 'jpeg=0.5'), RandomErasing: ({'p': .3}, 'p=0.3'),

@@ -5,6 +5,7 @@ running_loss    Losses that stay on the device until they are read
 held_out        What valid_loss says of people without a class
 centers         Moves the centers of a `CenterLoss`
 octuplet        Fine-tunes by the Octuplet loss, a peer
+margin          Fine-tunes by the margin of AdaFace and its kin, peers too
 partial_update  Moves the centers of a `PartialFC`
 many            A fit over several processes
 track_run       Logs to Weights & Biases

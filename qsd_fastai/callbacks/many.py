@@ -88,7 +88,7 @@ def _idle(model, learn):
     of the head, nor of the centers, which `CenterUpdate` puts into the network; one that has no term of identity, and
     no QSD beside it, has none behind the pool"""
     distils = any(isinstance(cb, QualityDistillation) for cb in learn.cbs)
-    replaced = any(getattr(cb, 'replaces_loss', False) for cb in learn.cbs)
+    replaced = any(getattr(cb, 'replaces_loss', False) and not getattr(cb, 'trains_head', False) for cb in learn.cbs)
     headless = getattr(learn.loss_func, 'weights', {}).get('identity') == 0 and not distils
     parts = ('head.', 'center.') if replaced else ('neck.', 'head.') if headless else ()
     if not parts: return (yield)

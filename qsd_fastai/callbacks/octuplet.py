@@ -17,7 +17,7 @@ class OctupletTuning(Callback):
     the start of a fit where they are not."""
     # before QSD, which adds to the loss that it finds
     order,run_valid,pairs = QualityDistillation.order - .5,False,'copies'
-    replaces_loss = True # Of the learner: what that comes to is no part of this training
+    replaces_loss,trains_head = True,False # Of the learner: what that comes to is no part of this training
 
     def __init__(self,
         margin:float=.3, # Of `OctupletLoss`

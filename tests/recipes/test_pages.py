@@ -16,7 +16,6 @@ from torch import nn
 from qsd_fastai import stages
 from qsd_fastai.arms import ARMS
 from qsd_fastai.callbacks.centers import CenterUpdate
-from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.data.transforms import CropFlip, FaceAugment
@@ -152,8 +151,8 @@ def check_arms(seen, results, epochs, lr, tune_epochs, tune_lr, pairs, map_norm=
         assert (fit.epochs, fit.lr) == (tune_epochs, tune_lr)
         assert learn.dls.kwargs['partners'] == ((arm.pairs or pairs) == 'partner')
         assert learn.dls.kwargs['copies'] == (arm.pairs == 'copies')
-        assert (OctupletTuning in fit.cbs) == (arm.key == 'octuplet')
-        assert (QualityDistillation in fit.cbs) == (arm.pairs != 'none' and arm.key != 'octuplet')
+        if arm.peer: assert arm.peer in fit.cbs
+        assert (QualityDistillation in fit.cbs) == (arm.pairs != 'none' and arm.peer is None)
         if QualityDistillation not in fit.cbs: continue
         method,asked = fit.cbs[QualityDistillation],arm.settings
         asked = {**PRESETS[asked.get('preset', 'batch')], **asked}

@@ -57,7 +57,7 @@ def twins(root, pairs):
 
 
 def judge_of(root, pairs, device):
-    "What judges a model: accuracy and area under the curve of the pairs: clean, one side degraded, both"
+    "What judges a model: accuracy and area under the curve: clean, one side degraded, both; which pairs are right"
     clean,bad,at = twins(root, pairs)
     clean,bad = clean.to(device),bad.to(device)
     first,second = (torch.from_numpy(pairs[c].map(at).to_numpy(copy=True)).to(device) for c in ('path1', 'path2'))
@@ -66,12 +66,13 @@ def judge_of(root, pairs, device):
         good,worse = (unit_embeddings(model, o, imagenet_stats) for o in (clean, bad))
         sides = {'one degraded': (torch.cat([good[first], worse[first]]), torch.cat([worse[second], good[second]])),
                  'both degraded': (worse[first], worse[second]), 'clean': (good[first], good[second])}
-        row = {}
+        row,cases = {},{}
         for name,(a, b) in sides.items():
             same,fold = (np.tile(pairs[c], len(a)//len(pairs)) for c in ('same', 'fold'))
             result = evaluate_verification(a, b, same, fold, thresholds='exact')
             row |= {name: result.accuracy, f'AUC {name}': result.auc}
-        return row
+            cases[name] = result.per_pair['correct'].to_numpy().reshape(-1, len(pairs)).mean(0)
+        return row, cases
     return judge
 
 
@@ -94,7 +95,7 @@ def main(
         whole = read_table(data, check=False)
         pairs = read_pairs(Path(data).with_name('pairs.csv'), whole[whole['split'] != 'train'])
         return Tuning(enough_pictures(whole, 2, 0, 0), lambda: make_body('mobilefacenet', weights, size=(112, 112)),
-                      lambda name: (make_head(name or 'arcface', 32.), None), lambda head, *o: head.imprint(*o),
+                      make_head('arcface', 32.), lambda head, *o: head.imprint(*o),
                       judge_of(whole.attrs['root'], pairs, device), DegradedCopies(severity=(.1, .7)), Path(out),
                       (112, 112), {'n_ids': 16, 'n_imgs': 2, 'augment': [CropFlip(0)]}, lr, device)
     compare(tuning, out, arms, seeds, steps, eval_at, device, table)

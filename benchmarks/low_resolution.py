@@ -30,7 +30,6 @@ from qsd_fastai.data.pictures import open_picture
 from qsd_fastai.data.splits import split_identities
 from qsd_fastai.data.table import read_table
 from qsd_fastai.evaluation.retrieval import evaluate_retrieval
-from qsd_fastai.losses import MarginLoss, TripletLoss
 from qsd_fastai.models.heads.by_name import make_head
 
 sys.path.insert(1, str(Path(__file__).parents[1]/'data_prep'))
@@ -46,7 +45,7 @@ def severities(own, size):
 
 
 def judge_of(table, size, device):
-    "What judges a model: mAP and rank 1 of queries as they are, and down-sampled"
+    "What judges a model: mAP and rank 1 of queries as they are, and down-sampled; average precision of each"
     query,gallery = (table[table['split'] == o] for o in ('query', 'gallery'))
     files = picture_files(query, table.attrs['root'])
     low = [lowered(open_picture(file), rate_of(path)) for file,path in zip(files, query['path'])]
@@ -55,24 +54,18 @@ def judge_of(table, size, device):
     who = [o[c].to_numpy() for c in ('identity', 'camera') for o in (query, gallery)]
 
     def judge(model):
-        found,row = unit_embeddings(model, shown, imagenet_stats),{}
+        found,row,cases = unit_embeddings(model, shown, imagenet_stats),{},{}
         for name,pictures in (('low', low), ('clean', clean)):
             result = evaluate_retrieval(unit_embeddings(model, pictures, imagenet_stats), found, *who)
             row |= {f'mAP {name}': result.mAP, f'rank1 {name}': result.rank1}
-        return row
+            cases[f'mAP {name}'] = result.per_query['ap'].dropna().to_numpy()
+        return row, cases
     return judge
-
-
-def made_head(name):
-    "A linear head, or a margin head with the triplets of the others"
-    if not name: return make_head('linear'), None
-    return make_head(name, 32.), lambda head: MarginLoss(head, triplet_weight=1., triplet=TripletLoss())
 
 
 @torch.no_grad()
 def imprint(head, emb, ids):
-    "Start each identity at the mean of its pictures; a linear head so that their own logits are about `LOGIT`"
-    if hasattr(head, 'imprint'): return head.imprint(emb, ids)
+    "Start each identity at the mean of its pictures, so that their own logits are about `LOGIT`"
     mean = torch.zeros_like(head.weight).index_add_(0, ids.as_subclass(torch.Tensor), emb)
     head.weight.copy_(LOGIT*torch.nn.functional.normalize(mean)/imprint.length)
 
@@ -115,6 +108,6 @@ def main(
         body = unfolded(weights, whole, size, device)
         copies = DegradedCopies(('low_resolution',), severities((128, 64), size))
         batch = {'n_ids': min(16, few or 16), 'n_imgs': 4, 'augment': True}
-        return Tuning(whole, lambda: deepcopy(body), made_head, imprint, judge_of(whole, size, device), copies,
-                      Path(out), size, batch, lr, device)
+        return Tuning(whole, lambda: deepcopy(body), make_head('linear'), imprint, judge_of(whole, size, device),
+                      copies, Path(out), size, batch, lr, device)
     compare(tuning, out, arms, seeds, steps, eval_at, device, table, ('rank1',))

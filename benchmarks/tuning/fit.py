@@ -20,7 +20,7 @@ from qsd_fastai.optimizers import fused_adam
 from qsd_fastai.panning import pan_model
 from qsd_fastai.quality import similarity_quality
 
-from .arms import PANNING, head_of
+from .arms import PANNING
 from .memory import layout_of, set_quality, unit_embeddings
 
 __all__ = ['Tuning']
@@ -28,7 +28,7 @@ __all__ = ['Tuning']
 
 class Watch(Callback):
     "Ends a fit after so many steps, judges after some of them, and takes the time of all but the judging"
-    def __init__(self, n, at, judge): self.n,self.at,self.judge,self.rows,self.paused = n,at,judge,[],0.
+    def __init__(self, n, at, judge): self.n,self.at,self.judge,self.rows,self.paused,self.cases = n,at,judge,[],0.,{}
 
     def before_fit(self): self.begun = time.perf_counter()
 
@@ -43,7 +43,8 @@ class Watch(Callback):
             row['MB'] = torch.cuda.max_memory_allocated()/2**20
         start = time.perf_counter()
         row['s a step'] = (start - self.begun - self.paused)/self.train_iter
-        self.rows.append({**row, **self.judge(self.model)})
+        figures,self.cases = self.judge(self.model)
+        self.rows.append({**row, **figures})
         self.model.train()
         self.paused += time.perf_counter() - start
 
@@ -53,9 +54,9 @@ class Tuning:
     "What all fine-tunings of a set have in common"
     table:pd.DataFrame  # Trained on are its rows of split 'train'
     body:Callable       # Makes the network with its weights
-    head:Callable       # Of a name, empty for the usual one: what makes a head, and what makes its loss or None
+    head:Callable       # Of `(nf, n_ids)`: makes a head, which is yet to be started
     imprint:Callable    # Of a head, embeddings `(n, nf)` and identities `(n,)`: starts it there
-    judge:Callable      # Of a model: figures, 0 to 1, by name
+    judge:Callable      # Of a model: figures, 0 to 1, by name, and what each pair or query adds to some of them `(n,)`
     copies:object       # `DegradedCopies`
     out:Path            # Folder of the results
     size:tuple          # `(height, width)`, pixels
@@ -88,13 +89,10 @@ class Tuning:
         return self.loaders[partners, copies]
 
     def learner(self,
-        method,     # Callback of an arm; None: without one
-        head:str='',# As `head` takes it
+        method, # Callback of an arm; None: without one
     ):
         "With the weights as they are, and a head that is yet to be started"
-        make,loss = self.head(head)
-        learn = recognition_learner(self._loaders(**added_by(method)), self.body(), make, opt_func=fused_adam)
-        if loss is not None: learn.loss_func = loss(learn.model.head)
+        learn = recognition_learner(self._loaders(**added_by(method)), self.body(), self.head, opt_func=fused_adam)
         learn.model.to(self.device, memory_format=layout_of(self.device))
         return learn
 
@@ -103,11 +101,11 @@ class Tuning:
         seed:int,  # Of batches and of what is drawn
         steps:int, # Of the whole schedule
         at=(),     # Steps after which it is judged, too
-    ): # `(learner, rows)`, a row each time it was judged
+    ): # `(learner, rows, cases)`: a row each time it was judged, what `judge` said of pairs or queries at the end
         "The learner after its fine-tuning"
         set_seed(seed)
         method = arm.method()
-        learn = self.learner(method, head_of(arm))
+        learn = self.learner(method)
         dl = learn.dls.train
         # a picture beside its copy counts as good, whatever it is
         shown = self.table.assign(quality=np.nan) if arm.pairs == 'copies' else arm.table(self.labelled, seed)
@@ -119,10 +117,11 @@ class Tuning:
         watch = Watch(steps, {*at, steps}, self.judge)
         if arm is PANNING:
             pan_model(learn, self.copies)
-            return learn, [{'at': steps, 'MB': 0., 's a step': 0., **self.judge(learn.model)}]
+            figures,cases = self.judge(learn.model)
+            return learn, [{'at': steps, 'MB': 0., 's a step': 0., **figures}], cases
         epochs = max(1, -(-steps//len(dl)))
         curve,share = combined_cos(.25, 1/25, 1., 1e-2),epochs*len(dl)/steps
         schedule = ParamScheduler({'lr': lambda pct: self.lr*float(curve(min(1., pct*share)))})
         with learn.no_bar(), learn.no_logging():
             learn.fit(epochs, self.lr, cbs=[watch, *([method] if method else []), schedule])
-        return learn, watch.rows
+        return learn, watch.rows, watch.cases

@@ -4,10 +4,12 @@ import traceback
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from qsd_fastai.evaluation.comparison import arm_gains, arm_means, comparison_text
+from qsd_fastai.evaluation.intervals import crossed_interval
 from qsd_fastai.files import save_figure, save_frame
 from qsd_fastai.plots.curves import gains_figure
 from qsd_fastai.runs.lock import hold, release
@@ -64,10 +66,12 @@ def _run_all(
     """All arms of a seed, then all of the next; a folder each, so that who stops goes on and who joins helps
 
     One that fails is told, and the others are run."""
-    def start(): return [{'arm': AS_THEY_ARE, 'seed': 0, 'steps': 0, 'at': 0, 's a step': 0., 'MB': 0.,
-                          **tuning.judge(tuning.learner(None).model)}]
+    def start():
+        figures,cases = tuning.judge(tuning.learner(None).model)
+        return [{'arm': AS_THEY_ARE, 'seed': 0, 'steps': 0, 'at': 0, 's a step': 0., 'MB': 0., **figures}], cases
     def fine_tuned(seed, arm):
-        return [{'arm': arm.title, 'seed': seed, 'steps': steps, **o} for o in tuning.tuned(arm, seed, steps, at)[1]]
+        _,rows,cases = tuning.tuned(arm, seed, steps, at)
+        return [{'arm': arm.title, 'seed': seed, 'steps': steps, **o} for o in rows], cases
 
     todo = [('start', start, ())]
     if steps: todo += [(f'{seed}-{arm.key}-{steps}', fine_tuned, (seed, arm)) for seed,arm in product(seeds, arms)]
@@ -76,7 +80,8 @@ def _run_all(
         folder = tuning.out/'runs'/name
         if (folder/'results.csv').is_file() or not _taken(folder): continue
         try:
-            rows = run(*what)
+            rows,cases = run(*what)
+            np.savez_compressed(folder/'cases.npz', **cases)
             save_frame(pd.DataFrame(rows), folder/'results.csv', index=False)
             said = ", ".join(f"{k} {100*v:.2f}" for k,v in rows[-1].items() if k not in SAID and isinstance(v, float))
             print(f'{name}: {said} ({rows[-1]["s a step"]:.3f} s a step)', flush=True)
@@ -113,8 +118,32 @@ def _print_table(
     if found['arm'].nunique() < 2: return print(f'\nAfter {steps} steps, in %\n\n{for_terminal(arm_means(found))}')
     gains = arm_gains(found, titles[0], some_seeds=True)
     print(f'\nAfter {steps} steps: {comparison_text(found, gains, titles[0])}')
+    print(_over_both(out, arms, sorted(known.unique()), steps))
     save_frame(gains, out/'gains.csv', index=False)
     save_figure(gains_figure(gains[~gains['figure'].str.startswith(behind)], titles[0]), out/'gains.png')
+
+
+def _cases(folder):
+    "What the pairs or queries of a run add to its figures; None where nothing is kept of them"
+    file = folder/'cases.npz'
+    if not (folder/'results.csv').is_file() or not file.is_file(): return None
+    with np.load(file, allow_pickle=False) as found: return dict(found)
+
+
+def _over_both(out, arms, seeds, steps):
+    "Gains over the first arm, intervals over seeds and pairs or queries at once; empty where nothing is kept of these"
+    kept = {o: {seed: _cases(out/'runs'/f'{seed}-{o.key}-{steps}') for seed in seeds} for o in arms}
+    base,rows = kept[arms[0]],{}
+    for arm in arms[1:]:
+        both = [seed for seed in seeds if base[seed] is not None and kept[arm][seed] is not None]
+        for name in base[both[0]] if both else ():
+            gains = np.stack([kept[arm][seed][name] - base[seed][name] for seed in both])
+            low,high = crossed_interval(gains)
+            text = f'{100*gains.mean():+.2f} ± {50*(high - low):.2f} ({len(both)} x {gains.shape[1]})'
+            rows.setdefault(arm.title, {})[name] = text
+    if not rows: return ''
+    return (f'\nThe same with half the 95 % interval over seeds and pairs or queries at once (seeds x cases)\n\n'
+            f'{for_terminal(pd.DataFrame.from_dict(rows, orient="index"))}')
 
 
 def _print_curves(found):

@@ -6,6 +6,8 @@ differ by is summed over levels (all in `qsd_loss`), and the sum joins the loss 
 of the gradient the better picture keeps, which pictures are paired, what is taught (`taught`), and how strong it is
 beside the other losses (`balance`)."""
 import warnings
+from math import inf
+from numbers import Real
 
 import torch
 from fastai.callback.core import Callback
@@ -38,14 +40,13 @@ PRESETS = { # What `QualityDistillation` is made with, where its arguments are n
 
 
 class QualityDistillation(Callback):
-    """Adds QSD to the training loss. Nothing else changes: with `weight=0` a run is the one without it, bit for bit
-    (but with `forward='joint'`).
+    """Adds QSD to the training loss. Nothing else changes: with `weight=0` a run is the one without it, bit for bit.
 
     `pairs='batch'` pairs all pictures of one identity in the batch and costs no forward pass. `pairs='partner'` is the
     published way: the loader gives each picture a partner from its whole identity (`partners=True`), and only
     distillation looks at the partners. With `forward='separate'` they pass through the network after the others, by
     themselves: batch norm normalises each half by its own statistics and moves its running ones twice a step. With
-    `'joint'` both pass together, and the partners are in the statistics of batch norm whatever the weight, 0 included.
+    `'joint'` both pass together, and the partners are in the statistics of batch norm, unless the weight is 0.
     `pairs='copies'` pairs each picture with its degraded copy, which the loader adds (`copies=True`) with a quality
     that is known; all losses see the copies.
 
@@ -84,7 +85,7 @@ class QualityDistillation(Callback):
         if teacher != 'same': settings['stop'] = 1. # Unless it is asked for, which is refused below
         kwargs = settings | kwargs
         if isinstance(weight, str) and weight == 'auto': weight,balance = 1.,True
-        if not callable(weight) and (isinstance(weight, str) or not weight >= 0):
+        if not callable(weight) and not (isinstance(weight, Real) and 0 <= weight < inf):
             raise ValueError(f"weight is {weight!r}. Give 0 or more, or a function of the progress of training, "
                              "or 'auto'.")
         if not 0 <= decay < 1: raise ValueError(f'decay is {decay}. Give 0 or more, and less than 1.')
@@ -155,7 +156,7 @@ class QualityDistillation(Callback):
         self.n_known = self.n_known + (~self.quality.isnan()).sum()
         if self.labels == 'reversed': self.quality = 100 - self.quality
         elif self.labels == 'shuffled': self.quality = self.quality[self._dealt(len(self.quality))]
-        self.others = None
+        self.others,self.joint = None,False
         if self.pairs == 'partner': self._set_partners_aside()
         elif getattr(self.learn.dl, 'partners', False):
             raise ValueError(f"pairs is '{self.pairs}', but the loader adds partners. "
@@ -164,7 +165,7 @@ class QualityDistillation(Callback):
 
     def _dealt(self, n):
         "An order by a generator of its own: nothing else that is drawn changes. The two of a known pair stay a pair"
-        rng = torch.Generator().manual_seed(int(self.train_iter))
+        rng = torch.Generator().manual_seed((torch.initial_seed()*1_000_003 + int(self.train_iter)) % 2**63)
         if self.pairs == 'batch': return torch.randperm(n, generator=rng).to(self.quality.device)
         turned = torch.rand(n//2, generator=rng) < .5
         first = torch.arange(n//2) + turned*(n//2)
@@ -172,7 +173,9 @@ class QualityDistillation(Callback):
 
     def _set_partners_aside(self):
         n = check_halves(self.ids, 'partners', self.iter)
-        if self.forward == 'separate':
+        # at weight 0 nothing but the first half is trained on, whichever way: the baseline
+        self.joint = self.forward == 'joint' and self._now(self.weight) != 0
+        if not self.joint:
             self.others = tuple(x[n:].as_subclass(torch.Tensor) for x in self.xb)
             self.learn.xb = tuple(x[:n] for x in self.xb)
         self.learn.yb = tuple(y[:n] for y in self.yb)
@@ -182,7 +185,7 @@ class QualityDistillation(Callback):
             raise ValueError(f'The model returns {type(self.pred).__name__} in training. '
                              'QualityDistillation needs `Recognition`, as `Recognizer` returns it.')
         self.whole = self.pred # all that distillation sees; the other losses, metrics and counts see the first half
-        if self.pairs == 'partner' and self.forward == 'joint':
+        if self.joint:
             n = len(self.ids)//2
             self.learn.pred = apply(lambda t: t[:n], self.pred)
 

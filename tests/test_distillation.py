@@ -457,7 +457,7 @@ def test_defect_13_identity_losses_see_anchors_only(mode):
     for k in ('identity', 'triplet'): torch.testing.assert_close(terms[0][k], terms[1][k])
 
 
-@pytest.mark.parametrize('mode', ['batch', 'separate'])
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('p', [0., .5])
 @pytest.mark.parametrize('extra', [
     (), (MixedPrecisionOnCpu, lambda: GradientAccumulation(16), lambda: GradientClip(.1))], ids=['plain', 'amp'])
@@ -592,7 +592,8 @@ def test_distributed(tmp_path):
 # --- errors that name the remedy
 def test_errors():
     for wrong,match in (({'pairs': 'all'}, 'batch, partner or copies'), ({'forward': 'twice'}, 'separate or joint'),
-                        ({'weight': -1}, 'weight is -1'), ({'weight': nan}, 'weight is nan')):
+                        ({'weight': -1}, 'weight is -1'), ({'weight': nan}, 'weight is nan'),
+                        ({'weight': float('inf')}, 'weight is inf'), ({'weight': [1]}, r'weight is \[1\]')):
         with pytest.raises(ValueError, match=match): QualityDistillation(**wrong)
     train = batches()
     def fails(train, match, cb=None, change=None):

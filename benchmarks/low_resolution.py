@@ -4,14 +4,13 @@
 
 The table is split by identity: half of the people are trained on, the others are queries, one of a person and camera,
 and gallery. Judged are the search with queries as they are and with queries down-sampled by 2, 3 or 4
-(`data_prep/degrade.py --protocol mlr`, the same draws), from other cameras, in a gallery as it is. Each arm of
+(as `data_prep/degrade.py --protocol mlr` does, the same draws), from other cameras, in a gallery as it is. Each arm of
 `qsd_fastai.arms` starts from the weights with a linear head at the mean of each identity, is trained by cross entropy
 and triplets, and with the same seed sees the same 64 pictures a step, 16 people with 4 each; which arms see a copy or a
 partner of each beside them is said in `cross_quality.py`, as are the options. Copies have as few pixels as the
 queries: the severities are those of down-sampling by 2 to 4.
 """
 import math
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -25,15 +24,13 @@ from tuning.runs import compare
 
 from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.copies import DegradedCopies
+from qsd_fastai.data.down_sampled import RATES, lowered, rate_of
 from qsd_fastai.data.loaders import picture_files
 from qsd_fastai.data.pictures import open_picture
 from qsd_fastai.data.splits import split_identities
 from qsd_fastai.data.table import read_table
 from qsd_fastai.evaluation.retrieval import evaluate_retrieval
 from qsd_fastai.models.heads.by_name import make_head
-
-sys.path.insert(1, str(Path(__file__).parents[1]/'data_prep'))
-from common.mlr import RATES, lowered, rate_of
 
 LOGIT = 16 # Of a picture to its own identity at the start
 

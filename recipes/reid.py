@@ -10,9 +10,9 @@ A baseline is trained and labels the quality of its own training pictures. Then 
 weights, with the same batches and the same number of steps, once for each of `--arms`: without QSD, with it, by the
 Octuplet loss on degraded copies, which has helped most (docs/results.md), and the controls. All are judged on
 identities that none of them was trained on, overall and on the worst and best third of queries by quality
-(`true_quality` where the table has it, else the baseline's own labels). `--weight 0` makes QSD the baseline's loss
-again; `--shuffle-quality` keeps the pairs and loses the quality. The published schedule is a page of its own,
-`reid_agw.py`. For another model, loss or schedule, copy this page and edit it.
+(`true_quality` where the table has it, else the baseline's own labels), and with `--degraded` by down-sampled queries,
+too. `--weight 0` makes QSD the baseline's loss again; `--shuffle-quality` keeps the pairs and loses the quality. The
+published schedule is a page of its own, `reid_agw.py`. For another model, loss or schedule, copy this page and edit it.
 """
 from fastcore.script import call_parse
 
@@ -40,6 +40,7 @@ def main(
     pairs:str='batch',        # batch: all pairs of one identity in a batch; partner: one for each picture, as published
     arms:str='without,with,octuplet', # Fine-tunings, of `qsd_fastai.arms`: shuffled, copies, copies-gap, ... too
     shuffle_quality:bool=False, # The same as shuffled in place of with
+    degraded:bool=False,      # Judge a search with every query down-sampled by 2, 3 or 4 as well
     seed:int=0,               # Of weights, batches and augmentation
     group:str='',             # Of the runs in W&B; the name of the folder when not given
     no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
@@ -67,7 +68,7 @@ def main(
                                     path=run.out)
         return learn.to_fast(compiled) if fast or compiled else learn
 
-    def judge(learn): return judge_held_out(learn, labelled, ('rank1', 'mAP', 'mINP'), by)
+    def judge(learn): return judge_held_out(learn, labelled, ('rank1', 'mAP', 'mINP'), by, degraded=degraded)
 
     print(describe_table(table))
     rehearse(learner, judge, labelled, chosen.values())

@@ -35,6 +35,7 @@ def main(
     pairs:str='partner',      # partner: one for each picture, as published; batch: all pairs of one identity in a batch
     arms:str='without,with',  # Fine-tunings of `qsd_fastai.arms`: without, with, shuffled, copies, copies-gap, ...
     shuffle_quality:bool=False, # The same as shuffled in place of with
+    degraded:bool=False,      # Judge a search with every query down-sampled by 2, 3 or 4 as well
     seed:int=0,               # Of weights, batches and augmentation
     group:str='',             # Of the runs in W&B; the name of the folder when not given
     no_wandb:bool=False,      # Leave W&B out: all figures are in the folder as well
@@ -65,7 +66,7 @@ def main(
         schedule = ParamScheduler({'lr': warmup_multistep(lr, epochs, steps=steps)})
         learn.fit(epochs, lr, wd=5e-4, cbs=[CenterUpdate(), schedule, *cbs])
 
-    def judge(learn): return judge_held_out(learn, labelled, ('rank1', 'mAP', 'mINP'), by)
+    def judge(learn): return judge_held_out(learn, labelled, ('rank1', 'mAP', 'mINP'), by, degraded=degraded)
 
     print(describe_table(table))
     rehearse(learner, judge, labelled, chosen.values())

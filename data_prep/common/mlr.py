@@ -5,16 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from fastprogress import progress_bar
-from PIL import Image
 
+from qsd_fastai.data.down_sampled import lowered, rate_of
 from qsd_fastai.data.pictures import open_picture
 from qsd_fastai.files import in_one_move
 
 from .command import relative
 from .copies import check_apart, new_names
 from .pictures import why_unreadable
-
-RATES = 2, 3, 4
 
 
 def low_rows(
@@ -43,22 +41,6 @@ def low_rows(
     if not rows.any() or rows.all():
         raise ValueError(f'--low {low} is {rows.sum()} of {len(rows)} pictures. Name another: some must stay.')
     return rows, what
-
-
-def rate_of(
-    path,   # Of a picture, as its table has it
-    seed=0, # Of the drawing
-): # One of `RATES`
-    "By how much a picture is down-sampled, whatever else is in its table"
-    return int(np.random.default_rng([seed, zlib.crc32(path.encode())]).choice(RATES))
-
-
-def lowered(
-    img,  # PIL picture
-    rate, # That its sides are divided by
-): # A smaller one
-    "A picture down-sampled (bicubic)"
-    return img.resize(tuple(max(1, round(s/rate)) for s in img.size), Image.BICUBIC)
 
 
 def with_low_resolution(

@@ -15,6 +15,7 @@ packing       Pictures back into record files and `.bin` files
 alignment     Five landmarks of a face to the usual template
 degradations  Making one picture worse, by a known severity
 degraded      Copies of a whole set at stated severities
+down_sampled  Pictures of several resolutions
 copies        Degraded copies of the pictures of a batch, of known severity
 blocks        `IdentityBlock`, `QualityBlock`, `SceneBlock`: what a batch holds beside pictures
 transforms    Augmentation of a picture: squish, crop, mirror, erase, low resolution, light

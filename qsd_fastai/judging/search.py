@@ -2,9 +2,12 @@
 from functools import partial
 
 import numpy as np
+import torch
 
 from ..columns import complete_table
+from ..data.down_sampled import lowered, rate_of
 from ..data.loaders import picture_files
+from ..data.pictures import open_picture
 from ..distributed import together
 from ..evaluation.maps import flat_map
 from ..evaluation.metrics import RetrievalJudge, hardest_queries
@@ -126,6 +129,7 @@ def judge_held_out(
     by:str='',         # Column of quality that cuts worst, middle, best, where any of the queries has it
     cameras:bool=True, # Take out what the query's own camera saw of the same person?
     flip:bool=False,   # Judge the sum of the embeddings of picture and mirror image?
+    degraded:bool=False, # Search with every query down-sampled by 2, 3 or 4 as well?
 )->Judgement: # Empty where the table has no queries
     "The held-out identities of a table, as a training recipe judges them"
     table = complete_table(table)
@@ -137,6 +141,28 @@ def judge_held_out(
     emb = learn.embed(held, flip=flip)
     with together(): found = judge_search(held, emb, None, known, figures, cameras=cameras, mapped=mapped)
     found.figures = {k: v for k,v in found.figures.items() if ' rejecting: ' not in k} # Its curve says enough
+    return _with_degraded(found, learn, held, emb, figures, cameras, flip) if degraded else found
+
+
+def _with_degraded(found, learn, held, emb, figures, cameras, flip):
+    "The same queries down-sampled, as the field's sets of several resolutions (MLR) are, in the gallery as it is"
+    asked = (held['split'] == 'query').to_numpy()
+    queries,gallery,parts = held[asked], held[~asked], []
+    files = picture_files(queries).tolist()
+    for part in range(0, len(files), 512): # Opened a few at a time
+        some = slice(part, part + 512)
+        low = [lowered(open_picture(file), rate_of(path)) for file,path in zip(files[some], queries['path'][some])]
+        parts.append(learn.embed(low, flip=flip))
+    who = [o[c].to_numpy() for c in ('identity', 'camera') for o in (queries, gallery)]
+    most = max(50, *(int(k[4:]) for k in figures if k.startswith('rank')))
+    with together():
+        result = evaluate_retrieval(torch.cat(parts), emb[~asked], *who, max_rank=most, exclude_same_camera=cameras)
+    degraded = {f'{k} degraded': _figure(result, k) for k in figures}
+    plain = {k: found.figures.pop(k) for k in figures}
+    found.figures = plain | degraded | found.figures # Side by side
+    found.frames['per_query_degraded'] = queries[['path', 'identity', 'camera']].reset_index(drop=True).join(
+        result.per_query.drop(columns='query'))
+    found.protocol['degraded'] = 'queries down-sampled by 2, 3 or 4'
     return found
 
 

@@ -84,7 +84,7 @@ def seen(monkeypatch, labelled_people, tmp_path):
         rng = np.random.default_rng(seed)
         return table.assign(quality=rng.uniform(0, 100, len(table)))
 
-    def judge_held_out(learn, table, figures, by='', cameras=True, flip=False):
+    def judge_held_out(learn, table, figures, by='', cameras=True, flip=False, degraded=False):
         calls.judged.append(SimpleNamespace(learn=learn, weights=weights(learn), table=table, figures=figures, by=by,
                                             cameras=cameras, flip=flip))
         return Judgement({'mAP': .1*len(calls.judged)}, {})

@@ -83,11 +83,15 @@ def comparison_text(
     gains:pd.DataFrame,   # Of `arm_gains`
     reference:str,        # The arm that the others are compared with
 )->str:
-    "Means and gains as a terminal shows them"
-    n = results['seed'].nunique()
+    """Means and gains as a terminal shows them
+
+    Arms of fewer seeds, as after a screening, say of how many: their means are not beside those of all."""
+    n,own = results['seed'].nunique(),results.groupby('arm', sort=False)['seed'].nunique()
+    means = arm_means(results)
+    if own.nunique() > 1: means.insert(0, 'seeds', own)
     spread,half = ((': mean ± standard deviation', 'mean ± half the 95 % interval (positive seeds)') if n > 1 else
                    ('', '(1/1 where positive)'))
-    return (f'{n} seed{"s"*(n > 1)}, in %{spread}\n\n{for_terminal(arm_means(results))}\n\n'
+    return (f'{n} seed{"s"*(n > 1)}, in %{spread}\n\n{for_terminal(means)}\n\n'
             f'Gain over "{reference}" of the same seed, in points\n{half}\n\n'
             f'{for_terminal(gains_table(gains))}{_tests(gains)}')
 

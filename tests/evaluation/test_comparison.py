@@ -63,6 +63,16 @@ def test_what_a_terminal_shows():
     assert said.startswith('1 seed, in %\n')
     assert '±' not in said
     assert 'nan' not in said
+    assert ' seeds' not in said.partition('Gain')[0]
+
+
+def test_means_of_fewer_seeds_say_so():
+    r = results()
+    r = r[~((r['arm'] == 'with') & (r['seed'] > 0))]
+    means = comparison_text(r, arm_gains(r, 'without', some_seeds=True), 'without').partition('Gain')[0].splitlines()
+    head,rows = next(o for o in means if 'mAP' in o).split(),{o.split()[0]: o.split() for o in means if o[:4] == 'with'}
+    assert head[0] == 'seeds'
+    assert (rows['without'][1], rows['with'][1]) == ('4', '1')
 
 
 @pytest.mark.parametrize('change,said', [

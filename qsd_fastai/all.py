@@ -16,7 +16,7 @@ from .callbacks.running_loss import KeptLosses
 from .callbacks.save_state import SaveState
 from .callbacks.track_run import TrackRun
 from .choices import one_of
-from .closing import closing_of_seeds, evaluations_of, reference_of, said_of
+from .closing import closing_of_seeds, evaluations_of, files_by_path, reference_of, said_of
 from .commands import in_one_line
 from .compiled import to_compiled, to_fast
 from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock

@@ -11,8 +11,7 @@ from .callbacks.found import described
 from .callbacks.many import ManyProcesses
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
-from .closing import Closing, reference_of, said_of
-from .data.loaders import picture_files
+from .closing import Closing, files_by_path, reference_of, said_of
 from .data.table import write_table
 from .distillation import QualityDistillation
 from .distributed import processes
@@ -141,9 +140,7 @@ class Run:
         return results
 
     def _close(self, results):
-        files = pd.Series(dtype=object)
-        if self.table is not None: files = pd.Series(picture_files(self.table).to_numpy(), self.table['path'])
-        closing = Closing(self.judged, files)
+        closing = Closing(self.judged, files_by_path(self.table))
         for k,figure in closing.figures.items():
             said = '; '.join(filter(None, (closing.notes.get(k), self.of)))
             save_figure(signed(figure, said), self.out/stage_file(f'all_{k}.png'))

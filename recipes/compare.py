@@ -80,7 +80,8 @@ def main(
     of = said_of(given.get('arch', parser.get_default('arch')), root, f'{recipe}.py, comparison {out.name}')
     folders = [out/f'seed{o}' for o in results['seed'].unique()]
     looks = {o: i for i,o in enumerate(results['arm'].unique())}
-    frames,figures,charts = closing_of_seeds(folders, reference, of, looks)
+    files = files_by_path(table, Path('runs')/made/'images.csv')
+    frames,figures,charts = closing_of_seeds(folders, reference, of, looks, files)
     figures['gains'] = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of, looks)
     for k,figure in figures.items(): save_figure(figure, out/f'{k}.png')
     for k,frame in frames.items(): save_frame(frame, out/f'{k}.csv', index=False)

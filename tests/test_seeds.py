@@ -4,12 +4,17 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
+from PIL import Image
 
+from qsd_fastai.closing import closing_of_seeds
+from qsd_fastai.evaluation.intervals import mean_interval
 from qsd_fastai.evaluation.rejection import error_vs_reject
+from qsd_fastai.evaluation.retrieval import by_quality
 from qsd_fastai.evaluation.roc import roc_points
 from qsd_fastai.files import save_frame
 from qsd_fastai.judging.curves import all_in_one, curve_charts, curve_figures, curve_frames
-from qsd_fastai.judging.seeds import curve_notes, mean_curves
+from qsd_fastai.judging.seeds import curve_notes, mean_curves, mean_groups
 
 ARMS = 'without', 'with'
 
@@ -102,3 +107,54 @@ def test_one_seed_keeps_its_curves(seeds):
     found,of = mean_curves(folders[:1])
     assert of['cmc'] == '20 queries, mean of 1 seed'
     pd.testing.assert_frame_equal(found['rejection'].curves, curves[0]['rejection'].curves)
+
+
+def grouped(seed):
+    "Figures by quality of a seed, as a recipe's run keeps them"
+    rng = np.random.default_rng(seed)
+    per_query = pd.DataFrame({'first_rank': rng.integers(1, 4, 60), 'ap': rng.random(60), 'inp': rng.random(60),
+                              'answerable': True})
+    return {arm: by_quality(per_query.assign(ap=per_query['ap']*share), np.arange(60)/.6)
+            for arm,share in (('without', .5), ('with', 1.))}
+
+
+def test_figures_by_quality_are_means_with_intervals_over_seeds(tmp_path):
+    folders = [tmp_path/f'seed{k}' for k in range(3)]
+    for k,folder in enumerate(folders):
+        rows = [o.reset_index().assign(arm=arm) for arm,o in grouped(k).items()]
+        save_frame(pd.concat(rows), folder/'all_search_by_true_quality.csv', index=False)
+        # has another kind of rows: nothing by quality
+        save_frame(pd.DataFrame({'x': [1]}), folder/'all_not_by_this.csv', index=False)
+    found = mean_groups(folders)
+    assert list(found) == ['search_by_true_quality']
+    assert list(found['search_by_true_quality']) == list(ARMS)
+    for arm,of in found['search_by_true_quality'].items():
+        assert list(of.index) == ['worst', 'middle', 'best']
+        seeds = [grouped(k)[arm].loc['worst'] for k in range(3)]
+        assert of.loc['worst', 'mAP'] == pytest.approx(np.mean([o['mAP'] for o in seeds]))
+        low,high = mean_interval([o['rank1'] for o in seeds])
+        assert (of.loc['worst', 'rank1 low'], of.loc['worst', 'rank1 high']) == pytest.approx((low, high))
+        assert of.loc['worst', 'n_queries'] == 20
+        assert of.loc['best', ['quality_from', 'quality_to']].tolist() == pytest.approx([40/.6, 59/.6])
+    assert mean_groups([]) == mean_groups([tmp_path/'none']) == {}
+
+
+def test_a_comparison_closes_with_figures_by_quality_and_the_pictures_that_gained(tmp_path):
+    folders,files = [tmp_path/f'seed{k}' for k in range(2)],{}
+    for k,folder in enumerate(folders):
+        rows = [o.reset_index().assign(arm=arm) for arm,o in grouped(k).items()]
+        save_frame(pd.concat(rows), folder/'all_search_by_quality.csv', index=False)
+        ap = np.random.default_rng(k).random((6, 3))
+        table = pd.DataFrame(ap, columns=['baseline', *ARMS]).assign(path=[f'{i}.jpg' for i in range(6)], quality=50.)
+        save_frame(table[['path', 'quality', 'without', 'baseline', 'with']], folder/'all_query_gains.csv', index=False)
+    for i in range(6):
+        files[f'{i}.jpg'] = str(tmp_path/f'{i}.jpg')
+        Image.new('RGB', (8, 16), (40*i, 0, 0)).save(files[f'{i}.jpg'])
+    frames,figures,_ = closing_of_seeds(folders, 'without', 'of it', files=pd.Series(files))
+    by = {'map_search_by_quality', 'rank1_search_by_quality'}
+    assert {*by, 'query_gains', 'gained_and_lost_with'} == {*figures}
+    assert {'search_by_quality', 'query_gains'} == {*frames}
+    said = 'Gained and lost most, mean of 2 seeds: with, over "without"; of it'
+    assert any(said in ' '.join(o.get_text().split()) for o in figures['gained_and_lost_with'].findobj(Text))
+    assert 'gained_and_lost_with' not in closing_of_seeds(folders, 'without')[1]
+    assert 'gained_and_lost_with' not in closing_of_seeds(folders, 'without', files=pd.Series(files)[:3])[1]

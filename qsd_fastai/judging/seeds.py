@@ -1,15 +1,16 @@
-"Curves of the same arms over several seeds: the mean of each, from what the run of each seed has kept"
+"Curves and thirds of the same arms over several seeds: means, from what the run of each seed has kept"
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ..evaluation.intervals import mean_interval, with_ends
 from ..evaluation.rejection import RejectionResult, rejection_of
 from ..evaluation.roc import RocPoints
 from ..runs.folder import read_run
 
-__all__ = ['curve_notes', 'mean_curves']
+__all__ = ['curve_notes', 'mean_curves', 'mean_groups']
 
 
 def curve_notes(
@@ -75,3 +76,36 @@ def _mean_roc(seeds):
     reached = [o['tar'].to_numpy()[np.searchsorted(o['far'], rates, side='right') - 1] for o in seeds]
     far,tar = np.r_[0, rates],np.r_[0, np.mean(reached, axis=0)]
     return RocPoints(far, tar, np.full(len(far), np.nan))
+
+
+def mean_groups(
+    folders, # Of the runs of some seeds, with `all_*_by_*.csv`
+)->dict: # Name -> arm -> frame, as `map_by_quality_figure` takes them
+    """The mean over seeds of figures by quality, of arms that all of them have; 95 % intervals are those over the seeds
+
+    Where labels that differ from seed to seed part the groups, a group reaches from the lowest to the highest."""
+    folders = [Path(o) for o in folders]
+    names = sorted(o.stem for o in folders[0].glob('all_*_by_*.csv')) if folders else []
+    found = {}
+    for name in names:
+        files = [folder/f'{name}.csv' for folder in folders]
+        if not all(o.is_file() for o in files): continue
+        frames = [pd.read_csv(o) for o in files]
+        if not all({'group', 'arm'} <= {*o} for o in frames): continue
+        arms = [arm for arm in frames[0]['arm'].unique() if all((o['arm'] == arm).any() for o in frames)]
+        own = {arm: [o[o['arm'] == arm].set_index('group') for o in frames] for arm in arms}
+        if own: found[name.removeprefix('all_')] = {arm: _mean_group(o) for arm,o in own.items()}
+    return found
+
+
+def _mean_group(seeds):
+    rows = {}
+    for group in [o for o in seeds[0].index if all(o in seed.index for seed in seeds)]:
+        of = pd.DataFrame([seed.loc[group] for seed in seeds])
+        count = next(c for c in of if c.startswith('n_'))
+        known = count,'quality_from','quality_to','arm'
+        figures = [c for c in of if c not in known and not c.endswith((' low', ' high'))]
+        rows[group] = {count: round(of[count].mean()), 'quality_from': of['quality_from'].min(),
+                       'quality_to': of['quality_to'].max()}
+        for c in figures: rows[group] |= {c: of[c].mean(), **with_ends(c, mean_interval(of[c]))}
+    return pd.DataFrame.from_dict(rows, orient='index').rename_axis('group')

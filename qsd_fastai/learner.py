@@ -40,13 +40,14 @@ from .models.recognizer import Recognizer, recognizer_splitter
 from .tensors import plain_tensor
 from .verbs import interpretation  # noqa: F401
 from .verbs.answers import Answer, Gallery, answer_of
+from .verbs.logged import LoggedLearner
 from .verbs.refusals import flat_metrics, refuse_callbacks, refuse_loss, refuse_options
 from .verbs.results import Results, answers_of_loader, as_judged, has_labels, some
 
 __all__ = ['RecognitionLearner', 'imprint_head', 'pictures_of_loader', 'recognition_learner']
 
 
-class RecognitionLearner(Learner):
+class RecognitionLearner(LoggedLearner):
     """A fastai `Learner` of `recognition_learner`: `predict` says who it is, `show_results` what a search answers
 
     `learn.gallery = table` names the people that `predict` looks for, as `Gallery` has them; `None`, as at first: those

@@ -22,8 +22,10 @@ def _width(text): return max(map(len, text.split('\n')))
 
 @contextmanager
 def rows_only():
-    "Rows of epochs without progress bars, where the output is no terminal: fastprogress takes everything for one"
-    if sys.stdout.isatty() or 'print' in vars(bars):
+    """Rows of epochs without progress bars, where the output is a file or a pipe: fastprogress takes all for a terminal
+
+    Notebooks keep their own bars."""
+    if sys.stdout.isatty() or bars.IN_NOTEBOOK or 'print' in vars(bars):
         yield
         return
     before = bars.NO_BAR

@@ -9,10 +9,9 @@
 A baseline is trained and labels the quality of its own training pictures. Then it is fine-tuned from the same
 weights, with the same batches and the same number of steps, once for each of `--arms`: without QSD, with it, by the
 Octuplet loss on degraded copies, which has helped most (docs/results.md), and the controls. All are judged on
-identities that none of them was trained on, overall and on the worst and best third of queries by quality
-(`true_quality` where the table has it, else the baseline's own labels), and with `--degraded` by down-sampled queries,
-too. `--weight 0` makes QSD the baseline's loss again; `--shuffle-quality` keeps the pairs and loses the quality. The
-published schedule is a page of its own, `reid_agw.py`. For another model, loss or schedule, copy this page and edit it.
+identities that none of them was trained on, overall and on the worst and best third of queries by `true_quality` or,
+where the table has none, by the baseline's labels. `--weight 0` is the baseline's loss; `--shuffle-quality` keeps
+the pairs and loses the quality; `reid_agw.py` has the published schedule. For another model edit a copy of this.
 """
 from fastcore.script import call_parse
 

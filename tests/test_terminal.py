@@ -6,6 +6,9 @@ import pandas as pd
 import pytest
 from fastprogress import fastprogress as bars
 
+from qsd_fastai.data.loaders import recognition_dataloaders
+from qsd_fastai.evaluation.metrics import Retrieval
+from qsd_fastai.learner import recognition_learner
 from qsd_fastai.terminal import for_terminal, rows_only
 
 
@@ -37,4 +40,21 @@ def test_a_log_holds_no_bars(capsys, monkeypatch, terminal):
         assert ('█' in said and '\r' in said) == terminal
         assert said.count('epoch') >= 2
     assert '█' in drawn()
+    assert not bars.NO_BAR
+
+
+@pytest.mark.parametrize('where', ['log', 'terminal', 'notebook'])
+def test_verbs_leave_no_bars_in_a_log(labelled_people, capsys, monkeypatch, where):
+    "Nor do the loops of who calls them; terminals keep theirs, and notebooks are left alone"
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: where == 'terminal', raising=False)
+    monkeypatch.setattr(bars, 'IN_NOTEBOOK', where == 'notebook')
+    monkeypatch.setattr(bars, 'WRITER_FN', print)
+    dls = recognition_dataloaders(labelled_people, size=(32, 16), n_ids=4, n_imgs=2, num_workers=0)
+    learn = recognition_learner(dls, 'test_resnet', metrics=Retrieval('mAP'))
+    for verb in (lambda: learn.fit_one_cycle(1, 1e-3), lambda: learn.fine_tune(1), learn.validate, learn.get_preds,
+                 lambda: learn.embed(labelled_people)):
+        capsys.readouterr()
+        verb()
+        said = capsys.readouterr().out
+        assert ('\r' in said) == (where != 'log'), said
     assert not bars.NO_BAR

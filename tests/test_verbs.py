@@ -101,6 +101,9 @@ WORKS = [
     'l = make(dls=of_classes(), metrics=[]); l.fit(1, 1e-3); l.predict(file); l.embed(table)',
     # kept
     "learn.save('m'); learn.load('m')", "learn.export('e.pkl'); load_learner(learn.path/'e.pkl').predict(file)",
+    'loaded().show_results(dl=loaded().dls.test_dl(held, with_labels=True))',
+    'l = loaded(); l.dls = loaders(); l.fit(1)',
+    'loaded().validate(dl=loaded().dls.test_dl(held, with_labels=True))', 'learn.get_preds(1, None, True)',
     'pickle.dumps(learn.model)', 'deepcopy(learn).validate()', 'learn.dls.new_empty()', 'learn.dls.cpu()',
 ]
 
@@ -116,6 +119,9 @@ REFUSES = {
     'learn.get_preds(dl=learn.dls.test_dl([3]))': 'of type int', 'learn.embed({"a": 1})': 'of type dict',
     'learn.dls.test_dl(files, with_labels=True)': 'have no identity', 'learn.gallery = files': 'A gallery is a table',
     'learn.validate(dl=learn.dls.test_dl(table))': 'with_labels=True',
+    **dict.fromkeys(['loaded().show_results()', 'loaded().validate()', 'loaded().get_preds()', 'loaded().fit(1)',
+                     'loaded().fit_one_cycle(1)', 'loaded().fine_tune(1)', 'loaded().lr_find()', 'loaded().tta()',
+                     'Interpretation.from_learner(loaded())'], 'no pictures.*test_dl'),
     'make(metrics=accuracy)': 'accuracy, which compares',
     'make(metrics=lambda inp, targ: 0.).fit(1)': r'does not take what it is given: \(emb, identity, quality, scene\)',
     'make(loss_func=RecognitionLoss())': r'loss_func is given.*loss=', 'make(normalize=False)': r'stats=',
@@ -192,12 +198,15 @@ def words(labelled_people, tmp_path_factory, one_thread):
     learn = make()
     with learn.no_logging(): learn.fit_one_cycle(1, 1e-2)
     held = table[table['split'] != 'train']
+    learn.export('loaded.pkl')
+    def loaded(): return vision.load_learner(path/'loaded.pkl')
+
     with Image.open(files[0]) as img: pixels = np.asarray(img.convert('RGB'))
-    return known | dict(learn=learn, make=make, loaders=loaders, columns_block=columns_block, of_classes=of_classes,
-                        table=table, held=held, files=files[:4], file=files[0], folder=Path(files[0]).parent, np=np,
-                        pixels=pixels, mean_length=mean_length, TestCallback=TestCallback, pd=pd, pickle=pickle,
-                        deepcopy=deepcopy, Image=Image, timm=timm, Interpretation=Interpretation,
-                        ClassificationInterpretation=ClassificationInterpretation)
+    return known | dict(learn=learn, make=make, loaded=loaded, loaders=loaders, columns_block=columns_block,
+                        of_classes=of_classes, table=table, held=held, files=files[:4], file=files[0],
+                        folder=Path(files[0]).parent, np=np, pixels=pixels, mean_length=mean_length,
+                        TestCallback=TestCallback, pd=pd, pickle=pickle, deepcopy=deepcopy, Image=Image, timm=timm,
+                        Interpretation=Interpretation, ClassificationInterpretation=ClassificationInterpretation)
 
 
 class TestCallback(vision.Callback):

@@ -1,30 +1,47 @@
-"A learner whose bars stay out of what is no terminal"
+"A learner whose bars stay out of what is no terminal, and that says so where it has no pictures"
 from fastai.learner import Learner
 
 from ..terminal import rows_only
+from .refusals import refuse_empty
 
 __all__ = ['LoggedLearner']
 
 
 class LoggedLearner(Learner):
-    "A fastai `Learner` that leaves rows of epochs, and no bars, in a log; terminals and notebooks see both"
+    """A fastai `Learner` that leaves rows of epochs, and no bars, in a log; terminals and notebooks see both
+
+    ValueError from each verb where there are no pictures, as in a learner that was loaded."""
     def fit(self,
         *args,    # Of fastai's `fit`: `n_epoch`, `lr`, ...
         **kwargs, # Likewise
     ):
         "As fastai's, which its other fits call"
+        refuse_empty(self.dls.train)
         with rows_only(): return super().fit(*args, **kwargs)
 
-    def get_preds(self,
-        *args,    # Of fastai's `get_preds`: `ds_idx`, `dl`, ...
+    def lr_find(self,
+        *args,    # Of fastai's `lr_find`: `start_lr`, `end_lr`, ...
         **kwargs, # Likewise
     ):
         "As fastai's"
-        with rows_only(): return super().get_preds(*args, **kwargs)
+        refuse_empty(self.dls.train)
+        return super().lr_find(*args, **kwargs)
+
+    def get_preds(self,
+        ds_idx:int=1, # Which of `dls`, where `dl` is not given
+        dl=None,      # A loader
+        *args,        # Of fastai's `get_preds`: `with_input`, ...
+        **kwargs,     # Likewise
+    ):
+        "As fastai's"
+        refuse_empty(self.dls[ds_idx] if dl is None else dl)
+        with rows_only(): return super().get_preds(ds_idx, dl, *args, **kwargs)
 
     def validate(self,
-        *args,    # Of fastai's `validate`: `ds_idx`, `dl`, `cbs`
-        **kwargs, # Likewise
+        ds_idx:int=1, # Which of `dls`, where `dl` is not given
+        dl=None,      # A loader
+        cbs=None,     # Callbacks of this validation
     ):
         "As fastai's"
-        with rows_only(): return super().validate(*args, **kwargs)
+        refuse_empty(self.dls[ds_idx] if dl is None else dl)
+        with rows_only(): return super().validate(ds_idx, dl, cbs)

@@ -8,7 +8,7 @@ from torch.nn.modules.loss import _Loss
 
 from ..evaluation.metrics import Retrieval, Verification
 
-__all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_loss', 'refuse_options']
+__all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_empty', 'refuse_loss', 'refuse_options']
 
 OF_CLASSES = 'fastai.losses', 'torch.nn.functional', 'torch.nn.modules.loss' # Modules whose losses take logits
 # What `vision_learner` takes: what there is in its place
@@ -23,6 +23,16 @@ def refuse_options(
     "ValueError for those of `vision_learner` that are called otherwise here"
     if other := next((k for k in options if k in OTHERS), None):
         raise ValueError(f'{other} is given, which recognition_learner does not take. Use {OTHERS[other]}.')
+
+
+def refuse_empty(
+    dl, # That is to be looked at
+):
+    "ValueError for a loader without pictures, as all are of a learner that was loaded"
+    if getattr(dl, 'n', 1): return
+    raise ValueError('The loader has no pictures; a learner that was exported knows none. Give '
+                     'dl=learn.dls.test_dl(table, with_labels=True), or to train on set learn.dls = '
+                     'recognition_dataloaders(table, ...).')
 
 
 def flat_metrics(

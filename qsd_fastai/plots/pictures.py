@@ -151,13 +151,14 @@ def hardest_pairs_figure(
 )->Figure:
     """Pairs of one person that look least alike, then pairs of two people that look most alike.
 
-    Each with its score and qualities, in the color of its verdict."""
+    Each with its score and, where any are known, qualities, in the color of its verdict."""
     kinds = [list(o.itertuples()) for _,o in hard.groupby('same', sort=False)]
     rows = [o[i:i + columns] for o in kinds for i in range(0, len(o), columns)]
+    known = hard[['quality1', 'quality2']].notna().any(axis=None)
     def pair(o):
         color,said = right if o.correct else wrong, f'{"one person" if o.same else "two people"}, {o.score:.2f}'
-        first = files[o.row1],f'{said}\n{quality_text(o.quality1)}',color
-        return first, (files[o.row2], quality_text(o.quality2), color)
+        one,two = (quality_text(o.quality1), quality_text(o.quality2)) if known else ('', '')
+        return (files[o.row1], f'{said}\n{one}'.strip(), color), (files[o.row2], two, color)
     fig = tiles_figure([[tile for o in row for tile in pair(o)] for row in rows], height, gap_after=2)
     if not len(of): return fig
     (one,two),(ones,twos) = ((int(o.sum()), int((~o).sum())) for o in (hard['same'].astype(bool), np.asarray(of, bool)))

@@ -122,3 +122,5 @@ def test_hardest_pairs(shape, assert_tidy):
     said = hardest_pairs_figure(hard, files, of=[True]*1000 + [False]*30).texts[0].get_text()
     assert said == 'the hardest 5 of 1,000 pairs of one person, 2 of 30 of two people'
     assert 'nothing' in hardest_pairs_figure(hard[:0], files).texts[0].get_text()
+    unknown = hardest_pairs_figure(hard.assign(quality1=np.nan, quality2=np.nan), files)
+    assert not any('quality' in o for o in titles(unknown)) # As of copies, of which nobody has labels

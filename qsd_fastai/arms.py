@@ -10,6 +10,7 @@ from .choices import one_of
 from .distillation import PRESETS, QualityDistillation
 from .files import file_hash
 from .rows import naming
+from .runs.folder import stage_file
 
 __all__ = ['ARMS', 'Arm', 'added_by', 'chosen_arms', 'read_arms', 'settings_of']
 
@@ -160,6 +161,10 @@ def chosen_arms(
     for key in found: one_of('--arms', key, *ARMS, *own)
     if len(set(found)) < len(found): raise ValueError(f'--arms {keys} has an arm twice. Name each once.')
     arms = [{**ARMS, **own}[key] for key in found]
+    files = ['baseline','comparison',*(stage_file(o.title) for o in arms)]
+    if twice := [o for o in arms if files.count(stage_file(o.title)) > 1]:
+        raise ValueError(f'--arms: the files of "{twice[-1].title}" would be called as those of another stage, '
+                         f'{stage_file(twice[-1].title)}. Give it another title.')
     for arm in [o for o in arms if o.labels == 'true'] if table is not None else []:
         if 'true_quality' not in table:
             raise ValueError(f'--arms: {arm.key} needs a table with the column true_quality. Leave it out, or add the '

@@ -1,10 +1,13 @@
 "Arms: what each of them is trained on, by which method, and which are refused"
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from qsd_fastai.arms import ARMS, added_by, chosen_arms, read_arms
 from qsd_fastai.distillation import QualityDistillation
+from qsd_fastai.runs.folder import stage_file
 
 
 @pytest.fixture
@@ -135,3 +138,16 @@ def test_a_preset_in_a_table_of_settings_pairs_as_it_does(tmp_path):
 def test_a_table_of_settings_that_makes_no_arm_is_told(tmp_path, text, said):
     (tmp_path/'mine.csv').write_text(text)
     with pytest.raises(ValueError, match=said): chosen_arms(f'without,{tmp_path/"mine.csv"}')
+
+
+def test_titles_make_names_that_files_and_wandb_take(tmp_path):
+    "And no two stages of a run have one name"
+    names = [stage_file(o.title) for o in ARMS.values()]
+    assert all(re.fullmatch(r'[A-Za-z0-9_.-]+', o) for o in names), names
+    assert len(set(names)) == len(names)
+    file = tmp_path/'mine.csv'
+    file.write_text('key,title,pairs\none,"half: a/b, Ü?",copies\ntwo,half_ a_b Ü#,copies\nthree,baseline,copies\n')
+    assert stage_file(chosen_arms(f'{file}:one')[0].title) == 'half__a_b___'
+    with pytest.raises(ValueError, match='"half_ a_b Ü#" would be called as those of another stage, half__a_b___'):
+        chosen_arms(f'{file}:one,{file}:two')
+    with pytest.raises(ValueError, match='"baseline" would be called'): chosen_arms(f'{file}:three')

@@ -197,8 +197,8 @@ def stage_file(
     title:str, # Of a stage, as in tables
     ending='', # Of the file
 )->str:
-    "What a file of a stage is called"
-    return title.replace(',', '').replace(' ', '_') + ending
+    "What a file of a stage is called: letters of ASCII, digits, `_`, `-` and `.`, which W&B takes in names as well"
+    return re.sub(r'[^A-Za-z0-9_.-]', '_', re.sub("[,']", '', title)) + ending
 
 
 def stage_run(

@@ -33,8 +33,11 @@ class MarginTuning(Callback):
     ):
         self.head,self.s = one_of('head', head, 'arcface', 'cosface', 'adaface', 'magface', 'curricularface'),s
         self.pairs = one_of('pairs', pairs, 'copies', 'none')
+        self.criterion = self.margin = None # Until a fit begins
 
     __repr__ = shown
+    # set, it would hide the loss of the learner, of which fastai warns
+    loss = property(lambda self: self.criterion, doc='What it trains by')
 
     def before_fit(self):
         if is_judging(self.learn): return
@@ -51,12 +54,12 @@ class MarginTuning(Callback):
         weights = getattr(base, 'weights', {'triplet': 0., 'center': 0.})
         others = {k: getattr(base, k) for k in ('triplet', 'center', 'gathered') if hasattr(base, k)}
         self.margin = own
-        self.loss = MarginLoss(own, triplet_weight=weights['triplet'], center_weight=weights['center'], **others)
+        self.criterion = MarginLoss(own, triplet_weight=weights['triplet'], center_weight=weights['center'], **others)
 
     def after_loss(self):
         emb = self.pred.emb
         pred = Recognition((self.margin(emb), emb, self.pred.levels, self.pred.pooled))
-        self.learn.loss_grad = self.loss(pred, *self.yb)
+        self.learn.loss_grad = self.criterion(pred, *self.yb)
         self.learn.loss = self.learn.loss_grad.clone()
 
     def state_dict(self):

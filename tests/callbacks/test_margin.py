@@ -1,4 +1,6 @@
 "The margin of another head over the identities that are there"
+import warnings
+
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -37,7 +39,9 @@ def test_a_margin_head_goes_on_as_its_own_would(labelled_people):
     theirs.loss_func = MarginLoss(theirs.model.head, triplet_weight=1., triplet=TripletLoss())
     with torch.no_grad(): theirs.model.head.weight.copy_(ours.model.head.weight)
     theirs.model.body.load_state_dict(ours.model.body.state_dict())
-    trained(ours, cb)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning) # Of a shadowed attribute, say
+        trained(ours, cb)
     trained(theirs)
     for (k, a),(_, b) in zip(ours.model.named_parameters(), theirs.model.named_parameters()):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=k)

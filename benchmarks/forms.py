@@ -21,7 +21,7 @@ from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
 
 FORMS = ('without', 'with', 'free', 'copies', 'copies-stop', 'copies-gap', 'copies-free', 'copies-ema',
-         'copies-relations', 'copies-mean', 'copies-logits', 'octuplet')
+         'copies-relations', 'copies-mean', 'copies-logits', 'octuplet', 'adaface')
 
 
 def learner(key, arch, height, width, bs, n=3):

@@ -69,7 +69,7 @@ def test_pairs_have_the_qualities_that_cut_their_thirds(tmp_path, known):
     qualities = {o for o in said if o.startswith('quality')}
     if known == 'nothing':
         assert np.isnan(found).all()
-        assert qualities == {'quality ?'}
+        assert not qualities # Nor a line of question marks
         return
     np.testing.assert_allclose(found, wanted)
     assert qualities <= {f'quality {o:.0f}' for o in made}

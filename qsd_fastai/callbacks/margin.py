@@ -6,7 +6,7 @@ from torch.random import fork_rng
 from ..choices import one_of
 from ..distillation import QualityDistillation
 from ..fits import is_judging
-from ..losses import MarginLoss
+from ..losses import MarginLoss, RecognitionLoss
 from ..models.heads.by_name import make_head
 from ..models.heads.margins import SubCenterArcFace
 from ..models.heads.partial_fc import PartialFC
@@ -51,10 +51,11 @@ class MarginTuning(Callback):
         with fork_rng(devices=[]): # Other arms draw the same pictures
             own = make_head(self.head, self.s or getattr(model.head, 's', 32.))(nf, n_ids)
         own.to(weight.device).weight = weight # One and the same: the optimizer has it
-        weights = getattr(base, 'weights', {'triplet': 0., 'center': 0.})
-        others = {k: getattr(base, k) for k in ('triplet', 'center', 'gathered') if hasattr(base, k)}
-        self.margin = own
-        self.criterion = MarginLoss(own, triplet_weight=weights['triplet'], center_weight=weights['center'], **others)
+        others = {}
+        if isinstance(base, RecognitionLoss):
+            others = {k: getattr(base, k) for k in ('triplet', 'center', 'gathered')}
+            others |= {f'{k}_weight': base.weights[k] for k in ('triplet', 'center')}
+        self.margin,self.criterion = own,MarginLoss(own, **others)
 
     def after_loss(self):
         emb = self.pred.emb

@@ -148,10 +148,9 @@ def _with_degraded(found, learn, held, emb, figures, cameras, flip):
     "The same queries down-sampled, as the field's sets of several resolutions (MLR) are, in the gallery as it is"
     asked = (held['split'] == 'query').to_numpy()
     queries,gallery,parts = held[asked], held[~asked], []
-    files = picture_files(queries).tolist()
-    for part in range(0, len(files), 512): # Opened a few at a time
-        some = slice(part, part + 512)
-        low = [lowered(open_picture(file), rate_of(path)) for file,path in zip(files[some], queries['path'][some])]
+    files = list(zip(picture_files(queries), queries['path']))
+    for i in range(0, len(files), 512): # Opened a few at a time
+        low = [lowered(open_picture(file), rate_of(path)) for file,path in files[i:i + 512]]
         parts.append(learn.embed(low, flip=flip))
     who = [o[c].to_numpy() for c in ('identity', 'camera') for o in (queries, gallery)]
     most = max(50, *(int(k[4:]) for k in figures if k.startswith('rank')))

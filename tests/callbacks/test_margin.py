@@ -88,11 +88,18 @@ def test_heads_without_single_directions_are_refused(labelled_people, head):
         trained(learner(labelled_people, head), MarginTuning(pairs='none'))
 
 
+class OwnLoss(torch.nn.Module):
+    "Of a user, with weights of another kind than ours"
+    weights = 1.,2.
+    def forward(self, pred, *targets): return (pred if isinstance(pred, torch.Tensor) else pred.emb).square().mean()
+
+
 def test_it_judges_as_the_learner_does(labelled_people):
     "Nothing of it is in a validation, and another loss than ours has no triplets to keep"
     learn = learner(labelled_people)
     alone = list(learn.validate())
     assert list(learn.validate(cbs=MarginTuning(pairs='none'))) == alone
-    learn.loss_func = RecognitionLoss(triplet_weight=0.)
-    trained(learn, MarginTuning(pairs='none'), n=1)
-    assert set(learn.loss_terms.epochs[-1]) == {'epoch', 'identity'}
+    for loss in (RecognitionLoss(triplet_weight=0.), OwnLoss()):
+        learn.loss_func = loss
+        trained(learn, MarginTuning(pairs='none'), n=1)
+        assert set(learn.loss_terms.epochs[-1]) == {'epoch', 'identity'}

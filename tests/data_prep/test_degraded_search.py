@@ -1,4 +1,4 @@
-"Queries of a recipe brought down to fewer pixels"
+"Queries of a recipe brought down to fewer pixels, against a table that degrade.py has written"
 import pytest
 from common.mlr import with_low_resolution
 from fastai.torch_core import set_seed

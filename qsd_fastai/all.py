@@ -16,7 +16,7 @@ from .callbacks.running_loss import KeptLosses
 from .callbacks.save_state import SaveState
 from .callbacks.track_run import TrackRun
 from .choices import one_of
-from .closing import closing_of_seeds, evaluations_of, files_by_path, reference_of, said_of
+from .closing import closing_of_seeds, evaluations_of, files_by_path, reference_of
 from .commands import in_one_line
 from .compiled import to_compiled, to_fast
 from .data.blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
@@ -82,6 +82,7 @@ from .panning import fit_panning, pan_model
 from .plots.curves import cmc_figure, det_figure, error_vs_reject_figure, gains_figure, roc_figure
 from .plots.pictures import hardest_figure, hardest_pairs_figure, ranked_lists_figure, sheet_figure
 from .plots.quality import map_by_quality_figure, quality_agreement_figure, quality_histogram_figure
+from .plots.style import said_of
 from .private import without_folders
 from .qsd_loss import QSDLoss, grouped_pairs, identity_pairs, partner_pairs, ranked_pairs, select_pairs
 from .quality import label_table, norm_quality, similarity_quality

@@ -6,14 +6,14 @@ import pandas as pd
 from .arms import ARMS
 from .data.loaders import picture_files
 from .data.table import read_table
-from .judging.curves import all_in_one, curve_charts, curve_figures, curve_frames
 from .judging.seeds import mean_curves, mean_groups
 from .plots.gains import gained_and_lost_figure, query_gains_figure
 from .plots.quality import map_by_quality_figure
 from .plots.style import signed
+from .runs.curves import all_in_one, curve_charts, curve_figures, curve_frames
 from .runs.folder import read_run, stage_file, stage_run
 
-__all__ = ['Closing', 'closing_of_seeds', 'evaluations_of', 'files_by_path', 'reference_of', 'said_of']
+__all__ = ['Closing', 'closing_of_seeds', 'evaluations_of', 'files_by_path', 'reference_of']
 
 
 def reference_of(
@@ -29,15 +29,6 @@ def evaluations_of(
     "What W&B calls the evaluations of their stages; nothing of a folder that says no run"
     found = [read_run(o) for o in (Path(folder)/'run.json' for folder in folders) if o.is_file()]
     return [f'{stage_run(o["id"], title)}-evaluation' for o in found for title in o['stages']]
-
-
-def said_of(
-    body:str,  # As the recipe was asked for it
-    table:str, # Its folder
-    run:str,   # What it is a figure of
-)->str:
-    "The line above a figure that says what was trained, and on what"
-    return ', '.join(filter(None, (body, table and f'table {table}', run)))
 
 
 def files_by_path(

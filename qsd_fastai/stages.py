@@ -11,21 +11,21 @@ from .callbacks.found import described
 from .callbacks.many import ManyProcesses
 from .callbacks.save_state import Diverged, SaveState
 from .callbacks.track_run import TrackRun
-from .closing import Closing, files_by_path, reference_of, said_of
+from .closing import Closing, files_by_path, reference_of
 from .data.table import write_table
 from .distillation import QualityDistillation
 from .distributed import processes
 from .files import file_hash, in_one_move, save_figure, save_frame
-from .judging.curves import curve_charts
 from .judging.energy import taught_energies
 from .judging.judgement import merged
 from .judging.seeds import curve_notes
 from .models.heads.partial_fc import whole_centers
 from .plots.history import history_figure
 from .plots.quality import quality_agreement_figure, quality_histogram_figure
-from .plots.style import signed
+from .plots.style import said_of, signed
 from .private import without_folders
 from .quality import comparable
+from .runs.curves import curve_charts
 from .runs.folder import FREE, RunFolder, stage_file, stage_run
 from .runs.keys import under
 from .runs.made import table_content

@@ -2,10 +2,11 @@
 import numpy as np
 import pandas as pd
 
-from qsd_fastai.closing import Closing, said_of
+from qsd_fastai.closing import Closing
 from qsd_fastai.evaluation.roc import roc_points
-from qsd_fastai.judging.curves import line_name
 from qsd_fastai.judging.judgement import Judgement
+from qsd_fastai.plots.style import said_of
+from qsd_fastai.runs.curves import line_name
 
 
 def judged(sets):

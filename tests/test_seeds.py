@@ -13,8 +13,8 @@ from qsd_fastai.evaluation.rejection import error_vs_reject
 from qsd_fastai.evaluation.retrieval import by_quality
 from qsd_fastai.evaluation.roc import roc_points
 from qsd_fastai.files import save_frame
-from qsd_fastai.judging.curves import all_in_one, curve_charts, curve_figures, curve_frames
 from qsd_fastai.judging.seeds import curve_notes, mean_curves, mean_groups
+from qsd_fastai.runs.curves import all_in_one, curve_charts, curve_figures, curve_frames
 
 ARMS = 'without', 'with'
 

@@ -6,7 +6,10 @@ import pandas as pd
 import pytest
 from fastprogress import fastprogress as bars
 
+from qsd_fastai.data.degraded import degraded_copies
 from qsd_fastai.data.loaders import recognition_dataloaders
+from qsd_fastai.drawn.faces import generate_faces
+from qsd_fastai.drawn.people import generate_people
 from qsd_fastai.evaluation.metrics import Retrieval
 from qsd_fastai.learner import recognition_learner
 from qsd_fastai.terminal import for_terminal, rows_only
@@ -58,3 +61,15 @@ def test_verbs_leave_no_bars_in_a_log(labelled_people, capsys, monkeypatch, wher
         said = capsys.readouterr().out
         assert ('\r' in said) == (where != 'log'), said
     assert not bars.NO_BAR
+
+
+@pytest.mark.parametrize('where', ['log', 'terminal'])
+def test_drawing_and_degrading_leave_no_bars_in_a_log(tmp_path, capsys, monkeypatch, where):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: where == 'terminal', raising=False)
+    monkeypatch.setattr(bars, 'WRITER_FN', print)
+    table = generate_people(tmp_path/'people', n_train=2, n_test=2, n_imgs=2, n_test_imgs=4, size=(32, 16))
+    drawn = capsys.readouterr().out
+    degraded_copies(table, tmp_path/'copies', 'shrink', 2)
+    degraded = capsys.readouterr().out
+    generate_faces(tmp_path/'faces', n_train=2, n_test=2, n_imgs=2, n_test_imgs=4, size=(32, 32))
+    for said in (drawn, degraded, capsys.readouterr().out): assert ('\r' in said) == (where != 'log'), said

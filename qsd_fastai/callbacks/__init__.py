@@ -9,6 +9,7 @@ margin          Fine-tunes by the margin of AdaFace and its kin, peers too
 partial_update  Moves the centers of a `PartialFC`
 many            A fit over several processes
 track_run       Logs to Weights & Biases
+judged          The curves of what was judged in a fit, and figures by quality
 two_fits        Makes one of the two of `fine_tune`
 found           What is known about a learner without being told
 save_state      Resume: keeps all that a fit needs to go on

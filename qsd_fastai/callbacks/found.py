@@ -9,7 +9,7 @@ from torch import nn
 from ..data.within import own_loader, picture_size
 from .loss_terms import loss_of
 
-__all__ = ['described', 'found_config', 'highest_rates']
+__all__ = ['body_name', 'described', 'found_config', 'highest_rates']
 
 # Counted or kept in a fit, and no setting
 STATE = {'active', 'count', 'exact', 'fits', 'given', 'learn', 'n_batches', 'n_candidates', 'n_kept', 'n_known',
@@ -22,14 +22,14 @@ def found_config(
 )->dict:
     "What is known about a learner without being told"
     dls,model = learn.dls,get_model(learn.model)
-    body = getattr(model, 'body', model)
     opt_func,size = getattr(learn.opt_func, 'func', learn.opt_func),picture_size(dls)
     own = [cb for cb in learn.cbs if type(cb) not in defaults.callbacks and cb.name != 'track_run']
     found = {
-        'body': (getattr(body, 'pretrained_cfg', None) or {}).get('architecture') or type(body).__name__,
+        'body': body_name(model),
         'parameters': sum(p.numel() for p in model.parameters()),
         'n_identities': getattr(dls, 'c', None),
         'size': size and list(size),
+        'head': described(_head(learn, model)),
         'loss': described(loss_of(learn)),
         'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__),
         'lr': highest_rates(learn), 'wd': learn.opt.hypers[-1].get('wd'),
@@ -45,6 +45,20 @@ def found_config(
     if table is None: return found
     splits = table['split'].value_counts().to_dict()
     return {**found, 'table': {'rows': len(table), **splits, 'record': table.attrs.get('record')}}
+
+
+def body_name(
+    model, # A recognizer, or any network
+)->str:
+    "As timm knows it, otherwise of its class"
+    body = getattr(get_model(model), 'body', model)
+    return (getattr(body, 'pretrained_cfg', None) or {}).get('architecture') or type(body).__name__
+
+
+def _head(learn, model):
+    "What tells identities apart in this fit: of a callback, `MarginTuning` say, or of the model"
+    own = (getattr(cb, 'margin', None) for cb in learn.cbs)
+    return next((o for o in own if isinstance(o, nn.Module)), getattr(model, 'head', None))
 
 
 def highest_rates(

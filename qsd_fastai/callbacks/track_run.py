@@ -1,4 +1,5 @@
 "The Weights & Biases callback: one run that holds all one wants to look at afterwards"
+import re
 import tempfile
 import time
 from contextlib import contextmanager
@@ -13,19 +14,28 @@ from fastcore.basics import store_attr
 
 from ..data.loaders import picture_files
 from ..distributed import processes
-from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_queries, judge_of
+from ..evaluation.metrics import (
+    GROUPS,
+    RetrievalMetric,
+    VerificationMetric,
+    hardest_pairs,
+    hardest_queries,
+    judge_of,
+)
 from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
-from ..plots.pictures import hardest_figure
+from ..plots.pictures import hardest_figure, hardest_pairs_figure
 from ..plots.quality import quality_histogram_figure
+from ..plots.style import said_of, signed
 from ..runs.history import History
 from ..runs.keys import under
 from ..runs.made import made_with, peak_memory, reset_peak_memory
 from ..runs.wandb_run import active_run, finish_run, kept_beside, last_known, log_files, start_run, wandb
-from ..runs.wandb_tables import figure_image, hardest_table, verification_pictures
+from ..runs.wandb_tables import figure_images, hardest_table, pairs_table
 from ..shown import shown
 from ..tensors import numbers
-from .found import found_config
+from .found import body_name, found_config
+from .judged import judged_pairs, judged_search
 from .loss_terms import loss_terms
 
 __all__ = ['TrackRun']
@@ -36,7 +46,8 @@ STEPS = {'train': 'batch', 'lr': 'batch', 'valid': 'epoch', 'mean': 'epoch', 'co
 def valid_key(
     name:str, # As the recorder prints it
 )->str: # In a run
-    "The key of what an epoch ended with"
+    "The key of what an epoch ended with; a third of the quality is named as a judgement names it, `valid/mAP worst`"
+    name = re.sub(f'{GROUPS}$', r' \1', name)
     return {'train_loss': 'mean/smooth_loss', 'valid_loss': 'valid/loss'}.get(name, f'valid/{name}')
 
 
@@ -52,13 +63,13 @@ class TrackRun(Callback):
 
     Every loss term and learning rate a batch, or every few of a long epoch (`every`), metrics, pictures a second and
     memory an epoch, and at the end the model, the table, the quality histogram, the hardest queries with their ranked
-    gallery and, with `Verification`, the ROC curve, error against rejection and the hardest pairs. Where
+    gallery, the hardest pairs, and of what `Retrieval` and `Verification` judged the curves (CMC, ROC and DET, errors
+    with the worst rejected) and the thirds by quality. Where
     `SaveModelCallback` loads the best model, all of these are of its epoch: the artifact has the alias best, otherwise
     last, and its epoch and figures; `final/` in the summary has them, too. Figures of `valid/` stand in the summary as
     the best epoch had them and as the last one had.
-    validate, get_preds and lr_find log nothing. What judges a model as it came out (curves by quality, maps of
-    embeddings and of energy, gains over another one) recipes add, and in Python `judge_search` and `judge_pairs` give
-    it.
+    validate, get_preds and lr_find log nothing. What is embedded or compared anew (maps of embeddings and of energy,
+    gains over another model) recipes add, and in Python `judge_search` and `judge_pairs` give it.
 
     Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C
     say, leaves its run open; it is marked as failed when the next one starts, or when Python ends. Without an API key
@@ -186,11 +197,11 @@ class TrackRun(Callback):
         search,pairs = (judge_of(self.learn.metrics, o) for o in (RetrievalMetric, VerificationMetric))
         hard = hardest_queries(search.store, self.hardest) if search else ()
         found = pairs.found() if pairs else None
-        # named as a judgement names them
-        figures = {k.removeprefix('valid/').replace('_', ' '): float(v) for k,v in self._figures().items()
-                   if k.startswith('valid/')}
+        curves = [search and judged_search(search), pairs and judged_pairs(pairs)] if self.into is None else ()
+        figures = {k.removeprefix('valid/'): float(v) for k,v in self._figures().items() if k.startswith('valid/')}
         epoch = self.first_epoch + self.epoch + 1
-        return {'epoch': epoch, 'figures': figures, 'hard': hard, 'pairs': found and found[0].per_pair}
+        return {'epoch': epoch, 'figures': figures, 'hard': hard, 'pairs': found and found[0].per_pair,
+                'curves': [o for o in curves if o]}
 
     def _figures(self):
         found = zip(self.recorder.metric_names[1:], self.recorder.values[-1])
@@ -251,14 +262,23 @@ class TrackRun(Callback):
     def _log_pictures(self, table, state):
         "Quality histogram, curves, hardest queries and pairs, as W&B tables and as pictures"
         quality = table.loc[table['split'] == 'train', 'quality'].astype(float)
-        logged = {}
+        logged,plots = {},{}
         if quality.notna().any():
             logged['histograms/quality'] = wandb.Histogram(quality.dropna().to_numpy(), num_bins=40)
-            logged['plots/quality'] = figure_image(quality_histogram_figure(quality))
-        if state and len(hard := state['hard']):
-            files = picture_files(table).to_numpy()
-            logged['tables/hardest_queries'] = hardest_table(hard, files, table['path'].to_numpy())
-            if self.into is None: logged['plots/hardest_queries'] = figure_image(hardest_figure(hard.head(8), files))
-        pairs = state and state['pairs']
-        if pairs is not None: logged |= verification_pictures(pairs, table, self.hardest, self.into is None)
+            plots['quality'] = quality_histogram_figure(quality)
+        state = state or {'hard': (), 'pairs': None, 'curves': ()}
+        hard,pairs,shown = state['hard'],state['pairs'],(picture_files(table).to_numpy(), table['path'].to_numpy())
+        if len(hard):
+            logged['tables/hardest_queries'] = hardest_table(hard, *shown)
+            if self.into is None: plots['hardest_queries'] = hardest_figure(hard.head(8), shown[0])
+        if pairs is not None:
+            hard = hardest_pairs(pairs, self.hardest)
+            logged['tables/hardest_pairs'] = pairs_table(hard, *shown)
+            some = hard.groupby('same', sort=False).head(8)
+            if self.into is None: plots['hardest_pairs'] = hardest_pairs_figure(some, shown[0])
+        for made in state['curves']:
+            drawn,charts = made()
+            plots,logged = {**plots, **drawn},{**logged, **under('charts', charts)}
+        of = said_of(body_name(self.learn.model), Path(table.attrs.get('root', '')).name)
+        logged |= figure_images({k: signed(o, of) for k,o in plots.items()})
         if logged: self.wandb_run.log(logged)

@@ -8,6 +8,7 @@ from fastcore.parallel import parallel
 
 from ..columns import complete_table
 from ..files import in_one_move
+from ..terminal import rows_only
 from .degradations import DEGRADATIONS, degrade, shrink
 from .loaders import picture_files
 from .made import existing
@@ -55,8 +56,9 @@ def degraded_copies(
     (folder/'images').mkdir(parents=True, exist_ok=True)
     names = [f'images/{k:06d}.png' for k in range(len(paths))]
     rows = list(zip(picture_files(held), names, paths))
-    parallel(_copy, rows, folder=str(folder), kind=kind, amount=amount, seed=seed, n_workers=workers, progress=progress,
-             chunksize=16)
+    with rows_only():
+        parallel(_copy, rows, folder=str(folder), kind=kind, amount=amount, seed=seed, n_workers=workers,
+                 progress=progress, chunksize=16)
     out = held.drop(columns=['true_quality'], errors='ignore').reset_index(drop=True)
     out = out.assign(path=names, quality=np.nan, original=paths, degradation=f'{kind} {amount:g}')
     out.attrs = {'root': str(folder)}

@@ -12,6 +12,7 @@ from ..data.made import existing
 from ..data.table import read_table, write_table
 from ..distributed import after_first
 from ..files import in_one_move
+from ..terminal import rows_only
 
 __all__ = ['refuse_small', 'rng_of', 'write_generated']
 
@@ -64,7 +65,8 @@ def _existing_or_written(folder, table, draw, rows, record, finish, workers, pro
     folder = Path(folder)
     (folder/'images').mkdir(parents=True, exist_ok=True)
     items = [(path, *row) for path,row in zip(table['path'], rows)]
-    done = parallel(_one, items, folder=str(folder), draw=draw, n_workers=workers, progress=progress, chunksize=16)
+    with rows_only():
+        done = parallel(_one, items, folder=str(folder), draw=draw, n_workers=workers, progress=progress, chunksize=16)
     true_quality = [round(100*(1 - severity), 2) for _,severity in done]
     table = table.assign(quality=np.nan, true_quality=true_quality, degradation=[kind for kind,_ in done])
     if finish is not None: finish(table)

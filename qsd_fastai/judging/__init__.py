@@ -6,7 +6,6 @@ search     Queries against the gallery, re-ranked, by quality, with the worst re
 pairs      Do two pictures show one person?
 templates  Several pictures of one person as one
 sets       The sets of pairs that a model for faces is judged on, degraded too
-curves     CMC, ROC, DET, error against rejection: as figures, frames and charts, of several models in one
 seeds      The mean of curves over several seeds
 energy     Where teacher and student are active
 judgement  What they all give: figures, protocol, frames, pictures

@@ -5,10 +5,10 @@ from pathlib import Path
 from ..choices import one_of
 from ..data.loaders import picture_files
 from ..private import without_folders
+from ..runs.curves import curve_charts
 from ..runs.keys import under
 from ..runs.wandb_run import finish_run, kept_beside, log_files, start_run, uses
 from ..runs.wandb_tables import figure_images
-from .curves import curve_charts
 
 __all__ = ['Judgement', 'check_choices', 'merged', 'ranks_of', 'rates_of', 'track_judgement']
 
@@ -21,7 +21,7 @@ class Judgement:
     frames:dict = field(default_factory=dict)  # Name -> DataFrame, a row a query or pair
     plots:dict = field(default_factory=dict)   # Name -> matplotlib figure
     tables:dict = field(default_factory=dict)  # Name -> function of files and paths that makes a W&B table
-    curves:dict = field(default_factory=dict)  # Name -> what `judging.curves` draws, of one model or of several
+    curves:dict = field(default_factory=dict)  # Name -> what `runs.curves` draws, of one model or of several
     groups:dict = field(default_factory=dict)  # Name -> frame of `by_quality` or `verification_by_quality`
     of:dict = field(default_factory=dict)      # Name of a curve -> how many queries or pairs it is of, in words
 

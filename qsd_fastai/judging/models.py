@@ -23,6 +23,7 @@ from ..models.recognizer import Recognizer
 from ..models.switches import switches_of
 from ..models.weights.read import load_reference
 from ..runs.folder import model_artifact
+from ..terminal import rows_only
 
 __all__ = ['learner_around', 'open_learner', 'open_model', 'open_weights']
 
@@ -142,8 +143,9 @@ def _exported(file, bs, flip):
     def embed(table):
         files = picture_files(table).tolist()
         mine = share_of(len(files), bs)
-        starts = progress_bar(mine[::16*bs], leave=False)
-        parts = [embedder.embed(files[lo:min(lo + 16*bs, mine.stop)], bs, flip=flip)[1] for lo in starts]
+        with rows_only():
+            starts = progress_bar(mine[::16*bs], leave=False)
+            parts = [embedder.embed(files[lo:min(lo + 16*bs, mine.stop)], bs, flip=flip)[1] for lo in starts]
         return gather_parts(torch.from_numpy(np.concatenate(parts)) if parts else None)
     how = embedder.spec
     pictures = Preprocess(how.mean, how.std, (how.height, how.width), how.filter)

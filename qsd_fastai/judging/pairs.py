@@ -10,8 +10,8 @@ from ..evaluation.store import EmbeddingStore
 from ..evaluation.verification import contiguous_folds, pair_folds, verification_by_quality
 from ..plots.pictures import hardest_pairs_figure
 from ..plots.quality import map_by_quality_figure
+from ..runs.curves import curve_figures, curve_frames
 from ..runs.wandb_tables import pairs_table
-from .curves import curve_figures, curve_frames
 from .judgement import Judgement
 
 __all__ = ['judge_pairs', 'rates_reached']

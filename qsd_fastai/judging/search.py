@@ -21,8 +21,8 @@ from ..evaluation.templates import pool_templates
 from ..plots.maps import embedding_map_figure
 from ..plots.pictures import hardest_figure
 from ..plots.quality import map_by_quality_figure
+from ..runs.curves import curve_figures, curve_frames
 from ..runs.wandb_tables import hardest_table
-from .curves import curve_figures, curve_frames
 from .judgement import Judgement
 
 __all__ = ['judge_held_out', 'judge_search']

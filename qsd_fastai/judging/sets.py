@@ -18,7 +18,7 @@ from ..evaluation.verification import evaluate_verification, verification_by_qua
 from ..plots.pictures import hardest_pairs_figure
 from ..plots.quality import map_by_quality_figure
 from ..quality import norm_quality, similarity_quality
-from .curves import curve_figures, curve_frames, line_name
+from ..runs.curves import curve_figures, curve_frames, line_name
 from .judgement import Judgement
 
 __all__ = ['PairSets']

@@ -8,7 +8,7 @@ from ..columns import complete_table
 from ..data.templates import read_searches, read_template_pairs, read_templates
 from ..evaluation.roc import roc_points, tar_at_far
 from ..evaluation.templates import evaluate_identification, pool_templates, template_scores
-from .curves import curve_figures, curve_frames
+from ..runs.curves import curve_figures, curve_frames
 from .judgement import Judgement
 from .pairs import rates_reached
 

@@ -5,7 +5,7 @@ from textwrap import fill
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-__all__ = ['bare', 'legend_below', 'look', 'named', 'new_figure', 'percent', 'set_title', 'signed']
+__all__ = ['bare', 'legend_below', 'look', 'named', 'new_figure', 'percent', 'said_of', 'set_title', 'signed']
 
 # Told apart in print and by most eyes, with the line styles
 colors = ['#2f5d8a', '#d9822b', '#1b7f4b', '#8e4585', '#c0392b', '#5b6770']
@@ -89,6 +89,15 @@ def percent(
 )->str:
     "A share as text, and the formatter of an axis of shares: 0.0001 % rather than 0 %"
     return f'{100*x:.10g} %'
+
+
+def said_of(
+    body:str,   # As the recipe was asked for it; its name
+    table:str,  # Its folder
+    run:str='', # What it is a figure of
+)->str:
+    "The line above a figure that says what was trained, and on what"
+    return ', '.join(filter(None, (body, table and f'table {table}', run)))
 
 
 def signed(

@@ -1,5 +1,6 @@
 """What a run leaves behind
 
+curves        CMC, ROC, DET, error against rejection: as figures, frames and charts, of several models in one
 folder        Its folder, never written over; `--resume`
 history       Its numbers as they were logged
 keys          What every key of its W&B run is

@@ -2,19 +2,12 @@
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from ..data.loaders import picture_files
 from ..data.pictures import open_picture
 from ..data.sources import split_address
-from ..evaluation.metrics import hardest_pairs
-from ..evaluation.rejection import error_vs_reject
-from ..evaluation.roc import far_of, roc_points
-from ..plots.curves import error_vs_reject_figure, roc_figure
-from ..plots.pictures import hardest_pairs_figure
 from .keys import under
 from .wandb_run import kept_beside, wandb
 
-__all__ = ['figure_image', 'figure_images', 'hardest_table', 'log_closing', 'pairs_table', 'table_picture',
-           'verification_pictures']
+__all__ = ['figure_image', 'figure_images', 'hardest_table', 'log_closing', 'pairs_table', 'table_picture']
 
 
 def hardest_table(
@@ -52,27 +45,6 @@ def pairs_table(
 
 
 def _known(quality): return None if np.isnan(quality) else float(quality)
-
-
-def verification_pictures(
-    per_pair,        # Of a `VerificationResult`, with `row1, row2, quality1, quality2`
-    table,           # Of pictures
-    n:int=16,        # Pairs of each kind in the table of the hardest
-    drawn:bool=True, # Figures too? Else the table alone
-)->dict: # To be logged
-    "ROC curve, error against rejection where quality is known, and the hardest pairs, as a W&B table and as a picture"
-    files,hard = picture_files(table).to_numpy(),hardest_pairs(per_pair, n)
-    logged = {'tables/hardest_pairs': pairs_table(hard, files, table['path'].to_numpy())}
-    if not drawn: return logged
-    score,same,row1,row2 = (per_pair[c] for c in ('score', 'same', 'row1', 'row2'))
-    shown = hard.groupby('same', sort=False).head(8)
-    logged |= under('plots', {'roc': figure_image(roc_figure(roc_points(score, same))),
-                              'hardest_pairs': figure_image(hardest_pairs_figure(shown, files))})
-    quality = np.full(len(table), np.nan)
-    quality[row1],quality[row2] = per_pair['quality1'],per_pair['quality2']
-    try: rejection = error_vs_reject(score, same, row1, row2, quality, far=far_of(same))
-    except ValueError: return logged  # no known quality, or too few pairs
-    return {**logged, 'plots/error_vs_reject': figure_image(error_vs_reject_figure(rejection))}
 
 
 def table_picture(

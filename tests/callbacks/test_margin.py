@@ -6,6 +6,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
+from qsd_fastai.callbacks.found import found_config
 from qsd_fastai.callbacks.margin import MarginTuning
 from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.data.loaders import recognition_dataloaders
@@ -56,8 +57,12 @@ def test_every_margin_trains_from_any_head(labelled_people, head):
     plain,cb,qsd = make_head('arcface', 24.),MarginTuning(head),QualityDistillation(preset='copies')
     learn = learner(labelled_people, plain, copies=True)
     before = learn.model.head.weight.detach().clone()
-    trained(learn, cb, qsd, n=1)
-    assert cb.margin.s == 24
+    heads = []
+    class Found(Callback):
+        def before_epoch(self): heads.append(found_config(self.learn)['head'])
+    trained(learn, cb, qsd, Found(), n=1)
+    assert heads[0]['name'] == type(cb.margin).__name__
+    assert heads[0]['s'] == cb.margin.s == 24
     assert not torch.equal(before, learn.model.head.weight)
     assert qsd.terms['qsd'] > 0
     assert ('norm' in learn.loss_terms.epochs[-1]) == (head == 'magface')

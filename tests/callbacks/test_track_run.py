@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qsd_fastai.callbacks import track_run as tracking
 from qsd_fastai.callbacks.found import described
 from qsd_fastai.callbacks.save_state import SaveState
-from qsd_fastai.callbacks.track_run import TrackRun
+from qsd_fastai.callbacks.track_run import TrackRun, valid_key
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval, Verification, hardest_pairs, hardest_queries
@@ -130,6 +130,7 @@ def test_config(tracked, labelled_people):
     assert (c['optimizer'], c['device'], c['seed'], c['wd']) == ('Adam', 'cpu', 0, .01)
     assert c['parameters'] == sum(p.numel() for p in learn.model.parameters())
     np.testing.assert_allclose(c['lr'], [1e-4, 1e-3])
+    assert c['head']['name'] == 'LinearHead'
     assert c['loss']['name'] == 'RecognitionLoss'
     assert c['loss']['weights'] == {'identity': 1., 'triplet': 1., 'center': 0.}
     assert c['loss']['identity']['smoothing'] == .1
@@ -208,6 +209,36 @@ def test_hardest_queries_table(tracked):
     assert min(run.picture_size(row['plots/hardest_queries'])) > 300
 
 
+def test_curves_and_thirds_of_what_was_judged(tracked):
+    "As recipes have them: of the last epoch, as pictures and as charts, without a picture that is embedded again"
+    run,learn,*_ = tracked
+    row, = run.rows('charts/cmc_table')
+    plots = {'plots/cmc', 'plots/search_vs_reject', 'plots/map_by_quality', 'plots/rank1_by_quality'}
+    assert plots | {'charts/search_vs_reject_table'} <= set(row)
+    for k in plots: assert min(run.picture_size(row[k])) > 250
+    result,thirds = learn.metrics[0].judge.found()
+    lines = [dict(zip(table['columns'], o)) for table,_ in [run.table('charts/cmc_table')] for o in table['data']]
+    np.testing.assert_allclose([o['lineVal'] for o in lines], result.cmc, atol=1e-6)
+    table,_ = run.table('charts/search_vs_reject_table')
+    kept = [o for o in (dict(zip(table['columns'], o)) for o in table['data']) if o['lineKey'] == 'quality']
+    assert kept[0]['step'] == 0
+    assert kept[0]['lineVal'] == pytest.approx(result.mAP)
+    assert len(kept) > 10
+    assert {'worst', 'best'} <= set(thirds.index)
+
+
+def test_figures_of_thirds_have_one_spelling(labelled_people, offline, tmp_path):
+    "`mAP_worst`, which `monitor` can name, is `mAP worst` wherever a run has it"
+    learn = make(labelled_people, metrics=Retrieval('mAP', 'mAP_worst', 'rank1_best'),
+                 cbs=TrackRun(dir=tmp_path, log_model=False, log_table=False))
+    learn.fit(1, 1e-3)
+    run, = runs(tmp_path)
+    row, = run.rows('valid/mAP worst')
+    for k in ('mAP worst', 'rank1 best'): assert run.summary[f'final/{k}'] == pytest.approx(row[f'valid/{k}'])
+    assert not [k for k in {**row, **run.summary} if k.endswith(('_worst', '_best'))]
+    assert valid_key('top_k_accuracy') == 'valid/top_k_accuracy'
+
+
 def test_verification_is_looked_at(labelled_people, offline, tmp_path):
     held = labelled_people[labelled_people['split'] != 'train'].reset_index(drop=True)
     found,path = all_pairs(held['identity']),held['path'].to_numpy()
@@ -220,7 +251,8 @@ def test_verification_is_looked_at(labelled_people, offline, tmp_path):
     run, = runs(tmp_path)
     assert {'valid/mAP', 'valid/accuracy', 'valid/tar@1e-1'} <= set(run.rows('valid/mAP')[0])
     row, = run.rows('tables/hardest_pairs')
-    for k in ('plots/roc', 'plots/error_vs_reject', 'plots/hardest_pairs', 'plots/hardest_queries'):
+    for k in ('roc', 'det', 'error_vs_reject', 'accuracy_by_quality', 'hardest_pairs', 'hardest_queries'):
+        k = f'plots/{k}'
         assert min(run.picture_size(row[k])) > 300
     table,files = run.table('tables/hardest_pairs')
     hard = hardest_pairs(store, 3)
@@ -251,8 +283,8 @@ def test_verification_without_quality_is_looked_at_too(labelled_people, offline,
     make(table, metrics=Verification(pairs=pairs, folds=2), cbs=track).fit(1, 1e-3)
     run, = runs(tmp_path)
     row, = run.rows('tables/hardest_pairs')
-    assert 'plots/roc' in row
-    assert 'error_vs_reject' not in row
+    assert {'plots/roc', 'charts/roc_table', 'charts/det_table'} <= set(row)
+    assert not [k for k in row if 'reject' in k or 'by_quality' in k]
     assert row['tables/hardest_pairs']['nrows'] == 12
 
 
@@ -305,7 +337,7 @@ def test_two_learners_are_two_runs_and_ctrl_c_is_a_failure(labelled_people, offl
     assert len(one.rows('train/loss')) == 6
     assert [r['epoch'] for r in one.rows('valid/mAP')] == [1]  # what was done is there
     assert two.exit == [0]
-    assert sorted(a.type for a in two.artifacts.values()) == ['model', 'run_table']
+    assert {a.type for a in two.artifacts.values()} == {'model', 'run_table'}
 
 
 class Seen(Callback):
@@ -341,6 +373,9 @@ def test_all_that_is_kept_is_of_one_epoch(labelled_people, offline, tmp_path, be
     assert all(torch.equal(weights[k], v) for k,v in seen.weights[epoch - 1].items())
     table,_ = run.table('tables/hardest_queries')
     np.testing.assert_allclose([row[3] for row in table['data']], seen.ap[epoch - 1], atol=1e-6)
+    cmc,_ = run.table('charts/cmc_table')
+    first = dict(zip(cmc['columns'], cmc['data'][0]))
+    assert first['lineVal'] == pytest.approx(run.rows('valid/rank1')[epoch - 1]['valid/rank1'])
     assert run.summary['final/epoch'] == epoch
     # both by name, whichever the model is of
     for name,best in (('mAP', max), ('rank1', max)):
@@ -514,7 +549,7 @@ def test_resume_with_the_same_id(labelled_people, offline, tmp_path, capsys):
     assert 4 < len(done) < 8
     assert done + then == list(range(12))
     assert [r['epoch'] for r in two.rows('valid/mAP')] == [2, 3]
-    assert len(two.artifacts) == 3
+    assert {a.type for a in two.artifacts.values()} == {'model', 'dataset', 'run_table'}
     fit(True)  # nothing left to train: the artifacts are made sure of
     three = runs(tmp_path)[2]
     assert not three.rows('train/loss')

@@ -7,7 +7,7 @@ import pandas as pd
 from ..evaluation.rejection import RejectionResult
 from ..evaluation.roc import RocPoints
 from ..plots.curves import cmc_figure, det_figure, error_vs_reject_figure, roc_figure
-from ..runs.wandb_run import wandb
+from .wandb_run import wandb
 
 __all__ = ['all_in_one', 'curve_charts', 'curve_figures', 'curve_frames', 'line_name']
 

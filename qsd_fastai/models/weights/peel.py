@@ -38,6 +38,8 @@ def network_in(
 
 def _network_in(found, file):
     notes,shard = [],None
+    if isinstance(found, Inert) and isinstance(found.state, dict) and _holds(found.state.get('model')):
+        found,notes = found.state['model'],['of an exported learner, its model was taken']
     for _ in range(8):
         if not isinstance(found, dict): break
         one = found.get('state_dict_softmax_fc')
@@ -56,7 +58,9 @@ def _network_in(found, file):
     if strange is not None:
         raise ValueError(f'{file}: a key of the weights is {strange!r}, no text. Save model.state_dict().')
     weights = state_of(found) if isinstance(found, dict | Inert) else {}
-    if not weights: raise ValueError(f'{file} holds no weights. Give a state dict, or a module that was saved whole.')
+    if not weights:
+        raise ValueError(f'{file} holds no weights. Give a state dict, a module that was saved whole, or an exported '
+                         'learner.')
     for k,v in weights.items():
         # an expanded tensor is as large as its file says, and no file is as large as it
         if v.layout != torch.strided or v.numel()*v.element_size() > v.untyped_storage().nbytes():

@@ -49,7 +49,7 @@ def _some(keys, n=6): return ', '.join(keys[:n]) + (f' and {len(keys) - n} more'
 
 def load_reference(
     model,          # A `Recognizer` with the body of the weights, `agw_resnet50` for AGW and QSD
-    file:str|Path,  # Of AGW, QSD, FastReID, Torchreid, arcface_torch, AdaFace, MagFace, timm, or `learn.save`
+    file:str|Path,  # Of AGW, QSD, FastReID, Torchreid, arcface_torch, AdaFace, MagFace, timm, `learn.save`, `.export`
     head:bool=True, # The classifier too, where it has as many identities? They must be the same in the same order
     show:bool=True, # Print the report?
     channels:str|None=None, # Of the pictures they were trained on: 'rgb', 'bgr'; None: as their project or card says

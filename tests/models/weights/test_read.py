@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from qsd_fastai.data.loaders import recognition_dataloaders
+from qsd_fastai.evaluation.metrics import Retrieval
+from qsd_fastai.learner import recognition_learner
 from qsd_fastai.models.bodies.agw import NonLocalResNet
 from qsd_fastai.models.layers import GeM
 from qsd_fastai.models.recognizer import Recognizer
@@ -218,6 +221,20 @@ def test_a_wrong_architecture(source, tmp_path, other):
     before = {k: v.clone() for k,v in model.state_dict().items()}
     with pytest.raises(ValueError, match=r'agw\.pth.*do not fit'): load_reference(model, tmp_path/'agw.pth')
     assert same(model, types.SimpleNamespace(state_dict=lambda: before))
+
+
+def test_an_exported_learner(labelled_people, source, tmp_path):
+    "Its network, wherever it was put together; nothing else of it, and nothing of it is executed"
+    dls = recognition_dataloaders(labelled_people, size=(32, 16), n_ids=4, n_imgs=2, num_workers=0)
+    learn = recognition_learner(dls, small().body, metrics=Retrieval('mAP'), path=tmp_path)
+    noisy(learn.model)
+    learn.export('learn.pkl')
+    model = small(dls.c)
+    report = load_reference(model, tmp_path/'learn.pkl')
+    assert same(model, learn.model)
+    assert not report.missing
+    assert not report.unexpected
+    assert 'of an exported learner, its model was taken' in report.notes
 
 
 def test_files_that_are_none(tmp_path, source):

@@ -4,8 +4,8 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 TESTS  ?=
 # what `make bench` runs: commas stand for spaces
-BENCH  ?= step.py,--arch,resnet18,--height,128,--width,64,--n,32,--steps,3,--rounds,3,--out,bench \
-          feeding.py,--n_ids,40 tracking.py,--bs,16,--steps,3,--rounds,3 quality.py,--max_n,8000 sampler.py \
+BENCH  ?= step.py,--arch,resnet18,--height,128,--width,64,--n,32,--steps,3,--rounds,3 feeding.py,--n_ids,40 \
+          tracking.py,--bs,16,--steps,3,--rounds,3 quality.py,--max_n,8000 sampler.py \
           evaluation.py,--no-dense,--sizes,market tables.py,--n,100000 embedder.py
 
 .PHONY: demo test install test-lowest install-lowest lint nbs docs bench clean
@@ -38,8 +38,9 @@ nbs: $(VENV)/ready-dev
 docs: $(VENV)/ready-docs
 	$(BIN)/python -W ignore docs/pages.py
 
+# tables as Markdown, also in bench/, with the same as JSON
 bench: $(VENV)/ready-dev
-	set -e; for f in $(BENCH); do echo "== $$f"; $(BIN)/python -W ignore benchmarks/$$(echo $$f | tr , ' '); done
+	set -e; for f in $(BENCH); do echo "== $$f"; $(BIN)/python -W ignore benchmarks/$$(echo $$f | tr , ' ') --out bench; done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 from fastcore.script import call_parse
+from tuning.measured import Measured
 
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.data.packing import write_records
 from qsd_fastai.data.sources import list_records
@@ -39,6 +41,7 @@ def made(folder, arch):
 
 
 @call_parse
+@in_one_line
 def main(
     n:int=100_000,        # Pictures
     rows:int=20_000,      # A file
@@ -52,11 +55,13 @@ def main(
         own = list_records(folder/'train.rec')
         addresses = [f'{folder}/train.rec#{o}' for o in own['offset']]
         pictures = (addresses*(n//len(addresses) + 1))[:n]
-        print(f'{n:,} pictures, {len(addresses):,} different ones\n\n| pictures | a second | memory, MiB |')
-        print('|---|---|---|')
+        table = Measured('embedded', pictures=n, different=len(addresses), arch=arch)
         for start in range(0, n, rows):
             begun = time.perf_counter()
             part = pictures[:start + rows]
             new = embed_to(Embedder(folder/'model.onnx', threads=1), part, folder/'embedded', rows, bs=64, workers=2)
             pace = rows/(time.perf_counter() - begun)
-            if new: print(f'| {len(part):,} | {pace:,.0f} | {memory():,.0f} |', flush=True)
+            if not new: continue
+            table.add(f'{len(part):,} pictures', **{'a second': pace, 'MiB': memory()})
+            print(f'{len(part):,} pictures: {pace:,.0f} a second', flush=True)
+        table.show(out)

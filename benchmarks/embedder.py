@@ -13,7 +13,9 @@ from pathlib import Path
 import timm
 import torch
 from fastcore.script import call_parse
+from tuning.measured import Measured
 
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.loaders import picture_files, recognition_dataloaders
 from qsd_fastai.drawn.faces import generate_faces
 from qsd_fastai.embedder import Embedder
@@ -32,11 +34,13 @@ def rate(f, n, repeat=3):
 
 
 @call_parse
+@in_one_line
 def main(
     arch:str='regnetx_002', # A timm model
     size:int=112,           # Of the pictures, pixels
     n:int=1024,             # Pictures
     bs:int=64,              # A batch
+    out:str='',             # Folder for embedder.json and embedder.md
 ):
     "Print rates side by side"
     with tempfile.TemporaryDirectory() as tmp:
@@ -49,15 +53,14 @@ def main(
         def plain():
             with torch.no_grad():
                 for _ in range(0, len(files), bs): body(x)
-        threads = torch.get_num_threads()
-        print(f'{arch}, {len(files):,} pictures of {size}x{size}, batches of {bs}, {threads} threads\n')
-        print(f'{"":34}{"pictures/s":>12}{"of plain":>10}')
+        measured = Measured('embedder', arch=arch, pictures=len(files), size=f'{size}x{size}', bs=bs)
         base = rate(plain, len(files))
-        print(f'{"timm, plain forward":34}{base:12.0f}{1:10.2f}')
+        measured.add('timm, plain forward', **{'of plain': 1., 'pictures a second': base})
         for kind in ('onnx', 'pt2'):
             export_embedder(learn, Path(tmp)/f'model.{kind}', files[:8])
             embedder = Embedder(Path(tmp)/f'model.{kind}')
             decoded = [embedder.prepare(o) for o in files]
             for what,data in (('decoded', decoded), ('from files', files)):
                 r = rate(lambda e=embedder, d=data: e.embed(d, bs), len(files))
-                print(f'{f"Embedder, {kind}, {what}":34}{r:12.0f}{r/base:10.2f}')
+                measured.add(f'Embedder, {kind}, {what}', **{'of plain': r/base, 'pictures a second': r})
+    measured.show(out)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tuning.measured import Measured
 
 from qsd_fastai.evaluation.distances import DistanceBlocks, Embeddings
 from qsd_fastai.evaluation.open_set import open_set_rates, pair_rates
@@ -163,14 +164,11 @@ def dense_reranking(q, g, k1=20, k2=6, share=.3):
     return (jaccard*(1 - share) + dist*share)[:, len(q):]
 
 
-def line(what, took, note=''):
-    print(f'  {what:<38} {took.seconds:8.3f} s {took.busy:8.3f} s busy {took.memory:6,.0f} MB  {note}', flush=True)
-
-
-def limit(took, other, bound, at_most):
-    "The ratio of two times beside its limit"
-    value,busy = took.seconds/other.seconds, took.busy/other.busy
-    return f'{value:.2f} x ({busy:.2f} x busy), {verdict(value, bound, "x", at_most)}'
+def line(table, what, took, against=None, note=''):
+    "A row: what a call took, and its ratio to another one"
+    ratios = {'ratio': took.seconds/against.seconds, 'busy ratio': took.busy/against.busy} if against else {}
+    table.add(what, **ratios, **{'seconds': took.seconds, 'busy': took.busy, 'MiB': took.memory}, limits=note)
+    print(f'{what}: {took.seconds:.3f} s {note}', flush=True)
 
 
 def verdict(value, bound, unit, at_most=True):
@@ -179,11 +177,12 @@ def verdict(value, bound, unit, at_most=True):
     return f'limit at {"most" if at_most else "least"} {bound} {unit}{": MISSED" if missed else ""}'
 
 
-def judge(name, device, runs, n_sorted):
+def judge(table, name, device, runs, n_sorted):
     "One size on one device; seconds of the whole judgement"
     q,g,*labels = search(*SIZES[name])
     on_gpu = device == 'cuda'
-    print(f'{name}, {device}: {len(q):,} queries x {len(g):,} gallery pictures, {q.shape[1]} features')
+    of = f'{name}, {device}: '
+    print(f'{of}{len(q):,} queries x {len(g):,} gallery pictures, {q.shape[1]} features')
     stored = [o.to(device) for o in (q, g)]
     unit = [torch.nn.functional.normalize(o).to(device) for o in (q, g)]
     chunk = max(1, 2**25//len(g))
@@ -191,12 +190,12 @@ def judge(name, device, runs, n_sorted):
              'product and ranking': lambda: evaluate_retrieval(*stored, *labels)}
     got = in_turn(forms, runs, on_gpu)
     (alone, _),(whole, result) = got.values()
-    line('product alone', alone)
-    notes = [limit(whole, alone, 1.15, True)]
+    line(table, f'{of}product alone', alone)
+    notes = [verdict(whole.seconds/alone.seconds, 1.15, 'x')]
     if not on_gpu: notes.append(verdict(whole.memory, 500, 'MB'))  # stated at MSMT17's size: smaller ones need no more
     elif name == 'market': notes.append(verdict(whole.seconds, .2, 's'))
-    line('evaluate_retrieval', whole, '; '.join(notes))
-    print(f'    {result}')
+    line(table, f'{of}evaluate_retrieval', whole, alone, '; '.join(notes))
+    print(result)
     n = min(n_sorted, len(q))
     some = [labels[0][:n], labels[1], labels[2][:n], labels[3]]
     dist = DistanceBlocks(*(Embeddings([o], ['emb'], True) for o in stored)).distances(0, n)
@@ -205,41 +204,43 @@ def judge(name, device, runs, n_sorted):
     if not on_gpu: forms['loop'] = lambda: published_loop(dist.numpy(), *some)
     got = in_turn(forms, min(runs, 2), on_gpu)
     ours,result = got['ours']
-    line(f'ranking without product, {n:,} queries', ours)
-    for form,what,bound in (('sort', '  torch.sort', 20), ('loop', '  published loop', 50)):
+    line(table, f'{of}ranking without product, {n:,} queries', ours)
+    for form,what,bound in (('sort', 'torch.sort', 20), ('loop', 'published loop', 50)):
         if form not in got: continue
         other,mean = got[form]
         assert abs(mean - result.mAP) < 1e-4, (form, mean, result.mAP)
-        line(what, other, limit(other, ours, bound, False))
+        line(table, f'{of}the same by {what}', other, ours, verdict(other.seconds/ours.seconds, bound, 'x', False))
     return whole.seconds
 
 
-def others(q, g, *labels):
+def others(table, q, g, *labels):
     "What else looks at every pair"
     unmated = [labels[0].copy(), *labels[1:]]
     unmated[0][::10] += 10**6
-    line('open_set_rates', timed(lambda: open_set_rates(q, g, *unmated))[0])
-    line('pair_rates', timed(lambda: pair_rates(q, g, *labels))[0])
-    line('single_shot_cmc, exact', timed(lambda: single_shot_cmc(q, g, *labels))[0])
-    line('single_shot_cmc, 10 drawings', timed(lambda: single_shot_cmc(q, g, *labels, n_draws=10))[0])
+    line(table, 'market, cpu: open_set_rates', timed(lambda: open_set_rates(q, g, *unmated))[0])
+    line(table, 'market, cpu: pair_rates', timed(lambda: pair_rates(q, g, *labels))[0])
+    line(table, 'market, cpu: single_shot_cmc, exact', timed(lambda: single_shot_cmc(q, g, *labels))[0])
+    drawn = timed(lambda: single_shot_cmc(q, g, *labels, n_draws=10))[0]
+    line(table, 'market, cpu: single_shot_cmc, 10 drawings', drawn)
 
 
-def rerank(dense, device):
+def rerank(table, dense, device):
     "Re-ranking at Market-1501's size, its judgement included"
     q,g,*labels = search(*SIZES['market'])
     q,g = (torch.nn.functional.normalize(o).to(device) for o in (q, g))
     evaluate_distances(k_reciprocal(q[:99], g[:999]), labels[0][:99], labels[1][:999])  # the first call compiles
     forms = {'ours': lambda: evaluate_distances(k_reciprocal(q, g), *labels)}
     sparse,ours = in_turn(forms, 2, device == 'cuda')['ours']
-    print(f're-ranking, market, {device}')
-    line('k_reciprocal and its judgement', sparse, str(ours))
+    line(table, f'market, {device}: k_reciprocal and its judgement', sparse)
+    print(ours)
     if not dense or device == 'cuda': return
     plain,dist = timed(lambda: dense_reranking(q.numpy(), g.numpy()))
     less = plain.memory/max(sparse.memory, 1)
-    note = f'{limit(plain, sparse, 5, False)}; memory {less:.1f} x, {verdict(less, 10, "x", False)}'
-    line('dense in numpy, not judged', plain, note)
+    faster = plain.seconds/sparse.seconds
+    note = f'{verdict(faster, 5, "x", False)}; memory {less:.1f} x, {verdict(less, 10, "x", False)}'
+    line(table, f'market, {device}: dense in numpy, not judged', plain, sparse, note)
     difference = np.abs(k_reciprocal(q, g).distances(0, 200).numpy() - dist[:200])
-    print(f'    of the distances of 200 queries {(difference > 2e-5).mean():.2%} differ by more than 2e-5: '
+    print(f'of the distances of 200 queries {(difference > 2e-5).mean():.2%} differ by more than 2e-5: '
           'neighbours as near as rounding can tell')
 
 
@@ -247,11 +248,11 @@ def main(
     sizes=tuple(SIZES), # Names of sizes
     runs=3,             # Turns of each form; one fewer at MSMT17's size
     dense=True,         # Dense re-ranking too
+    out='',             # Folder for evaluation.json and evaluation.md
 ):
-    "Print seconds, memory, and ratios with their limits"
+    "Seconds, memory, and ratios with their limits"
     devices = ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
-    gpu = f', {torch.cuda.get_device_name()}' if devices[1:] else ''
-    print(f'torch {torch.__version__}, {torch.get_num_threads()} threads{gpu}')
+    table = Measured('evaluation', runs=runs)
     for device in devices:
         q,g,*labels = search(64, 256, 9, 64)
         start = time.perf_counter()
@@ -260,13 +261,14 @@ def main(
         before = None
         for name in sizes:
             large,pairs = name == 'msmt17', SIZES[name][0]*SIZES[name][1]
-            seconds = judge(name, device, max(1, runs - large), 512 if large else 10**9)
+            seconds = judge(table, name, device, max(1, runs - large), 512 if large else 10**9)
             if before:
                 exponent = np.log(seconds/before[0])/np.log(pairs/before[1])
-                print(f'    growth with pairs: exponent {exponent:.2f} (1 is linear)')
+                table.add(f'{name}, {device}: evaluate_retrieval', **{'growth with pairs': float(exponent)})
             before = seconds, pairs
-            if name == 'market' and device == 'cpu': others(*search(*SIZES[name]))
-        if 'market' in sizes: rerank(dense, device)
+            if name == 'market' and device == 'cpu': others(table, *search(*SIZES[name]))
+        if 'market' in sizes: rerank(table, dense, device)
+    table.show(out)
 
 
 if __name__ == '__main__':
@@ -275,4 +277,5 @@ if __name__ == '__main__':
     parser.add_argument('--runs', type=int, default=3, help='turns of each form, the best counts')
     parser.add_argument('--no-dense', '--no_dense', dest='dense', action='store_false',
                         help='leave out dense re-ranking (7 GB)')
+    parser.add_argument('--out', default='', help='folder for evaluation.json and evaluation.md')
     main(**vars(parser.parse_args()))

@@ -11,7 +11,9 @@ from statistics import median
 
 import torch
 from fastcore.script import call_parse
+from tuning.measured import Measured
 
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.drawn.people import generate_people
 
@@ -32,12 +34,14 @@ def copying(n, size, bs):
 
 
 @call_parse
+@in_one_line
 def main(
     n_ids:int=100,  # Drawn, 12 pictures each
     height:int=256, # Of a batch, pixels
     width:int=128,  # Of a batch, pixels
     workers:int=2,  # Loading processes of the second row
     rounds:int=3,   # Of which medians are taken
+    out:str='',     # Folder for feeding.json and feeding.md
 ):
     "Pictures a second, and against decoding in one process"
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +60,9 @@ def main(
             for k,dl in forms.items(): found[k].append(seconds(dl)/len(dl)/dl.bs)
             found['copying'].append(copying(n, size, 64)/(n//64*64))
     base = median(found['decoded, in this process'])
-    print(f'{n:,} pictures at {height}x{width}\n\n| | pictures a second | against decoding | first epoch, s |')
-    print('|---|---|---|---|')
+    table = Measured('feeding', pictures=n, size=f'{height}x{width}')
     for k,o in found.items():
-        print(f'| {k} | {1/median(o):,.0f} | {base/median(o):.1f}x | {f"{first[k]:.1f}" if k in first else ""} |')
+        took = median(o)
+        table.add(k, **{'against decoding': base/took, 'pictures a second': 1/took, 'us a picture': 1e6*took,
+                        'first epoch, s': first.get(k)})
+    table.show(out)

@@ -14,9 +14,11 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import SGD
 from fastcore.script import call_parse
+from tuning.measured import Measured
 from tuning.peaks import own_peak, peaks_alone
 
 from qsd_fastai.arms import ARMS
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
 
@@ -50,12 +52,14 @@ def seconds(learn):
 
 
 @call_parse
+@in_one_line
 def main(
     arch:str='resnet18', # A timm model
     height:int=128,      # Of the pictures, pixels
     width:int=64,        # Of the pictures, pixels
     bs:int=64,           # Pictures a step, copies among them
     rounds:int=7,        # Of which medians are taken
+    out:str='',          # Folder for forms.json and forms.md
     memory:str='',       # Print the peak memory of this form alone, MiB
 ):
     "A row a form: seconds a step and peak memory, and both against none"
@@ -72,7 +76,8 @@ def main(
             if k: found[key].append(took) # The first round warms up
     peak = peaks_alone(__file__, {'arch': arch, 'height': height, 'width': width, 'bs': bs}, FORMS)
     base,least = median(found['without']),peak['without']
-    print(f'{arch}, {height}x{width}, {bs} pictures a step\n\n| form | s a step | against none | MiB | against none |')
-    print('|---|---|---|---|---|')
+    table = Measured('forms', arch=arch, size=f'{height}x{width}', bs=bs, rounds=rounds)
     for key,took in found.items():
-        print(f'| {key} | {median(took):.3f} | {median(took)/base:.2f}x | {peak[key]:.0f} | {peak[key]/least:.2f}x |')
+        table.add(key, **{'time against none': median(took)/base, 'memory against none': peak[key]/least,
+                          's a step': median(took), 'MiB': peak[key]})
+    table.show(out)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.drawn.faces import generate_faces
 from qsd_fastai.drawn.people import generate_people
 
 
 @call_parse
+@in_one_line
 def main(
     n:int=50,      # Identities of 12 pictures each
     repeats:int=3, # The best of these is printed

@@ -16,6 +16,7 @@ from fastai.torch_core import set_seed
 from fastcore.script import call_parse
 
 from qsd_fastai.choices import one_of
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.degradations import DEGRADATIONS
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.data.transforms import CropFlip
@@ -109,6 +110,7 @@ def as_table(
 
 
 @call_parse
+@in_one_line
 def main(
     seeds:str='3',       # How many, or their numbers with commas between
     sets:str='people,faces', # Which of the two

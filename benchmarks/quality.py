@@ -16,6 +16,7 @@ import time
 import numpy as np
 import torch
 from scipy.stats import wasserstein_distance
+from tuning.measured import Measured
 
 from qsd_fastai.quality import similarity_quality
 
@@ -61,23 +62,25 @@ def main(
     max_n=100_000,    # Largest number of pictures
     max_plain=4_000,  # Largest number of pictures for the plain form
     max_exact=16_000, # Largest number of pictures for all pairs, which grows with their square
+    out='',           # Folder for quality.json and quality.md
 ):
-    "Print seconds, labels per second, growth and peak memory for growing numbers of pictures"
+    "Seconds, labels per second, growth and peak memory for growing numbers of pictures"
     devices = ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
-    gpu = f', {torch.cuda.get_device_name()}' if devices[1:] else ''
-    print(f'torch {torch.__version__}, {torch.get_num_threads()} threads{gpu}')
-    print(f'{"form":>14} {"device":>6} {"pictures":>9} {"seconds":>9} {"labels/s":>10} {"growth":>7} {"peak MB":>8}')
+    table = Measured('quality', growth='exponent of the time against the size before, 1 is linear',
+                     memory='of the process with its libraries and data (cuda: of tensors)')
     emb,ids = embeddings(400)
     for device in devices: similarity_quality(emb.to(device), ids)  # first calls load libraries
     before = {}
 
     def row(form, device, n, seconds):
         n0,seconds0 = before.get((form, device), (n, seconds))
-        growth = f'{np.log(seconds/seconds0)/np.log(n/n0):.2f}' if n > n0 else ''
+        growth = float(np.log(seconds/seconds0)/np.log(n/n0)) if n > n0 else None
         before[form, device] = n, seconds
         if device == 'cuda': memory = torch.cuda.max_memory_allocated()/2**20
         else: memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
-        print(f'{form:>14} {device:>6} {n:9,} {seconds:9.2f} {n/seconds:10,.0f} {growth:>7} {memory:8,.0f}', flush=True)
+        title = f'{form}, {device}, {n:,} pictures'
+        print(f'{title}: {seconds:.2f} s', flush=True)
+        table.add(title, **{'growth': growth, 'seconds': seconds, 'labels a second': n/seconds, 'peak MiB': memory})
 
     for n in [o for o in SIZES if o <= max_n]:
         emb,ids = embeddings(n)
@@ -90,10 +93,9 @@ def main(
             if n <= max_exact: row('exact', device, n, timed(similarity_quality, emb.to(device), ids, mode='exact')[0])
         if n <= max_plain:
             faster = before['plain x 12', 'cpu'][1]/before['sampled', 'cpu'][1]
-            print(f'{"":>14} {faster:.0f} times faster than plain; '
-                  f'correlation with its one round {np.corrcoef(labels, ours)[0, 1]:.4f}')
-    print('growth: exponent of the time against the size before, 1 is linear. '
-          'peak MB: of the whole process with its libraries and data (cuda: tensors)')
+            table.add(f'sampled, cpu, {n:,} pictures', **{'faster than plain': faster,
+                      'correlation with a round of it': float(np.corrcoef(labels, ours)[0, 1])})
+    table.show(out)
 
 
 if __name__ == '__main__':
@@ -102,4 +104,5 @@ if __name__ == '__main__':
                               ('max_exact', 16_000, 'pictures for all pairs')):
         names = f'--{name}', f'--{name.replace("_", "-")}'
         parser.add_argument(*names, type=int, default=default, help=f'largest number of {text}')
+    parser.add_argument('--out', default='', help='folder for quality.json and quality.md')
     main(**vars(parser.parse_args()))

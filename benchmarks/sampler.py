@@ -8,7 +8,9 @@ import random
 import time
 
 from fastcore.script import call_parse
+from tuning.measured import Measured
 
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.data.order import identity_order, partner_order
 
 SIZES = 1_000, 10_000, 100_000, 1_000_000
@@ -39,21 +41,23 @@ def seconds(f, *args):
 
 
 @call_parse
+@in_one_line
 def main(
     n_imgs:int=4,         # Pictures of each identity in a batch, and in the set
     n_ids:int=16,         # Identities a batch
     most_list:int=30_000, # Identities up to which the list is run, too
+    out:str='',           # Folder for sampler.json and sampler.md
 ):
     "CPU seconds for growing numbers of identities"
-    print(f'{"identities":>11} {"pictures":>10} {"list, s":>9} {"ours, s":>9} {"partners, s":>12}')
+    table = Measured('sampler', n_imgs=n_imgs, n_ids=n_ids)
     for n in SIZES:
         ids = [i//n_imgs for i in range(n*n_imgs)]
         random.Random(0).shuffle(ids)
-        theirs,order = f'{"":9}',None
-        if n <= most_list:
-            took,order = seconds(list_order, ids, n_ids, n_imgs, random.Random(1))
-            theirs = f'{took:9.2f}'
+        took,order = seconds(list_order, ids, n_ids, n_imgs, random.Random(1)) if n <= most_list else (None, None)
         ours,found = seconds(identity_order, ids, n_ids, n_imgs, random.Random(1))
         if order is not None and order != found: raise SystemExit('The orders differ.')
         partners,_ = seconds(partner_order, ids, found, random.Random(1))
-        print(f'{n:11,} {len(ids):10,} {theirs} {ours:9.2f} {partners:12.2f}', flush=True)
+        print(f'{n:,} identities: {ours:.2f} s', flush=True)
+        table.add(f'{n:,} identities', **{'faster than the list': took and took/ours, 'pictures': len(ids),
+                                          'list, s': took, 'ours, s': ours, 'partners, s': partners})
+    table.show(out)

@@ -14,6 +14,7 @@ import torch
 from fastcore.script import call_parse
 from tuning.peaks import own_peak
 
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.distributed import processes, together
 from qsd_fastai.evaluation.retrieval import evaluate_retrieval
 from qsd_fastai.launched import joined
@@ -29,6 +30,7 @@ def timed(work):
 
 
 @call_parse
+@in_one_line
 def main(
     pictures:int=100_000, # That are labelled
 ):

@@ -6,14 +6,13 @@ The published step is written here in plain PyTorch: two passes in float32, one 
 pairs picked by boolean masks, Adam with a group a tensor, the loss read after each step. All others go through a fastai
 `Learner`. The same network, losses and pictures, which lie on the device; medians of interleaved rounds. `fast` is
 channels last, bfloat16 (on a GPU) and `fused_adam`; `compiled` is `torch.compile` on top of it. Ratios first: they are
-what counts. Memory is on a GPU what tensors take beside weights and optimizer, on a CPU the peak of a process of its
-own, with all that is in it.
+what counts. *Of the limit* is the share of a step that its arithmetic or its memory traffic takes at least, whichever
+is more, at the pace that this device multiplies and copies at: what the form asks for is counted, each operation alone,
+so that compilers may fuse their way above 1. Memory is on a GPU what tensors take beside weights and optimizer, on a
+CPU the peak of a process of its own, with all that is in it.
 """
-import json
-import platform
 import time
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -23,12 +22,14 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
 from fastcore.script import call_parse
-from torch.utils._python_dispatch import TorchDispatchMode
+from tuning.bounds import least_seconds, pace_of, work_of
+from tuning.measured import Measured
 from tuning.peaks import own_peak, peaks_alone
 
 from qsd_fastai.callbacks.centers import CenterUpdate
 from qsd_fastai.callbacks.running_loss import KeptLosses
 from qsd_fastai.choices import one_of
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.compiled import to_compiled
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.losses import CenterLoss, IdentityLoss, RecognitionLoss, WeightedRegularizedTriplet
@@ -153,21 +154,9 @@ def timed(form, n, device):
     return took, (torch.cuda.max_memory_allocated() - held)/2**20 if device == 'cuda' else None
 
 
-class Operations(TorchDispatchMode):
-    "Counts what a device would be given: all operations but views"
-    n = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        returned = func._schema.returns
-        self.n += not (returned and returned[0].alias_info and not returned[0].alias_info.is_write)
-        return func(*args, **kwargs or {})
-
-
 def counted(form, n):
     "A step's operations; on a GPU kernels, waits for the device and copies from it, by PyTorch's profiler"
-    if not torch.cuda.is_available():
-        with Operations() as found: form.run(n)
-        return {'operations': found.n/n}
+    if not torch.cuda.is_available(): return {'operations': work_of(lambda: form.run(1))['operations']}
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as found: form.run(n)
     calls = {o.key: o.count for o in found.key_averages()}
@@ -176,12 +165,8 @@ def counted(form, n):
             'copies to the host': sum(v for k,v in calls.items() if 'DtoH' in k)/n}
 
 
-def _shown(value):
-    if value is None: return ''
-    return value if isinstance(value, str) else f'{value:.2f}' if value < 100 else f'{value:,.0f}'
-
-
 @call_parse
+@in_one_line
 def main(
     arch:str='agw_resnet50',  # A body
     height:int=256,           # Of the pictures, pixels
@@ -196,12 +181,11 @@ def main(
 ):
     "A row a form: steps against the published one, milliseconds, pictures a second that are anchors, memory"
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    name = torch.cuda.get_device_name() if device == 'cuda' else f'{torch.get_num_threads()} CPU threads'
     titles = {k.replace(', ', ' '): k for k in FORMS}
     if memory:
         FORMS[titles[one_of('memory', memory, *titles)]](arch, n, (height, width), device).run(2)
         return print(own_peak())
-    rows,made = {},{}
+    made,lost = {},{}
     usual = [k for k,v in titles.items() if device == 'cuda' or not v.endswith(('compiled', 'graphs'))]
     for key in forms.split(',') if forms else usual:
         title = titles[one_of('forms', key, *titles)]
@@ -210,8 +194,8 @@ def main(
             timed(made[title], max(2, steps//3), device) # Warms up
         except Exception as e: # what one form cannot do on this machine is a row of the table
             made.pop(title, None)
-            rows[title] = {'error': f'{type(e).__name__}: {e}'.splitlines()[0][:300]}
-            print(f'{title}: {rows[title]["error"]}', flush=True)
+            lost[title] = f'{type(e).__name__}: {e}'.splitlines()[0][:300]
+            print(f'{title}: {lost[title]}', flush=True)
     found = {title: [] for title in made}
     for k in range(rounds):
         for title,form in made.items():
@@ -221,21 +205,21 @@ def main(
         keys = [key for key,title in titles.items() if title in made]
         alone = peaks_alone(__file__, {'arch': arch, 'height': height, 'width': width, 'n': n}, keys)
         peak = {titles[key]: mib for key,mib in alone.items()}
+    pace = {o: pace_of(device, o) for o in ({torch.float32, torch.bfloat16} if device == 'cuda' else {torch.float32})}
+    table = Measured('step', arch=arch, size=f'{height}x{width}', n=n, steps=steps, rounds=rounds,
+                     **{f'{k} a second ({str(o).removeprefix("torch.")})': round(v)
+                        for o,of in pace.items() for k,v in of.items()}, **peak_memory(device))
     first = next(iter(found))
     for title,times in found.items():
         took = median(t for t,_ in times)
-        rows[title] = {'against': median(t for t,_ in found[first])/took, 'ms': 1000*took, 'anchors a second': n/took}
-        rows[title]['MiB'] = times[-1][1] if device == 'cuda' else peak[title]
-        if profile: rows[title] |= counted(made[title], 4 if device == 'cuda' else 1)
-    about = {'device': name, 'torch': torch.__version__, 'python': platform.python_version(), 'arch': arch,
-             'size': f'{height}x{width}', 'pictures a step': n, 'steps a round': steps, 'rounds': rounds,
-             **peak_memory(device)}
-    columns = list(dict.fromkeys(k for row in rows.values() for k in row))
-    text = ', '.join(f'{k} {v}' for k,v in about.items()) + '\n\n| form | ' + ' | '.join(columns) + ' |\n'
-    text += '|---'*(1 + len(columns)) + '|\n'
-    for title,row in rows.items(): text += f'| {title} | {" | ".join(_shown(row.get(k)) for k in columns)} |\n'
-    print(text)
-    if out:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        (Path(out)/'step.md').write_text(text)
-        (Path(out)/'step.json').write_text(json.dumps({'about': about, 'rows': rows}, indent=1))
+        table.add(title, **{'against': median(t for t,_ in found[first])/took})
+        if 'compiled' not in title and 'graphs' not in title:
+            work = work_of(lambda form=made[title]: form.run(1))
+            own = pace[torch.bfloat16 if device == 'cuda' and 'fast' in title else torch.float32]
+            least = least_seconds(work, own)
+            table.add(title, **{'of the limit': least/took, 'GFLOP': work['GFLOP'], 'GB': work['GB']})
+        table.add(title, **{'ms': 1000*took, 'anchors a second': n/took,
+                            'MiB': times[-1][1] if device == 'cuda' else peak[title]})
+        if profile: table.add(title, **counted(made[title], 4 if device == 'cuda' else 1))
+    for title,why in lost.items(): table.add(title, error=why)
+    table.show(out)

@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 
 from fastcore.script import call_parse
+from tuning.measured import Measured
+
+from qsd_fastai.commands import in_one_line
 
 LIMIT_S,LIMIT_GB = 60,2
 PREP = Path(__file__).parents[1]/'data_prep'
@@ -42,8 +45,10 @@ def run(
 
 
 @call_parse
+@in_one_line
 def main(
     n:int=1_000_000, # Pictures
+    out:str='',      # Folder for tables.json and tables.md
 ):
     "Scan, write and read back"
     with tempfile.TemporaryDirectory() as tmp:
@@ -52,8 +57,8 @@ def main(
         read = run('-c', READ, f'{tmp}/out/images.csv')
         size = os.path.getsize(f'{tmp}/out/images.csv')
     gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/1e9
-    print(f'{n:,} pictures, a table of {size/1e6:.0f} MB, each step a process of its own, imports included\n')
-    print(f'{"":28}{"ours":>8}{"limit":>8}')
-    for name,ours,limit in (('scan, split, write, s', write, ''), ('read back and check, s', read, ''),
+    table = Measured('tables', pictures=n, **{'MB of the table': round(size/1e6)})
+    for name,ours,limit in (('scan, split, write, s', write, None), ('read back and check, s', read, None),
                             ('together, s', write + read, LIMIT_S), ('largest memory, GB', gb, LIMIT_GB)):
-        print(f'{name:28}{ours:8.1f}{limit:>8}')
+        table.add(name, **{'of the limit': limit and ours/limit, 'ours': ours, 'limit at a million': limit})
+    table.show(out)

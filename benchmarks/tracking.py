@@ -15,9 +15,11 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import SGD
 from fastcore.script import call_parse
+from tuning.measured import Measured
 
 from qsd_fastai.callbacks.loss_terms import LossTerms
 from qsd_fastai.callbacks.track_run import TrackRun, usual_every
+from qsd_fastai.commands import in_one_line
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
@@ -56,6 +58,7 @@ def seconds(learn, *cbs):
 
 
 @call_parse
+@in_one_line
 def main(
     arch:str='resnet18', # A timm model
     height:int=128,      # Of the pictures, pixels
@@ -63,6 +66,7 @@ def main(
     bs:int=64,           # Pictures a step
     steps:int=6,         # A round
     rounds:int=7,        # Of which medians are taken
+    out:str='',          # Folder for tracking.json and tracking.md
 ):
     "Milliseconds of a step and a logged batch, and the share"
     torch.set_num_threads(1)
@@ -82,8 +86,10 @@ def main(
             if not k: continue # The first round warms up
             for into,o in zip((plain, tracked, own, once), found): into.append(o)
     step,took = median(plain)/steps,median(own)/steps
-    print(f'{arch}, {height}x{width}, {bs} pictures a step: {1e3*step:.1f} ms without TrackRun')
-    print(f'TrackRun: {1e3*took:.2f} ms a logged batch, {100*took/step:.2f} % of a step; {median(once):.2f} s a fit')
-    each = usual_every(100)
-    print(f'Of epochs of 100 batches and more each {each}th is logged by default: {100*took/step/each:.2f} % of a step')
-    print(f'steps with it against steps without, medians: {median(tracked)/median(plain):.3f}')
+    table,each = Measured('tracking', arch=arch, size=f'{height}x{width}', bs=bs), usual_every(100)
+    table.add('a step without TrackRun', **{'of a step': 1., 'ms': 1e3*step})
+    table.add('a batch that is logged', **{'of a step': took/step, 'ms': 1e3*took})
+    table.add(f'a batch of a long epoch, each {each}th logged', **{'of a step': took/step/each, 'ms': 1e3*took/each})
+    table.add('a step with TrackRun, all logged', **{'of a step': median(tracked)/median(plain)})
+    table.add('once a fit', ms=1e3*median(once))
+    table.show(out)

@@ -15,8 +15,24 @@ def test_a_step_says_its_memory_on_a_cpu(tmp_path):
     small = '--arch resnet10t --height 64 --width 32 --n 8 --steps 1 --rounds 1 --forms none'
     code,said = start(BENCHMARKS/'step.py', *small.split(), '--out', tmp_path, folder=tmp_path)
     assert code == 0, said
-    assert '| form | against | ms | anchors a second | MiB |' in said
-    assert json.loads((tmp_path/'step.json').read_text())['rows']['none']['MiB'] > 100
+    assert '| | against | of the limit | GFLOP | GB | ms | anchors a second | MiB |' in said
+    found = json.loads((tmp_path/'step.json').read_text())
+    row = found['rows']['none']
+    assert row['MiB'] > 100
+    assert 0 < row['of the limit'] < 2
+    assert found['about']['size'] == '64x32'
+    assert (tmp_path/'step.md').read_text() in said
+
+
+def test_the_work_of_a_step_is_counted(script):
+    bounds = script('benchmarks/tuning/bounds.py')
+    a,b = torch.randn(20, 30),torch.randn(30, 40)
+    work = bounds.work_of(lambda: (a@b).T.relu_())
+    assert work['operations'] == 2 # A view moves nothing
+    assert work['GFLOP'] == pytest.approx(2*20*30*40/1e9)
+    assert work['GB'] == pytest.approx(4*(20*30 + 30*40 + 20*40 + 20*40)/1e9) # In place: read and written, counted once
+    pace = {'GFLOP': 1., 'GB': 2.}
+    assert bounds.least_seconds(work, pace) == max(work['GFLOP'], work['GB']/2)
 
 
 def test_a_peak_is_not_that_of_who_asks_for_it(script, tmp_path):

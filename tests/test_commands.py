@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from fastcore.script import anno_parser
 
+from qsd_fastai.commands import _with_hyphens
+
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(p.stem for p in (ROOT/'recipes').glob('*.py'))
 BENCHMARKS = sorted(p.stem for p in (ROOT/'benchmarks').glob('*.py'))
@@ -29,21 +31,31 @@ def printed():
         scripts = [(ROOT/folder/f'{name}.py').read_text(encoding='utf-8') for name in names]
         texts += [ast.get_docstring(ast.parse(text)) or '' for text in scripts]
     found = {(folder, script, *args) for text in texts for folder,script,args in lines_of(text)}
+    bench = re.search(r'^BENCH .*?=((?:.*\\\n)*.*)', (ROOT/'Makefile').read_text(encoding='utf-8'), re.M)[1]
+    for one in bench.replace('\\', ' ').split():
+        name,*args = one.split(',')
+        found.add(('benchmarks', name.removesuffix('.py'), *args, '--out', 'bench'))
     return [(folder, script, list(args)) for folder,script,*args in sorted(found)]
 
 
 def parser_of(script): return anno_parser(importlib.import_module(script).main)
 
 
-@pytest.mark.parametrize('folder, script, args', printed(), ids=lambda o: o if isinstance(o, str) else ' '.join(o))
-def test_command_lines_that_are_printed_parse(folder, script, args):
-    assert (ROOT/folder/f'{script}.py').is_file()
-    if folder == 'benchmarks': return
+@pytest.mark.parametrize('folder, name, args', printed(), ids=lambda o: o if isinstance(o, str) else ' '.join(o))
+def test_command_lines_that_are_printed_parse(folder, name, args, script):
+    file = ROOT/folder/f'{name}.py'
+    assert file.is_file()
+    if folder == 'benchmarks':
+        if '@call_parse' not in file.read_text(encoding='utf-8'): return # It has a parser of its own
+        assert '@call_parse\n@in_one_line\n' in file.read_text(encoding='utf-8') # Takes options as Python spells them
+        main = script(f'benchmarks/{name}.py').main
+        anno_parser(main).parse_args([_with_hyphens(re.sub(r'^[A-Z]+$', '0', o.strip('[]')), main) for o in args])
+        return
     if '--' in args: # What stands behind it goes to the recipe that does the runs
         cut = args.index('--')
-        given = parser_of(script).parse_args(args[:cut])
+        given = parser_of(name).parse_args(args[:cut])
         parser_of(given.recipe).parse_args(args[cut + 1:])
-    else: parser_of(script).parse_args([re.sub(r'^S$', '0', o) for o in args])
+    else: parser_of(name).parse_args([re.sub(r'^S$', '0', o) for o in args])
 
 
 def test_every_recipe_is_printed_with_a_command_line():

@@ -72,12 +72,12 @@ def test_distillation_is_one_graph(form):
 
 def test_distillation_gives_a_device_few_operations(script):
     "Launching them is what it costs there. Levels of maps are worked at side by side"
-    counts,operations = [],script('benchmarks/step.py').Operations
+    counts,operations = [],script('benchmarks/tuning/bounds.py').Work
     for n_maps in (1, 3):
         levels = [torch.rand(16, 6, 8, 4, requires_grad=True) for _ in range(n_maps)] + levels_of()[2:]
         loss,pairs,(_,quality) = QSDLoss((1.,)*len(levels)),grouped_pairs(16, 4),known()
         with operations() as found: loss(levels, quality, pairs).backward()
-        counts.append(found.n)
+        counts.append(found.operations)
     assert counts[1] <= 220
     assert (counts[1] - counts[0])/2 <= 25 # For a level more
 

@@ -353,6 +353,12 @@ def test_compare_goes_on_where_it_was_stopped(monkeypatch, tmp_path, runs):
     runs.clear()
     compared(monkeypatch, 'reid', {**given, 'workers': 2}, seeds=3, out=out, arms='without,with', resume=True)
     assert [(o['seed'], o['resume']) for o in runs] == [(1, True)]
+    runs.clear() # More seeds, in the same folder
+    compared(monkeypatch, 'reid', given, seeds=5, out=out, arms='without,with', resume=True)
+    assert [o['seed'] for o in runs] == [3, 4]
+    assert pd.read_csv(out/'results.csv')['seed'].nunique() == 5
+    with pytest.raises(SystemExit, match='first was 0 and is 1'):
+        compared(monkeypatch, 'reid', given, seeds=5, out=out, arms='without,with', resume=True, first=1)
 
 
 @pytest.mark.parametrize('text', ['', ',mAP\n', ',mAP\nbaseline,.1\n',

@@ -166,8 +166,9 @@ def dense_reranking(q, g, k1=20, k2=6, share=.3):
 
 def line(table, what, took, against=None, note=''):
     "A row: what a call took, and its ratio to another one"
-    ratios = {'ratio': took.seconds/against.seconds, 'busy ratio': took.busy/against.busy} if against else {}
-    table.add(what, **ratios, **{'seconds': took.seconds, 'busy': took.busy, 'MiB': took.memory}, limits=note)
+    ratios = (took.seconds/against.seconds, took.busy/against.busy) if against else (None, None)
+    table.add(what, **dict(zip(('ratio', 'busy ratio'), ratios)))
+    table.add(what, **{'seconds': took.seconds, 'busy': took.busy, 'MiB': took.memory}, limits=note)
     print(f'{what}: {took.seconds:.3f} s {note}', flush=True)
 
 

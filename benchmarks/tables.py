@@ -60,5 +60,6 @@ def main(
     table = Measured('tables', pictures=n, **{'MB of the table': round(size/1e6)})
     for name,ours,limit in (('scan, split, write, s', write, None), ('read back and check, s', read, None),
                             ('together, s', write + read, LIMIT_S), ('largest memory, GB', gb, LIMIT_GB)):
-        table.add(name, **{'of the limit': limit and ours/limit, 'ours': ours, 'limit at a million': limit})
+        share = ours/limit if limit and n >= 1_000_000 else None
+        table.add(name, **{'of the limit': share, 'ours': ours, 'limit at a million': limit})
     table.show(out)

@@ -184,7 +184,7 @@ class TrackRun(Callback):
         # else it was done before a resume; what W&B has not got, for the process was killed, is logged again
         if self.trained or self.first_epoch + self.epoch >= self.known: self._log_epoch()
         self.rows = len(self.recorder.values)
-        if self._keeper is not None and self._keeper.new_best: self.best = self._state()
+        if self._keeper is not None and self._keeper.new_best: self.best = self._epoch_state()
 
     @property
     def _keeper(self):
@@ -192,7 +192,7 @@ class TrackRun(Callback):
         savers = (cb for cb in self.learn.cbs if isinstance(cb, SaveModelCallback))
         return next((cb for cb in savers if not cb.every_epoch and not cb.at_end), None)
 
-    def _state(self):
+    def _epoch_state(self):
         "What is known of the model as it is after an epoch: figures, the hardest queries, pairs"
         search,pairs = (judge_of(self.learn.metrics, o) for o in (RetrievalMetric, VerificationMetric))
         hard = hardest_queries(search.store, self.hardest) if search else ()
@@ -228,7 +228,7 @@ class TrackRun(Callback):
             self.to_come,self.held = self.to_come - 1,self.wandb_run
             return
         table = getattr(self.dls, 'table', None)
-        state = (self._state() if self._keeper is None else self.best) if self.recorder.values else None
+        state = (self._epoch_state() if self._keeper is None else self.best) if self.recorder.values else None
         known = {'epoch': state['epoch'], **state['figures']} if state else {}
         self.ended = known.get('epoch')
         # who gave the run judges for itself: one figure has one name there

@@ -110,7 +110,12 @@ class Recognizer(nn.Module):
         self._compiled = torch.compile(self._trunk, **kwargs)
         self.head.compile(**kwargs)
 
-    def __getstate__(self): return {k: v for k,v in super().__getstate__().items() if k != '_compiled'}
+    def __getstate__(self):
+        "With what no weights say, for readers that do not run what is in a file"
+        kept = {k: v for k,v in super().__getstate__().items() if k != '_compiled'}
+        return {**kept, '_extra_state': self.get_extra_state()}
+
+    def __setstate__(self, state): super().__setstate__({k: v for k,v in state.items() if k != '_extra_state'})
 
 
 def _has_plain_maps(body):

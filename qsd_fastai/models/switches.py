@@ -242,12 +242,18 @@ def packed(
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
+def _byte(number):
+    if int(number) != number: raise ValueError('No whole number.')
+    return int(number)
+
+
 def unpacked(
     tensor, # Of `packed`
 )->dict: # Switch to value
     "What a state dict says of the network it is of; `ValueError` for what is none, or only a newer version knows"
-    flat = isinstance(tensor, torch.Tensor) and tensor.dtype == torch.uint8 and tensor.ndim == 1
-    try: found = json.loads(bytes(tensor.tolist())) if flat and len(tensor) < 10_000 else None
+    flat = isinstance(tensor, torch.Tensor) and tensor.ndim == 1 and not tensor.is_complex()
+    # bytes are exact in every kind of number, and in the mean of several that say the same
+    try: found = json.loads(bytes(map(_byte, tensor.tolist()))) if flat and len(tensor) < 10_000 else None
     except (ValueError, RecursionError): found = None
     if not isinstance(found, dict):
         raise ValueError('_extra_state is not what a Recognizer keeps. Leave it out of the state dict.')

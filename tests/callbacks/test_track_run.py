@@ -668,3 +668,16 @@ def test_level_weights_are_said_once():
     assert 'level_weights' not in found['qsd']
     assert 'level_weights' not in described(QualityDistillation(level_weights={}, relations=1.))['qsd']
     assert described(QualityDistillation())['qsd']['level_weights'] == [1., 1., 1., 1., .1]
+
+
+def test_a_learner_that_was_loaded_is_tracked_again(labelled_people, offline, tmp_path):
+    "fastcore keeps what cannot be pickled of a callback under a name of its own"
+    learn = make(labelled_people, path=tmp_path, cbs=TrackRun(dir=tmp_path, log_model=False, log_table=False))
+    learn.fit(1, 1e-3)
+    learn.export('learn.pkl')
+    loaded = load_learner(tmp_path/'learn.pkl')
+    loaded.dls = learn.dls
+    with loaded.no_bar(): loaded.fit(1, 1e-3, cbs=SaveModelCallback())
+    _,two = runs(tmp_path)
+    assert two.exit == [0]
+    assert 'final/mAP' in two.summary

@@ -96,12 +96,33 @@ def through_parallel(model, tmp_path):
     return fresh
 
 
+def whole(model, tmp_path):
+    torch.save(model, tmp_path/'whole.pth')
+    fresh = small()
+    reference(fresh, tmp_path/'whole.pth')
+    return fresh
+
+
+def exported(model, tmp_path):
+    learn = learner(model, tmp_path)
+    learn.dls = DataLoaders()
+    learn.export('learner.pkl')
+    fresh = small()
+    reference(fresh, tmp_path/'learner.pkl')
+    return fresh
+
+
 WAYS = {
     'state dict': lambda m,at: through(m, at, lambda s: s, strict),
     'reference': lambda m,at: through(m, at, lambda s: s, reference),
     'learn.save': through_learner,
     'learn.save as reference': lambda m,at: through(m, at, lambda s: {'model': s, 'opt': {}}, reference),
     'compiled': lambda m,at: through(m, at, lambda s: {f'_orig_mod.{k}': v for k,v in s.items()}, reference),
+    'averaged': lambda m,at: through(m, at, lambda s: {'n_averaged': torch.tensor(3),
+                                                       **{f'module.{k}': v for k,v in s.items()}}, reference),
+    'as floats': lambda m,at: through(m, at, lambda s: {k: v.float() for k,v in s.items()}, reference),
+    'half extra': lambda m,at: through(m, at, lambda s: {**s, '_extra_state': s['_extra_state'].bfloat16()}, strict),
+    'whole': whole, 'learn.export': exported,
     'safetensors': through_safetensors, 'deepcopy': lambda m,at: copy.deepcopy(m), 'parallel': through_parallel}
 
 

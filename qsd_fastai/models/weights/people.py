@@ -26,7 +26,7 @@ OURS = 'body.', 'pool.', 'neck.', 'head.', 'center.'
 
 
 def _is_ours(found):
-    ours = all(k.startswith(OURS) or k == '_extra_state' for k in found.weights)
+    ours = all(k.startswith(OURS) or k in ('_extra_state', 'n_averaged') for k in found.weights)
     return ours and any(k.startswith('body.') for k in found.weights) and (
         found.has('_extra_state') or any(k.startswith(('neck.', 'head.', 'pool.')) for k in found.weights))
 
@@ -40,7 +40,7 @@ def _own_switches(found):
 
 QSD_FASTAI = Project(
     name='qsd_fastai', tells=_is_ours, rename=renamed_by({}), told=_own_switches, channels='rgb',
-    spare=r'_extra_state|(head|center)\..*',
+    spare=r'_extra_state|n_averaged|(head|center)\..*',
     network=Network(pool=None, neck=None, mean=None, std=None, resize=None, **UNCHANGED))
 
 

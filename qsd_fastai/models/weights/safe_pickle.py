@@ -221,6 +221,7 @@ def state_of(
             found |= _tensors(o, prefix)
             continue
         parts = o.state if isinstance(o.state, dict) else {}
+        found |= _tensors({'_extra_state': parts.get('_extra_state')}, prefix) # A `Recognizer` says it there
         found |= _tensors(parts.get('_parameters'), prefix)
         found |= _tensors(parts.get('_buffers'), prefix, parts.get('_non_persistent_buffers_set'))
         children = parts.get('_modules')

@@ -161,7 +161,7 @@ class QualityDistillation(Callback):
         elif getattr(self.learn.dl, 'partners', False):
             raise ValueError(f"pairs is '{self.pairs}', but the loader adds partners. "
                              "Use pairs='partner', or a loader without `partners=True`.")
-        elif self.pairs == 'copies': check_halves(self.ids, 'copies', self.iter)
+        elif self.pairs == 'copies': check_halves(self.ids, 'copies', self.learn.dl, self.iter)
 
     def _dealt(self, n):
         "An order by a generator of its own: nothing else that is drawn changes. The two of a known pair stay a pair"
@@ -172,7 +172,7 @@ class QualityDistillation(Callback):
         return torch.cat([first, (first + n//2) % n]).to(self.quality.device)
 
     def _set_partners_aside(self):
-        n = check_halves(self.ids, 'partners', self.iter)
+        n = check_halves(self.ids, 'partners', self.learn.dl, self.iter)
         # at weight 0 nothing but the first half is trained on, whichever way: the baseline
         self.joint = self.forward == 'joint' and self._now(self.weight) != 0
         if not self.joint:
@@ -274,12 +274,13 @@ class QualityDistillation(Callback):
 def check_halves(
     ids,      # `(bs,)`
     what:str, # 'partners' or 'copies', as the argument of the loader is called
+    dl,       # The loader
     i:int=0,  # Number of the batch in the epoch: a GPU, which would be waited for, is asked at the first alone
 )->int: # Pictures in a half
-    "`ValueError` where the second half of a batch is not of the identities of the first"
+    "`ValueError` where the second half of a batch is not of the identities of the first, or the loader adds none"
     n = len(ids)//2
     asks = not i or not ids.is_cuda
-    if len(ids) % 2 or (asks and not torch.equal(ids[:n], ids[n:])):
+    if not getattr(dl, what, True) or len(ids) % 2 or (asks and not torch.equal(ids[:n], ids[n:])):
         raise ValueError(f'The second half of a batch is not the {what} of the first. '
                          f'Make the loader with `{what}=True`.')
     return n

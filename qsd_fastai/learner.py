@@ -41,7 +41,7 @@ from .tensors import plain_tensor
 from .verbs import interpretation  # noqa: F401
 from .verbs.answers import Answer, Gallery, answer_of
 from .verbs.logged import LoggedLearner
-from .verbs.refusals import flat_metrics, refuse_callbacks, refuse_loss, refuse_options
+from .verbs.refusals import flat_metrics, refuse_callbacks, refuse_loss, refuse_options, refuse_unjudged
 from .verbs.results import Results, answers_of_loader, as_judged, has_labels, some
 
 __all__ = ['RecognitionLearner', 'imprint_head', 'pictures_of_loader', 'recognition_learner']
@@ -124,9 +124,7 @@ class RecognitionLearner(LoggedLearner):
         """As in fastai: loss and metrics. ValueError for a loader without labels, or that our metrics cannot judge.
 
         Without `dl` what cannot be judged is a warning and NaN, as in a fit. `SaveModelCallback` and its kin sleep."""
-        if dl is not None and hasattr(getattr(dl, 'dataset', None), 'tls') and not has_labels(dl):
-            raise ValueError('dl has pictures without labels, and there is nothing to judge them by. '
-                             'Use `learn.dls.test_dl(table, with_labels=True)`.')
+        if dl is not None: refuse_unjudged(dl)
         strict = strictly_judged(self.metrics) if dl is not None else nullcontext()
         with strict, self.removed_cbs(trackers_of(self.cbs)):
             return super().validate(ds_idx, dl, L(o for o in L(cbs) if o not in trackers_of(cbs)))

@@ -10,7 +10,8 @@ PARTS = {'fit': int, 'earlier': list, 'n_epoch': int, 'n_iter': int, 'train_iter
          'hps': dict, 'values': list, 'lrs': list, 'losses': torch.Tensor, 'iters': list, 'terms': list,
          'smooth_loss': tuple, 'random': dict, 'loader': tuple, 'model': dict, 'loss': dict}
 # what states of earlier versions lack
-LATER = {'table': dict, 'given': list, 'callbacks': dict, 'processes': int, 'dealt_to': int, 'others': list}
+LATER = {'table': dict, 'given': list, 'callbacks': dict, 'processes': int, 'dealt_to': int, 'others': list,
+         'method': dict}
 NOISE = 1.                             # Of 100: by so much may labels differ that another device has computed
 
 

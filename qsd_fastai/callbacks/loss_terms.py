@@ -7,14 +7,26 @@ from fastai.learner import Recorder
 from ..distributed import processes, summed
 from ..fits import is_fit
 
-__all__ = ['LossTerms', 'loss_of', 'loss_terms']
+__all__ = ['LossTerms', 'check_only_loss', 'loss_of', 'loss_terms']
 
 
 def loss_of(
     learn, # `Learner`
 ):
     "What it is trained by: its own loss, or that of a callback that `replaces_loss`"
-    return next((cb.loss for cb in learn.cbs if getattr(cb, 'replaces_loss', False)), learn.loss_func)
+    return next((cb.loss for cb in _replacing(learn)), learn.loss_func)
+
+
+def _replacing(learn): return [cb for cb in learn.cbs if getattr(cb, 'replaces_loss', False)]
+
+
+def check_only_loss(
+    learn, # `Learner`
+):
+    "`ValueError` where two callbacks each train by a loss in place of all others: the last one alone would count"
+    names = [type(cb).__name__ for cb in _replacing(learn)]
+    if len(names) < 2: return
+    raise ValueError(f'{" and ".join(names)} each replace the loss of the learner. Take one of them.')
 
 
 def loss_terms(

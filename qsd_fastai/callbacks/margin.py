@@ -12,6 +12,7 @@ from ..models.heads.margins import SubCenterArcFace
 from ..models.heads.partial_fc import PartialFC
 from ..models.recognizer import Recognition
 from ..shown import shown
+from .loss_terms import check_only_loss
 
 __all__ = ['MarginTuning']
 
@@ -41,6 +42,8 @@ class MarginTuning(Callback):
 
     def before_fit(self):
         if is_judging(self.learn): return
+        check_only_loss(self.learn)
+        self._check_loader(self.learn.dls.train)
         model,base = get_model(self.learn.model),self.learn.loss_func
         weight = getattr(model.head, 'weight', None)
         if weight is None or weight.ndim != 2 or isinstance(model.head, PartialFC | SubCenterArcFace):
@@ -56,6 +59,15 @@ class MarginTuning(Callback):
             others = {k: getattr(base, k) for k in ('triplet', 'center', 'gathered')}
             others |= {f'{k}_weight': base.weights[k] for k in ('triplet', 'center')}
         self.margin,self.criterion = own,MarginLoss(own, **others)
+
+    def _check_loader(self, dl):
+        copies,partners = (getattr(dl, o, None) for o in ('copies', 'partners'))
+        if partners: raise ValueError('The loader adds partners, which only QualityDistillation takes out again. '
+                                      'Make it without `partners=True`.')
+        if copies is None or bool(copies) == (self.pairs == 'copies'): return
+        raise ValueError(f"pairs is '{self.pairs}', and the loader adds {'copies' if copies else 'no copies'}. "
+                         f"Make it with copies={not copies}, or take "
+                         f"MarginTuning(pairs='{'copies' if copies else 'none'}').")
 
     def after_loss(self):
         emb = self.pred.emb

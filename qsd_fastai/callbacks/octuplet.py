@@ -6,6 +6,7 @@ from ..distillation import QualityDistillation, check_halves
 from ..fits import is_judging
 from ..losses import OctupletLoss
 from ..shown import shown
+from .loss_terms import check_only_loss
 
 __all__ = ['OctupletTuning']
 
@@ -27,6 +28,7 @@ class OctupletTuning(Callback):
 
     def before_fit(self):
         if is_judging(self.learn): return
+        check_only_loss(self.learn)
         dl = self.learn.dls.train
         if getattr(dl, 'by_identity', True) and getattr(dl, 'n_imgs', 2) >= 2: return
         raise ValueError('The Octuplet loss compares pictures of one identity, and batches here hold two of them only '
@@ -34,7 +36,7 @@ class OctupletTuning(Callback):
 
     def after_loss(self):
         ids = self.yb[0].as_subclass(torch.Tensor)
-        check_halves(ids, 'copies', self.iter)
+        check_halves(ids, 'copies', self.learn.dl, self.iter)
         self.learn.loss_grad = self.loss(self.pred.emb, ids)
         self.learn.loss = self.learn.loss_grad.clone()
         self.terms = {'octuplet': self.learn.loss_grad.detach()}

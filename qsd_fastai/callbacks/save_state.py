@@ -54,6 +54,12 @@ def set_random_state(
 def _with_state(learn): return [cb for cb in learn.cbs if hasattr(type(cb), 'load_state_dict')]
 
 
+def _method(learn):
+    "What changes how it is trained, by name: QSD, peers, labels that are renewed"
+    found = (cb for cb in learn.cbs if hasattr(type(cb), 'load_state_dict') or getattr(cb, 'replaces_loss', False))
+    return sorted(type(cb).__name__ for cb in found if not isinstance(cb, TrackRun))
+
+
 def _tuples(o): return tuple(map(_tuples, o)) if isinstance(o, (list, tuple)) else o
 
 
@@ -123,6 +129,10 @@ class SaveState(Callback):
             raise ValueError(f'{self.file} is of a run of {state["n_iter"]} batches an epoch{was}, this one has '
                              f'{batches}{there}. Resume with the same table and batch size, or start anew without '
                              'resume.')
+        was,there = (' and '.join(o) or 'none' for o in (state['method'].get('callbacks', ()), _method(self.learn)))
+        if state['method'] and was != there:
+            raise ValueError(f'{self.file} is of a run with other callbacks: {was}, and this one has {there}. Resume '
+                             'with the same ones, or start anew without resume.')
         now = random_state()
         with self._refusing():
             same_table(state['table'], self.table, self.file)
@@ -226,6 +236,7 @@ class SaveState(Callback):
             'fit': self.fits, 'earlier': self.earlier,
             'n_epoch': self.n_epoch, 'n_iter': len(self.dls.train), 'train_iter': learn.train_iter,
             'processes': processes()[1], 'dealt_to': self._dealt_to,
+            'method': {'callbacks': _method(learn)},
             'callbacks': {cb.name: cb.state_dict() for cb in _with_state(learn)},
             'opt': learn.opt.state_dict(), 'given': self.given, 'table': self.table,
             'scaler': scaler.state_dict() if scaler else {},

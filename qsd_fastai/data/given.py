@@ -1,8 +1,9 @@
 "Whatever is handed over as pictures (a file, a folder, pixels, a table, a row of one), as rows with their files"
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from fastai.data.core import DataLoaders, TfmdDL
@@ -120,14 +121,26 @@ class RecognitionDataLoaders(DataLoaders):
     )->TfmdDL:
         "A loader with the transforms of validation, in the order of the pictures"
         rows = given_rows(test_items, root, self.path)
-        if with_labels: _refuse_unlabelled(rows)
+        if with_labels: rows = _told_apart(_labelled(rows))
         dl = super().test_dl(rows, rm_type_tfms, with_labels, **kwargs)
         dl.dataset.n_inp = self.valid_ds.n_inp # fastai forgets it
         return dl
 
 
-def _refuse_unlabelled(rows):
+def _told_apart(rows):
+    "Each row of a number of its own: several tables each begin at 0. ValueError for a picture that is there twice"
+    numbers,files = ([f(o) for o in rows] for f in (lambda o: o.scene[0], lambda o: o.file))
+    files = [o for o in files if isinstance(o, (str, os.PathLike))]
+    if len(set(files)) < len(files):
+        twice = next(o for o,n in Counter(files).items() if n > 1)
+        raise ValueError(f'{twice} is there twice, and would be judged twice. Give each picture once.')
+    if len(set(numbers)) == len(numbers): return rows
+    return [replace(o, scene=[i, *o.scene[1:]]) for i,o in enumerate(rows)]
+
+
+def _labelled(rows):
     nobody = sum(o.identity == '' for o in rows)
     if nobody:
         raise ValueError(f'{nobody} of {len(rows)} pictures have no identity, and with_labels=True asks for it. Give a '
                          'table with the columns identity and split, or leave it out.')
+    return rows

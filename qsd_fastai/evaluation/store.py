@@ -1,5 +1,6 @@
 "The embeddings of a validation, kept once for everybody who judges them, and a judgement that is passed once"
 import json
+import os
 import warnings
 import weakref
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,12 @@ def _table_rows(dl):
     return items if len(items) and all(getattr(o, 'path', None) and getattr(o, 'scene', None) for o in items) else ()
 
 
+def _is_of(item, table):
+    "Is the picture in the folder of a table, too? Another set may have the same paths below its own"
+    if not isinstance(item.file, str): return True
+    return os.path.abspath(item.file) == os.path.abspath(os.path.join(table.attrs.get('root', '.'), item.path))
+
+
 def _embedding(pred): return pred if isinstance(pred, torch.Tensor) else pred.emb
 
 
@@ -40,6 +47,7 @@ class EmbeddingStore:
 
     Metrics that share it share the work."""
     strict = False # Raise what cannot be judged? Else it is a warning, for a fit must not end for a figure
+    trained = ()   # Rows of split train among those that were seen
 
     def __init__(self,
         quality=None,        # Of each row of the table, 0 to 100, NaN unknown; that of the batches when not given
@@ -90,6 +98,7 @@ class EmbeddingStore:
             self.parts,self.current,self.version = [],True,self.version + 1
             table = self._validated(learn)
             self.paths = None if table is None else table['path']
+            self.trained = [o.scene[0] for o in _table_rows(learn.dl) if o.scene[2] == 'train']
             for judge in self.judges: judge.prepare(table)
         if self.flip: emb = self._with_mirrored(learn, emb)
         emb = emb.detach().to(getattr(torch, self.precision))
@@ -101,7 +110,8 @@ class EmbeddingStore:
         if not items: return table
         seen = pd.DataFrame({'path': [o.path for o in items], 'split': [o.scene[2] for o in items]},
                             index=[o.scene[0] for o in items])
-        if table is not None and (table['path'].reindex(seen.index) == seen['path']).all(): return table
+        if table is not None and _is_of(items[0], table) and (table['path'].reindex(seen.index) == seen['path']).all():
+            return table
         if self.row_quality is None: return seen
         raise ValueError('quality is given by rows of the table of the learner, and other rows are validated. Put it '
                          'into their column quality.')
@@ -115,9 +125,13 @@ class EmbeddingStore:
         except ValueError: return emb + mirrored  # NaN is told when it is judged, for it must not end a fit
 
     def gathered(self):
-        "Embeddings, identities, qualities and scenes of the pictures seen, one row each, in the order of the table"
+        """Embeddings, identities, qualities and scenes of the pictures seen, one row each, in the order of the table
+
+        Of pictures of split train and others, the others: nobody searches the training set."""
         emb,ids,quality,scene = (torch.cat(o) for o in zip(*self.parts))
         rows,first = np.unique(scene[:,0].numpy(), return_index=True)  # several processes may have seen a picture each
+        held = ~np.isin(rows, self.trained)
+        if held.any(): rows,first = rows[held],first[held]
         emb,ids,quality,scene = (t[torch.from_numpy(first)] for t in (emb, ids, quality, scene))
         if self.row_quality is not None: quality = torch.from_numpy(self.row_quality[rows])
         self.parts = [[emb, ids, quality, scene]]

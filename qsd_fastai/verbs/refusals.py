@@ -7,8 +7,10 @@ from fastcore.foundation import L
 from torch.nn.modules.loss import _Loss
 
 from ..evaluation.metrics import Retrieval, Verification
+from .results import has_labels
 
-__all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_empty', 'refuse_loss', 'refuse_options']
+__all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_empty', 'refuse_loss', 'refuse_options',
+           'refuse_unjudged']
 
 OF_CLASSES = 'fastai.losses', 'torch.nn.functional', 'torch.nn.modules.loss' # Modules whose losses take logits
 # What `vision_learner` takes: what there is in its place
@@ -33,6 +35,15 @@ def refuse_empty(
     raise ValueError('The loader has no pictures; a learner that was exported knows none. Give '
                      'dl=learn.dls.test_dl(table, with_labels=True), or to train on set learn.dls = '
                      'recognition_dataloaders(table, ...).')
+
+
+def refuse_unjudged(
+    dl, # That is to be validated
+):
+    "ValueError for a loader without labels"
+    if not hasattr(getattr(dl, 'dataset', None), 'tls') or has_labels(dl): return
+    raise ValueError('dl has pictures without labels, and there is nothing to judge them by. '
+                     'Use `learn.dls.test_dl(table, with_labels=True)`.')
 
 
 def flat_metrics(

@@ -8,6 +8,7 @@ from fastai.torch_core import set_seed
 
 from qsd_fastai.callbacks.found import found_config
 from qsd_fastai.callbacks.margin import MarginTuning
+from qsd_fastai.callbacks.octuplet import OctupletTuning
 from qsd_fastai.callbacks.save_state import SaveState
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
@@ -108,3 +109,28 @@ def test_it_judges_as_the_learner_does(labelled_people):
         learn.loss_func = loss
         trained(learn, MarginTuning(pairs='none'), n=1)
         assert set(learn.loss_terms.epochs[-1]) == {'epoch', 'identity'}
+
+
+@pytest.mark.parametrize(('loader', 'cbs', 'said'), [
+    ({}, [MarginTuning()], r"pairs is 'copies', and the loader adds no copies"),
+    ({'copies': True}, [MarginTuning(pairs='none')], r"pairs is 'none', and the loader adds copies"),
+    ({'partners': True}, [MarginTuning()], 'adds partners'),
+    ({'partners': True}, [OctupletTuning()], 'not the copies of the first'),
+    ({'copies': True}, [QualityDistillation(pairs='partner')], 'not the partners of the first'),
+    ({'copies': True}, [MarginTuning(), OctupletTuning()], 'MarginTuning and OctupletTuning each replace the loss'),
+    ({'copies': True}, [OctupletTuning(), OctupletTuning()], 'each replace the loss')], ids=str)
+def test_who_trains_is_told_apart(labelled_people, loader, cbs, said):
+    "What a loader adds is what a callback asks for, and one loss alone takes the place of the learner's"
+    dls = recognition_dataloaders(labelled_people, size=(32, 16), n_ids=4, n_imgs=2, num_workers=0, **loader)
+    learn = recognition_learner(dls, 'test_resnet')
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match=said): learn.fit(1, cbs=cbs)
+
+
+@pytest.mark.parametrize('other', [
+    [], [OctupletTuning()], [MarginTuning('arcface'), QualityDistillation(preset='copies')]], ids=str)
+def test_a_fit_is_resumed_with_the_callbacks_that_it_had(labelled_people, tmp_path, other):
+    "Else it would go on as another training, and say nothing"
+    learn = learner(labelled_people, copies=True)
+    trained(learn, MarginTuning(), SaveState(tmp_path/'s.state'), n=1)
+    with pytest.raises(ValueError, match=r's\.state is of a run with other callbacks: MarginTuning, and this one has'):
+        trained(learner(labelled_people, copies=True), *other, SaveState(tmp_path/'s.state', True), n=1)

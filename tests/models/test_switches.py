@@ -103,15 +103,6 @@ def whole(model, tmp_path):
     return fresh
 
 
-def exported(model, tmp_path):
-    learn = learner(model, tmp_path)
-    learn.dls = DataLoaders()
-    learn.export('learner.pkl')
-    fresh = small()
-    reference(fresh, tmp_path/'learner.pkl')
-    return fresh
-
-
 WAYS = {
     'state dict': lambda m,at: through(m, at, lambda s: s, strict),
     'reference': lambda m,at: through(m, at, lambda s: s, reference),
@@ -122,7 +113,7 @@ WAYS = {
                                                        **{f'module.{k}': v for k,v in s.items()}}, reference),
     'as floats': lambda m,at: through(m, at, lambda s: {k: v.float() for k,v in s.items()}, reference),
     'half extra': lambda m,at: through(m, at, lambda s: {**s, '_extra_state': s['_extra_state'].bfloat16()}, strict),
-    'whole': whole, 'learn.export': exported,
+    'whole': whole,
     'safetensors': through_safetensors, 'deepcopy': lambda m,at: copy.deepcopy(m), 'parallel': through_parallel}
 
 

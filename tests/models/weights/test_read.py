@@ -15,6 +15,7 @@ from qsd_fastai.learner import recognition_learner
 from qsd_fastai.models.bodies.agw import NonLocalResNet
 from qsd_fastai.models.layers import GeM
 from qsd_fastai.models.recognizer import Recognizer
+from qsd_fastai.models.switches import plan_switches, switches_of
 from qsd_fastai.models.weights.read import load_reference
 from qsd_fastai.models.weights.safe_pickle import read_checkpoint
 
@@ -228,10 +229,12 @@ def test_an_exported_learner(labelled_people, source, tmp_path):
     dls = recognition_dataloaders(labelled_people, size=(32, 16), n_ids=4, n_imgs=2, num_workers=0)
     learn = recognition_learner(dls, small().body, metrics=Retrieval('mAP'), path=tmp_path)
     noisy(learn.model)
+    plan_switches(learn.model, {'eps': 2e-3, 'mean': [.1, .2, .3], 'pool': 'average'}).carry_out(learn.model)
     learn.export('learn.pkl')
     model = small(dls.c)
     report = load_reference(model, tmp_path/'learn.pkl')
     assert same(model, learn.model)
+    assert switches_of(model) == switches_of(learn.model)
     assert not report.missing
     assert not report.unexpected
     assert 'of an exported learner, its model was taken' in report.notes

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from .rows import refuse_rows
-from .spelling import path_text, spelled, spelling_notes
+from .spelling import AROUND, path_text, spelled, spelling_notes
 from .unknown import EMPTY
 
 __all__ = ['complete_table', 'known_quality', 'notes_on_spelling', 'table_hash']
@@ -29,7 +29,8 @@ def complete_table(
             if c == 'camera': new[c] = ''
             continue
         names = path_text(table[c]) if c == 'path' else spelled(table[c], c, c == 'camera')
-        if not _is_text(table[c]) or (names != table[c].to_numpy(dtype=object)).any(): new[c] = names
+        same = _is_text(table[c]) and not table[c].isna().any()
+        if not same or (names != table[c].to_numpy(dtype=object)).any(): new[c] = names
     if 'quality' not in table: new['quality'] = np.nan
     elif table['quality'].dtype != np.float64 or np.isinf(table['quality']).any():
         new['quality'] = known_quality(table).to_numpy()
@@ -50,6 +51,10 @@ def _refuse_columns(table):
     for c in (*TEXT, 'quality'):
         if (n := sum(o == c for o in table.columns)) > 1:
             raise ValueError(f'The table has {n} columns {c!r}. Rename or remove all but one.')
+        alike = [o for o in table.columns if isinstance(o, str) and o != c and o.strip(AROUND).casefold() == c]
+        if alike and not n:
+            raise ValueError(f'The table has a column {alike[0]!r} and none {c!r}, and would be taken for one without. '
+                             f'Rename it: table.rename(columns={{{alike[0]!r}: {c!r}}}).')
 
 
 def known_quality(

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-__all__ = ['naming', 'refuse_rows', 'refuse_separator']
+__all__ = ['naming', 'not_utf8', 'refuse_rows', 'refuse_separator']
 
 
 @contextmanager
@@ -13,9 +13,18 @@ def naming(
 ):
     "Errors of what a file holds begin with its name"
     try: yield
+    except UnicodeDecodeError as e: raise not_utf8(file, e) from e
     except (ValueError, OSError) as e:
         if len(e.args) == 1 and str(file) not in str(e): e.args = (f'{file}: {e.args[0]}',)
         raise
+
+
+def not_utf8(
+    file, # Of text
+    e,    # `UnicodeDecodeError`
+)->ValueError:
+    "What is said of a file in another encoding"
+    return ValueError(f'{file} is no text in UTF-8 (byte {e.start}: {e.reason}). Save it as UTF-8.')
 
 
 def refuse_separator(
@@ -26,7 +35,7 @@ def refuse_separator(
 ):
     "The error on a file whose columns are separated by something else than commas"
     for c in map(str, columns):
-        sep = next((s for s in ';\t|' if s in c), None)
+        sep = next((s for s in ';\t|: ' if s in c), None)
         if sep and set(wanted) & {re.sub('^"|"$', '', o.strip()) for o in c.split(sep)}:
             raise error(f'{file} separates its columns by {sep!r}, and commas are wanted. Save it with commas.')
 

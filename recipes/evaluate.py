@@ -95,7 +95,7 @@ def main(
                                                  media_norm, weigh)
         return merged(parts)
 
-    out,_ = run_folder('evaluate', out, args)
+    out,_ = run_folder('evaluate', out, args, None)
     with run_or_nothing(out):
         emb = embed(pictures).to(getattr(torch, precision))
         if save_embeddings: from_first(lambda: write_embeddings(save_embeddings, pictures, emb, model))

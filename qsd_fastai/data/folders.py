@@ -1,5 +1,6 @@
 "The pictures below a folder, listed in one way for the library and for data_prep, with a count of what is passed over"
 import os
+import re
 import warnings
 from collections import Counter
 from operator import attrgetter
@@ -13,20 +14,23 @@ __all__ = ['SUFFIXES', 'list_pictures', 'pictures_below', 'said_of']
 
 # of pictures that Pillow reads without a program of others
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.webp', '.tif', '.tiff', '.pgm', '.ppm', '.pbm',
-            '.pnm', '.gif', '.jp2', '.avif')
+            '.pnm', '.gif', '.jp2', '.j2k', '.jpx', '.jpf', '.avif', '.apng', '.mpo')
 # pictures too, but nothing here reads them: counted, so that nobody takes them for read
 UNREAD = ('.heic', '.heif', '.jxl', '.tga', '.psd', '.svg', '.dng', '.raw', '.cr2', '.cr3', '.nef', '.arw', '.orf',
           '.rw2', '.raf')
 # what storage devices and unpackers put beside pictures, in small letters
-DEVICES = {'@eadir', '@tmp', '@recycle', '@recently-snapshot', '#recycle', '#snapshot', '$recycle.bin', 'recycler',
-           'system volume information', 'lost+found', '__macosx', 'thumbs'}
+DEVICES = {'$recycle.bin', 'recycler', 'recycled', 'system volume information', 'lost+found', '__macosx', 'thumbs',
+           '_thumbs', 'thumbnails', '~snapshot', 'network trash folder', 'temporary items', 'msocache', '_vti_cnf'}
+# of others a whole family: Synology's and QNAP's, wastebaskets, and what mending a disk leaves
+DEVICE = re.compile(r'@(eadir|tmp|recycle|recently-snapshot|sharebin|appstore|database|docker|__thumb|syno)[\w@]*'
+                    r'|#(recycle|snapshot)|\.trash.*|found\.[0-9]{3}')
 # which data_prep/quality.py draws beside the table
 OURS = {'quality.png', 'quality_sheet.png'}
 
 
 def _why_not(name):
     "Why what bears this name is passed over, '' if it is not"
-    if name.lower() in DEVICES or name.lower().startswith('.trash'): return f'in {name}'
+    if name.lower() in DEVICES or DEVICE.fullmatch(name.lower()): return f'in {name}'
     return '._*' if name.startswith('._') else 'hidden' if name.startswith('.') else ''
 
 

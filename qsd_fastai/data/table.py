@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..columns import SPLITS, TEXT, complete_table, notes_on_spelling, table_hash
 from ..files import in_one_move
-from ..rows import naming, refuse_rows, refuse_separator
+from ..rows import naming, not_utf8, refuse_rows, refuse_separator
 from ..spelling import path_key
 from ..unknown import EMPTY
 from .labels import join_quality, on_unit_scale, out_of_range
@@ -46,6 +46,7 @@ def read_table(
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=unknown,
                                 low_memory=False)
     except ImportError as e: raise ImportError(f'Reading {path} needs pyarrow: pip install pyarrow.') from e
+    except UnicodeDecodeError as e: raise not_utf8(path, e) from e
     except (ValueError, OSError) as e: raise ValueError(f'{path} is not a table that can be read ({e}).') from e
     if path.suffix == '.csv' and not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f'{path} has rows of more cells than it has columns ({len(cols)}). Name all columns.')
@@ -122,7 +123,7 @@ def check_table(
         if c not in table:
             remedy = '`split_identities(table)` makes it.' if c == 'split' else 'Rename the column that holds it.'
             if c in given.index.names: remedy = 'It is the index: `table.reset_index()` makes a column of it.'
-            raise ValueError(f'The table has no column {c!r}, only {", ".join(map(str, table.columns))}. {remedy}')
+            raise ValueError(f'The table has no column {c!r}, only {", ".join(map(str, given.columns))}. {remedy}')
     if len(table) == 0: raise ValueError('The table has no rows. There is nothing to train on or to judge.')
     for c in ('path', 'identity'):
         refuse_rows(table, c, table[c].isna() | (table[c] == ''), 'is empty', f'Fill in the {c} or remove the row.')

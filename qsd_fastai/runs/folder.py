@@ -17,7 +17,8 @@ __all__ = ['FREE', 'RunFolder', 'model_artifact', 'opened', 'read_run', 'run_fol
 
 # Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged. Judging
 # is done again at a resume, and the content of the data is looked at
-FREE = ('arms', 'data', 'degraded', 'far', 'flip', 'group', 'keep', 'no_wandb', 'sets', 'shuffle_quality', 'workers')
+JUDGED = 'degraded','far','flip','sets'
+FREE = (*JUDGED, 'arms', 'data', 'group', 'keep', 'no_wandb', 'shuffle_quality', 'workers')
 PARTS = {'id': str, 'args': dict, 'stages': dict, 'changed': list, 'versions': dict, 'package': dict, 'table': dict,
          'diverged': str, 'results': str, 'curves': dict}
 opened = [] # Folders of runs that this process is at, the outermost first
@@ -33,7 +34,7 @@ class RunFolder:
         name:str,            # Of the recipe: a new folder is `runs/<name>-<date>-<time>`
         out=None,            # The folder to use instead
         args:dict=None,      # What the run is made with
-        resume:bool=False,   # Go on with the run in `out`, or with the newest of this name
+        resume:bool=False,   # Go on with the run in `out`, or with the newest of this name; None: that cannot be
         stagewise:bool=False,# May options differ at a resume that no stage so far was made with? Else those of `FREE`
     ):
         self.out = Path(from_first(lambda: self._place(name, resume)) if out is None else out)
@@ -59,10 +60,12 @@ class RunFolder:
         "What is kept, or will be; refuses what cannot be"
         if self.resumes: self.kept = read_run(self.file)
         elif self.file.exists():
-            raise FileExistsError(f'{self.out} already holds a run. Go on with it by --resume, or name another --out.')
+            go_on = '' if self.resumes is None else 'Go on with it by --resume, or name'
+            raise FileExistsError(f'{self.out} already holds a run. {go_on or "Name"} another --out.')
         else:
             self.kept = {**{k: kind() for k,kind in PARTS.items()}, 'id': secrets.token_hex(4), 'args': self.args}
-        whole = {k: v for k,v in {**dict.fromkeys(self.args), **self.kept['args']}.items() if k not in FREE}
+        free = set(FREE) - (set() if self.stagewise else {*JUDGED}) # A run in one go judges no part of itself again
+        whole = {k: v for k,v in {**dict.fromkeys(self.args), **self.kept['args']}.items() if k not in free}
         made = self.kept['stages'] if self.stagewise else {'': whole}
         other = {title: o for title,uses in made.items() if (o := self._other(uses))}
         for title,differs in other.items():
@@ -223,7 +226,7 @@ def run_folder(
     name:str,          # Of the recipe: a new folder is `runs/<name>-<date>-<time>`
     out=None,          # The folder to use instead
     args:dict=None,    # What the run is made with; kept in `run.json`, and compared when it is resumed
-    resume:bool=False, # Go on with the run in `out`, or with the newest of this name
+    resume:bool=False, # Go on with the run in `out`, or with the newest of this name; None: that cannot be
     content:dict=None, # Of the table, of `table_content`; not looked at when not given
 )->tuple: # The folder, and a short name of the run that no other has
     "The folder of a run that is made in one go: it is resumed with the same options or left alone"

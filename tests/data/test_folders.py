@@ -26,14 +26,21 @@ def test_pillow_knows_every_suffix():
     assert set(SUFFIXES) <= Image.registered_extensions().keys()
 
 
-@pytest.mark.parametrize('name', [*sorted(DEVICES), '@eaDir', '$RECYCLE.BIN', '.Trash', '.Trash-1000', '__MACOSX',
-                                  'Thumbs'])
+@pytest.mark.parametrize('name', [*sorted(DEVICES), '@eaDir', '@eaDir@tmp', '@tmp', '@Recycle', '@Recently-Snapshot',
+                                  '@__thumb', '@sharebin', '@SynoResource', '@SynoEAStream', '@appstore', '@docker',
+                                  '#recycle', '#snapshot', '$RECYCLE.BIN', 'found.000', '.Trash', '.Trash-1000',
+                                  '__MACOSX', 'Thumbs', 'Network Trash Folder'])
 def test_folders_of_storage_devices_are_passed_over_and_counted(tmp_path, name):
     touch(tmp_path, 'x/a.jpg', f'x/{name}/a.jpg', f'{name}/deep/b.png', f'{name}/note.txt')
     found,passed_over = pictures_below(tmp_path)
     assert found == ['x/a.jpg']
     assert passed_over == {f'in {name}': 2}
     assert said_of(passed_over) == f'Pictures that were passed over: 2 in {name}.'
+
+
+def test_people_may_be_called_by_signs(tmp_path):
+    touch(tmp_path, '@bob/a.jpg', '#1/a.jpg', 'found/a.jpg', '~/a.jpg')
+    assert pictures_below(tmp_path) == (['#1/a.jpg', '@bob/a.jpg', 'found/a.jpg', '~/a.jpg'], {})
 
 
 def test_what_else_is_passed_over_is_counted(tmp_path):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from qsd_fastai.columns import complete_table
 from qsd_fastai.data.labels import join_quality, read_labels
 from qsd_fastai.data.splits import split_identities
 from qsd_fastai.data.table import check_table, describe_table, read_table, unanswerable, write_table
@@ -348,3 +349,38 @@ def test_a_record_is_read(written, record):
     file = written
     file.with_suffix('.json').write_text(json.dumps(record))
     assert read_table(file).attrs['record'] == record
+
+
+@pytest.mark.parametrize('kind', ['string', 'string[pyarrow]', 'convert'])
+@pytest.mark.parametrize('column', ['camera', 'identity', 'path', 'split'])
+def test_missing_text_of_nullable_columns(kind, column):
+    table = pd.DataFrame({'path': ['a.png', 'b.png'], 'identity': ['x', 'y'], 'split': 'train', 'camera': ['1', '2']})
+    table[column] = [table[column][0], None]
+    table = table.convert_dtypes() if kind == 'convert' else table.astype(dict.fromkeys(table, kind))
+    whole = complete_table(table)
+    assert whole[column].tolist() == [table[column][0], '']
+    if column == 'camera': assert check_table(table, files=False) is table
+    else:
+        with pytest.raises(ValueError, match=f'{column}.* row 1'): check_table(table, files=False)
+
+
+@pytest.mark.parametrize('name', ['Camera', ' camera', 'CAMERA ', 'Quality', ' quality', 'Identity', 'Path', ' split'])
+def test_a_column_of_another_spelling_is_not_lost(name):
+    table = pd.DataFrame({'path': ['a.png'], 'identity': 'x', 'split': 'train', 'camera': '1', 'quality': 3.})
+    own = name.strip().lower()
+    with pytest.raises(ValueError, match=f"a column {name!r} and none {own!r}.*Rename it"):
+        check_table(table.rename(columns={own: name}), files=False)
+    assert name in complete_table(table.assign(**{name: 1})) # Beside it, it is a column of one's own
+
+
+@pytest.mark.parametrize('separator', [';', '\t', '|', ':', ' '])
+def test_other_separators_are_named(tmp_path, separator):
+    (tmp_path/'t.csv').write_text(separator.join(('path', 'identity', 'split')) + '\n')
+    with pytest.raises(ValueError, match=r't\.csv separates its columns by .*Save it with commas'):
+        read_table(tmp_path/'t.csv')
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'latin-1'])
+def test_other_encodings_are_named(tmp_path, encoding):
+    (tmp_path/'t.csv').write_text('path,identity,split\na.png,Zoë,train\n', encoding=encoding)
+    with pytest.raises(ValueError, match=r't\.csv is no text in UTF-8 .*Save it as UTF-8'): read_table(tmp_path/'t.csv')

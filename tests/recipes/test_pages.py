@@ -307,7 +307,7 @@ def runs(monkeypatch):
 
 
 def compared(monkeypatch, recipe, given, **kwargs):
-    behind = [str(o) for k,v in given.items() for o in (f'--{k.replace("_", "-")}', v)]
+    behind = [str(o) for k,v in given.items() for o in (f'--{k.replace("_", "-")}', v) if o is not True]
     monkeypatch.setattr(compare, 'behind', behind)
     return compare.main(recipe=recipe, **kwargs)
 
@@ -359,6 +359,10 @@ def test_compare_goes_on_where_it_was_stopped(monkeypatch, tmp_path, runs):
     assert pd.read_csv(out/'results.csv')['seed'].nunique() == 5
     with pytest.raises(SystemExit, match='first was 0 and is 1'):
         compared(monkeypatch, 'reid', given, seeds=5, out=out, arms='without,with', resume=True, first=1)
+    runs.clear() # Seeds that are done are not judged again: their figures would stand beside others
+    with pytest.raises(SystemExit, match='degraded was None and is True'):
+        compared(monkeypatch, 'reid', {**given, 'degraded': True}, seeds=6, out=out, arms='without,with', resume=True)
+    assert not runs
 
 
 @pytest.mark.parametrize('text', ['', ',mAP\n', ',mAP\nbaseline,.1\n',

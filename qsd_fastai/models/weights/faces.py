@@ -75,15 +75,20 @@ def _is_evolved(found):
     return _is_ir(found) and fourth is not None and fourth.ndim == 1
 
 
-# Its trainer keeps the network as `model.` beside a head of its own; without these it looks as TFace does
+# Its trainer keeps the network as `model.` beside a head of its own; without the head it looks as TFace does
 def _is_adaface(found):
     inside = not any(k.startswith('model.') for k in found.weights)
-    return inside and (found.has('head.kernel') or (_is_ir(found) and found.wrapper.endswith('model.')))
+    return inside and (found.has('head.kernel') or (_is_ir(found) and 'adaface' in found.file.name.lower()))
 
 
 ADAFACE = Project(
     name='AdaFace', channels='bgr', tells=_is_adaface, rename=_ir, told=nothing_told,
     spare=r'head\.(t|batch_mean|batch_std)',
+    network=Network(eps=1e-5, **HALF, **FACE))
+
+IR_IN_A_MODEL = Project(
+    name='AdaFace without its head, which trains on BGR, or of another trainer that keeps a model', channels='ask',
+    tells=lambda found: _is_ir(found) and found.wrapper.endswith('model.'), rename=_ir, told=nothing_told, spare=r'',
     network=Network(eps=1e-5, **HALF, **FACE))
 
 IR = Project(
@@ -106,4 +111,4 @@ EVOLVE = Project(
     name='face.evoLVe, which trains on RGB, or InsightFace_Pytorch, which trains on BGR', channels='ask', rename=_ir,
     told=nothing_told, spare=r'', tells=_is_evolved, network=Network(eps=1e-5, **HALF, **FACE))
 
-FACES = [MAGFACE, TFACE_R50, CURRICULARFACE, EVOLVE, ADAFACE, IR, ARCFACE, *MOBILEFACENETS]
+FACES = [MAGFACE, TFACE_R50, CURRICULARFACE, EVOLVE, ADAFACE, IR_IN_A_MODEL, IR, ARCFACE, *MOBILEFACENETS]

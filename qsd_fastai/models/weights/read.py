@@ -92,6 +92,7 @@ def _load(model, file, head, channels):
     plan = plan_switches(model, wanted)
     shapes = plan.shapes(model)
     body_only = isinstance(model, nn.ModuleDict)
+    _refuse_layers_between(model, parts, found, project, file)
     if not head: parts = [o for o in parts if not o.ours.startswith('head.')
                           or not _is_spare(o, model.body, project, body_only)]
     parts = _for_timm(model.body, parts, shapes, found, file)
@@ -172,6 +173,19 @@ def _fitted(model, parts, shapes, plan, found, project, file):
                          f'(keys of the file begin with {next(iter(found.origin.values()))}). '
                          'Make the Recognizer with the body that they were trained with.')
     return Fit(use, [k for k in missing if k in own], unexpected, skipped)
+
+
+def _refuse_layers_between(model, parts, found, project, file):
+    "`ValueError` where a classifier takes what another layer gives, for which there is no place: it would be left out"
+    shapes,named = model.state_dict(),(getattr(model.body, 'pretrained_cfg', None) or {}).get('classifier')
+    names = {f'body.{o}.weight' for o in ('fc', 'classifier', named) if isinstance(o, str)} | {'head.weight'}
+    flat = [o for o in parts if o.ours in names and o.value.ndim == 2 and o.ours not in shapes.keys() - {'head.weight'}]
+    for one in flat:
+        if after := next((o for o in flat if o is not one and o.value.shape[1] == one.value.shape[0]), None):
+            layer,classifier = (found.origin.get(o.theirs, o.theirs) for o in (one, after))
+            raise ValueError(f'{file}: weights of {project.name} do not fit a {type(model.body).__name__}: there is no '
+                             f'place for {layer}, whose {one.value.shape[0]} numbers {classifier} takes. Make the '
+                             'Recognizer with all layers that they were trained with.')
 
 
 def _is_spare(part, body, project, body_only):

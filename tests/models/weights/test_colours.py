@@ -6,7 +6,7 @@ import torch
 
 from qsd_fastai.models.bodies.by_name import make_body, own_bodies, sized_bodies
 from qsd_fastai.models.recognizer import Recognizer
-from qsd_fastai.models.weights.colours import colour_order
+from qsd_fastai.models.weights.colours import STATED, colour_order
 from qsd_fastai.models.weights.people import AGW, BODY
 from qsd_fastai.models.weights.read import PROJECTS, load_body, load_reference
 
@@ -30,8 +30,12 @@ def test_the_card_beside_a_file(tmp_path, name, text, order):
     assert found == (order or 'rgb')
     if order: assert name in because
     else: assert 'assumed' in because
-    # where a project says itself, or the user does, no card is asked
-    assert colour_order(tmp_path/'weights.pth', None, AGW)[0] == 'rgb'
+    # a project knows by itself, and what a card has as a setting may not differ; the user has the last word
+    if STATED.findall(text)[:1] in (['BGR'], ['bgr']):
+        with pytest.raises(ValueError, match=rf'AGW or QSD trains on RGB, and {name} beside it says BGR.*channels='):
+            colour_order(tmp_path/'weights.pth', None, AGW)
+    else: assert colour_order(tmp_path/'weights.pth', None, AGW)[0] == 'rgb'
+    assert colour_order(tmp_path/'weights_bgr.pth', None, AGW) == ('bgr', 'as the name of the file says')
     assert colour_order(tmp_path/'weights.pth', 'bgr', AGW) == ('bgr', 'as asked for')
 
 

@@ -150,6 +150,21 @@ def test_networks_of_tface(given, form, squeeze, source):
     assert same(model.body, body)
 
 
+@pytest.mark.parametrize(('name', 'order'), [
+    ('weights.ckpt', None), ('adaface_ir18.ckpt', 'bgr'), ('ir18_rgb.ckpt', 'rgb')])
+def test_a_network_in_a_model_without_a_head_is_of_nobody(tmp_path, name, order):
+    "AdaFace's trainer keeps it so, and others do, whose pictures are RGB"
+    body = noisy(tiny('adaface'))
+    torch.save({'state_dict': {f'model.{k}': v for k,v in ir_names(body, WITH).items()}}, tmp_path/name)
+    model = Recognizer(tiny('adaface'), 5)
+    if order is None:
+        with pytest.raises(ValueError, match="channels='bgr': nothing tells"): load_reference(model, tmp_path/name)
+        order = 'rgb'
+        load_reference(model, tmp_path/name, channels=order, show=False)
+    else: load_reference(model, tmp_path/name, show=False)
+    assert model.body.turned == (order == 'bgr')
+
+
 def test_mobilefacenet_of_tface(given):
     "The names of InsightFace_Pytorch, but for the last layers, which may learn nothing; RGB"
     source = noisy(MobileFaceNet(512, (32, 32), 'prelu'))

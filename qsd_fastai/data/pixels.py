@@ -8,7 +8,7 @@ __all__ = ['array_picture', 'is_array', 'rgb_of', 'turn_of']
 TURNS = dict(zip(range(2, 9), (
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)))
-BITS,SIGN = 258, 339 # Tags of TIFF: bits of a pixel, and whether they are signed
+BITS,KIND,SIGN = 258, 262, 339 # Tags of TIFF: bits of a pixel; 0 where white is 0; whether they are signed
 
 
 def turn_of(
@@ -28,7 +28,9 @@ def rgb_of(
     are not known: floats, and numbers outside of these."""
     mode = img.mode
     if mode == 'F': raise ValueError('it holds floats, whose black and white nobody knows: save it with 8 or 16 bits.')
-    if mode == 'I' or mode.startswith('I;16'): img = Image.fromarray(_of_deep(np.asarray(img), _top(img)))
+    if mode == 'I' or mode.startswith('I;16'):
+        tags,deep = getattr(img, 'tag_v2', None) or {},_of_deep(np.asarray(img), _top(img))
+        img = Image.fromarray(255 - deep if tags.get(KIND) == 0 else deep) # Which Pillow turns of 8 bits alone
     if mode == 'LAB': img = _of_lab(img)
     # premultiplied colours are divided by alpha; a palette whose entries have an alpha each loses it without a warning
     if mode in ('La', 'RGBa'): img = img.convert({'La': 'LA', 'RGBa': 'RGBA'}[mode])
@@ -49,9 +51,9 @@ def _of_deep(values, top=65535):
     low,high = int(values.min()), int(values.max())
     if low < 0 or high > top:
         raise ValueError(f'its values reach from {low} to {high}, outside 0 to {top}: save it with 8 or 16 bits.')
-    if 0 < high < 256:
-        raise ValueError(f'it has more than 8 bits a pixel and none above {high}, so that it would be black: '
-                         'save it with 8 bits.')
+    if 0 < high < (top + 1)//16:
+        raise ValueError(f'it has more than 8 bits a pixel and none above {high}, of {top}, so that it would be black: '
+                         'save it with 8 bits, its white at 255.')
     return ((values.astype(np.uint32)*255 + top//2)//top).astype(np.uint8)
 
 

@@ -109,6 +109,7 @@ def kinds():
         '32 bits, below zero': ('tif', saved(deep.astype(np.int32) - 30000, 'TIFF'), 'values reach from -'),
         '32 bits on the scale of 8': ('tif', saved(GREY.astype(np.int32), 'TIFF'), 'it would be black'),
         '16 bits on the scale of 8': ('png', saved(GREY.astype(np.uint16), 'PNG'), 'it would be black'),
+        '16 bits on the scale of 12': ('png', saved(GREY.astype(np.uint16)*16, 'PNG'), 'it would be black'),
         'EPS': ('jpg', saved(COLOURS, 'EPS'), 'UnidentifiedImageError'),
         'text': ('jpg', b'no picture', 'UnidentifiedImageError'), 'empty': ('png', b'', 'UnidentifiedImageError')}
     if features.check('webp'):

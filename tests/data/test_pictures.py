@@ -288,6 +288,12 @@ def test_a_picture_of_deep_colour_is_that_of_its_high_bytes():
     assert np.abs(np.asarray(open_picture(png16(deep[..., 0])))[..., 0].astype(int) - deep[..., 0]/257).max() <= .51
 
 
+def test_white_may_be_zero():
+    "As a tag of TIFF says; Pillow looks at it where a pixel has 8 bits"
+    seen = np.asarray(open_picture(saved(GREY16, 'TIFF', tiffinfo={262: 0})))
+    assert np.abs(seen.astype(int) - (255 - GREY[..., None])).max() <= 1
+
+
 def test_a_damaged_part_of_exif_does_not_hide_what_can_be_read():
     jpeg = saved(COLOURS, 'JPEG', quality=98, subsampling=0)
     turned = [open_picture(with_exif(jpeg, DAMAGED[k])) for k in ('unit as text', 'no header')]

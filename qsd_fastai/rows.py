@@ -53,5 +53,6 @@ def refuse_rows(
     if not len(bad): return
     row = frame.iloc[bad[0]]
     path = f'; path {row["path"]!r}' if 'path' in frame and column != 'path' else ''
+    found = row[column].item() if isinstance(row[column], np.generic) else row[column]
     raise error(f'Column {column!r} {what} in {len(bad)} of {len(frame)} rows, '
-                f'first in row {bad[0]} (counted from 0{path}): {row[column]!r}. {remedy}')
+                f'first in row {bad[0]} (counted from 0{path}): {found!r}. {remedy}')

@@ -71,7 +71,7 @@ def main(
     rates,ranks = rates_of(far),ranks_of(ranks)
     one_of('--precision', precision, 'float32', 'float16')
     judged = tables_to_judge(data, sets, pictures=not embeddings)
-    check_choices(judged[0].table, far_rule, thresholds, unit, reject_threshold, reject_figure, pool, weigh)
+    check_choices(judged[0].table, far_rule, thresholds, unit, reject_threshold, reject_figure, pool, weigh, qualities)
     pictures = pictures_of(judged)
     hardest = hardest_shown(pictures, hardest)
     embed,model = open_model(learner, weights, exported, embeddings, bs, flip, arch=arch, size=(height, width),

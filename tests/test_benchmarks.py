@@ -3,6 +3,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from started import start
@@ -15,13 +16,29 @@ def test_a_step_says_its_memory_on_a_cpu(tmp_path):
     small = '--arch resnet10t --height 64 --width 32 --n 8 --steps 1 --rounds 1 --forms none'
     code,said = start(BENCHMARKS/'step.py', *small.split(), '--out', tmp_path, folder=tmp_path)
     assert code == 0, said
-    assert '| | against | of the limit | GFLOP | GB | ms | anchors a second | MiB |' in said
+    assert '|  | against | of the limit | GFLOP | GB | ms | anchors a second | MiB |' in said
     found = json.loads((tmp_path/'step.json').read_text())
     row = found['rows']['none']
     assert row['MiB'] > 100
     assert 0 < row['of the limit'] < 2
     assert found['about']['size'] == '64x32'
     assert (tmp_path/'step.md').read_text() in said
+
+
+def test_a_table_is_markdown_and_json(script, tmp_path, capsys):
+    table = script('benchmarks/tuning/measured.py').Measured('found', n=3)
+    table.add('a | b', ratio=np.float32(1.5), n=np.int64(1234), lost=float('nan'))
+    table.add('c', ratio=torch.tensor(.25), said='as is', seconds=1234.5)
+    table.show(tmp_path)
+    said = capsys.readouterr().out
+    assert said.splitlines()[2:] == [
+        '|  | ratio | n | lost | said | seconds |', '| --- | --- | --- | --- | --- | --- |',
+        r'| a \| b | 1.50 | 1,234 |  |  |  |', '| c | 0.25 |  |  | as is | 1,234 |', '']
+    assert (tmp_path/'found.md').read_text() in said
+    found = json.loads((tmp_path/'found.json').read_text(), parse_constant=pytest.fail)
+    assert found['rows'] == {'a | b': {'ratio': 1.5, 'n': 1234, 'lost': None},
+                             'c': {'ratio': .25, 'said': 'as is', 'seconds': 1234.5}}
+    assert found['about']['n'] == 3
 
 
 def test_the_work_of_a_step_is_counted(script):

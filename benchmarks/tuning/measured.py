@@ -37,15 +37,16 @@ class Measured:
         **columns, # Numbers or texts, ratios first
     ):
         "A row; more columns of one that is there"
-        self.rows.setdefault(title, {}).update(columns)
+        plain = {k: v.item() if hasattr(v, 'item') else v for k,v in columns.items()}
+        self.rows.setdefault(title, {}).update({k: None if v != v else v for k,v in plain.items()})
 
     def text(self)->str:
         "Markdown"
         columns = list(dict.fromkeys(k for row in self.rows.values() for k in row))
-        lines = [', '.join(f'{k} {_known(v)}' for k,v in self.about.items()), '', '| | ' + ' | '.join(columns) + ' |',
-                 '|---'*(1 + len(columns)) + '|']
-        for title,row in self.rows.items():
-            lines.append(f'| {title} | ' + ' | '.join(number_text(row.get(k)) for k in columns) + ' |')
+        rows = [['', *columns], ['---']*(1 + len(columns))]
+        rows += [[title, *(number_text(row.get(k)) for k in columns)] for title,row in self.rows.items()]
+        lines = ['|' + '|'.join(f' {o} '.replace('|', r'\|') for o in row) + '|' for row in rows]
+        lines = [', '.join(f'{k} {_known(v)}' for k,v in self.about.items()), '', *lines]
         return '\n'.join(lines) + '\n'
 
     def show(self,

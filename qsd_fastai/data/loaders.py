@@ -250,6 +250,8 @@ def recognition_block(
     elif augment in (True, False): batch_tfms = [CropFlip(round(10*size[1]/128))] if augment else []
     else: raise ValueError(f"augment={augment!r} is unknown. Use True, False, 'face' or a list of batch transforms.")
     if copies: batch_tfms.append(DegradedCopies() if copies is True else copies)
+    if stats is not None and (isinstance(stats, str) or len(stats) != 2):
+        raise ValueError(f'stats is {stats!r}. Give (means, deviations) of three channels, or None.')
     if stats is not None: batch_tfms.append(Normalize.from_stats(*stats))
     if erase: batch_tfms.append(RandomErasing(erase))
     blocks = (PictureBlock, IdentityBlock, QualityBlock, SceneBlock(cameras))

@@ -131,8 +131,9 @@ def check_table(
                 'Keep one row a picture.')
     refuse_rows(table, 'split', ~table['split'].isin(SPLITS), 'is not train, query or gallery',
                 'Rename it, or use `split_identities`.')
-    q = table['quality']
-    refuse_rows(table, 'quality', (q < 0) | (q > 100), 'is outside 0..100', out_of_range(q))
+    for c in ('quality', 'true_quality'):
+        q = pd.to_numeric(table[c], errors='coerce') if c in table else ()
+        if len(q): refuse_rows(table, c, (q < 0) | (q > 100), 'is outside 0..100', out_of_range(q))
     if files: _check_files(table, root or table.attrs.get('root'))
     told = given.attrs.get('told', [])
     new = [text for text in _described(table, _met(given)).warnings if text not in told]

@@ -12,6 +12,8 @@ from ..runs.wandb_tables import figure_images
 
 __all__ = ['Judgement', 'check_choices', 'merged', 'ranks_of', 'rates_of', 'track_judgement']
 
+KNOWN = 'true_quality','quality','feature_norm' # Columns to reject by that tables may have, or not
+
 
 @dataclass
 class Judgement:
@@ -93,6 +95,7 @@ def check_choices(
     reject_figure:str,    # Of `judge_search`
     pool:str,             # Of `judge_templates`
     weigh:str,            # Of `judge_templates`
+    qualities:str='quality', # Columns to reject by, with commas between
 ):
     "Refuse what the judges would refuse only when everything has been embedded"
     one_of('--far-rule', far_rule, 'below', 'interpolated', 'nearest')
@@ -102,3 +105,5 @@ def check_choices(
     one_of('--reject-figure', reject_figure, 'mAP', 'rank1', 'mINP')
     one_of('--pool', pool, 'mean', 'norm')
     if weigh: one_of('--weigh', weigh, *table)
+    for c in qualities.split(','):
+        if c not in KNOWN: one_of('--qualities', c, *table, *KNOWN)

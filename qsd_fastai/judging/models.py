@@ -50,6 +50,10 @@ def open_model(
     if not file.is_file(): raise FileNotFoundError(f'There is no file {file} (--{kind}). Look at its name.')
     record = {'kind': kind, 'file': file.name, 'sha256': file_hash(file)}
     record |= dict.fromkeys(HOW) # None: nobody knows
+    other = [k for k,v in options.items() if k != 'workers' and any(v if isinstance(v, tuple) else (v,))]
+    if kind != 'weights' and other:
+        raise ValueError(f'--{kind} knows its network, and {", ".join(other)}, for --weights, is given as well. '
+                         'Leave it out.')
     if kind == 'embeddings':
         if flip: raise ValueError('--flip is for models, and these embeddings are made already. Leave it out.')
         return partial(read_embeddings, file),record

@@ -364,3 +364,9 @@ def test_pairs_are_known_from_where_pictures_stand(table, copies):
         found,wanted = ({*zip(*(o.tolist() for o in pairs))} for pairs in given)
         assert found == wanted
         assert len(found) == 3*(28 if copies else 6)
+
+
+@pytest.mark.parametrize('stats', ['half', (.5,), ((.5,)*3, (.5,)*3, 1)])
+def test_statistics_that_are_none(labelled_people, stats):
+    with pytest.raises(ValueError, match=r'stats is .*Give \(means, deviations\)'):
+        recognition_dataloaders(labelled_people, size=(32, 16), n_ids=4, n_imgs=2, num_workers=0, stats=stats)

@@ -384,3 +384,9 @@ def test_other_separators_are_named(tmp_path, separator):
 def test_other_encodings_are_named(tmp_path, encoding):
     (tmp_path/'t.csv').write_text('path,identity,split\na.png,Zoë,train\n', encoding=encoding)
     with pytest.raises(ValueError, match=r't\.csv is no text in UTF-8 .*Save it as UTF-8'): read_table(tmp_path/'t.csv')
+
+
+def test_true_quality_has_the_range_of_quality():
+    table = pd.DataFrame({'path': ['a.png', 'b.png'], 'identity': 'x', 'split': 'train', 'true_quality': [3., 1000.]})
+    with pytest.raises(ValueError, match=r"'true_quality' is outside 0..100 .*b\.png'\): 1000\.0\. Labels run from 3"):
+        check_table(table, files=False)

@@ -268,7 +268,8 @@ def test_a_judgement_that_failed_does_not_keep_the_folder(recipe, people, tmp_pa
     with patch.object(JudgedTable, 'write', side_effect=full), pytest.raises(SystemExit, match='No space left'):
         judged(recipe, tmp_path/'out', **o)
     assert judged(recipe, tmp_path/'out', **o)['figures']['mAP'] > 0
-    with pytest.raises(SystemExit, match='already holds a run'): judged(recipe, tmp_path/'out', **o)
+    with pytest.raises(SystemExit, match=r'already holds a run\. Name another --out'):
+        judged(recipe, tmp_path/'out', **o)
 
 
 def test_single_gallery_shot_where_the_record_says_so(recipe, people, tmp_path):
@@ -373,6 +374,7 @@ def test_many_splits_give_mean_and_spread(recipe, people, tmp_path, capsys):
     ({}, 'Name one model'),
     ({'embeddings': 'emb.npz', 'learner': 'learner.pkl'}, 'Name one model'),
     ({'learner': 'no.pkl'}, 'There is no file'),
+    ({'learner': 'learner.pkl', 'arch': 'resnet18', 'height': 32}, 'arch, size, for --weights, is given as well'),
     ({'learner': 'weights.pth'}, 'is not a learner'),
     ({'weights': 'weights.pth'}, 'needs --arch'),
     ({'weights': 'weights.pth', 'arch': 'resnet18', 'height': 32, 'width': 16}, 'do not fit'),
@@ -383,6 +385,7 @@ def test_many_splits_give_mean_and_spread(recipe, people, tmp_path, capsys):
     *(({'embeddings': 'emb.npz', option: value}, said) for option,value,said in (
         ('far', '2', '--far 2'), ('far', '.1,x', '--far x'), ('thresholds', 'gird', 'Did you mean grid'),
         ('unit', 'pairs', '--unit'), ('weigh', 'qualty', 'Did you mean quality'), ('pool', 'max', '--pool'),
+        ('qualities', 'qualty', 'Did you mean quality'),
         ('flip', True, '--flip'), ('precision', 'half', '--precision'), ('data', '', '--data'),
         ('data', 'none_*.csv', 'No table matches'), ('data', 'no.csv', 'No table at'),
         ('data', 'train.csv', 'only training pictures'), ('sets', 'no.csv', 'No pairs at')))], ids=str)

@@ -150,20 +150,20 @@ def _fitted(model, parts, shapes, plan, found, project, file):
     use,unexpected,skipped,foreign,wrong = {}, [], [], [], []
     for o in parts:
         theirs = found.origin.get(o.theirs, o.theirs) or o.ours
-        if o.ours in use: foreign.append(f'{theirs}, twice,')
+        if o.ours in use: foreign.append(f'{theirs} (twice)')
         elif o.ours not in shapes:
             if not _is_spare(o, model.body, project, body_only): foreign.append(theirs)
             elif o.ours != '_extra_state': unexpected.append(o.ours)
         elif tuple(o.value.shape) == shapes[o.ours] or (o.value.numel() == 1 and shapes[o.ours] == ()): use[o.ours] = o
         elif o.ours.startswith(('head.', 'center.')): skipped.append(o.ours)
-        else: wrong.append(f'{theirs}, {tuple(o.value.shape)} not {shapes[o.ours]},')
+        else: wrong.append(f'{theirs} ({tuple(o.value.shape)}, not {shapes[o.ours]})')
     given = {o.ours for o in parts}
     missing = [k for k in shapes if k not in given and not k.endswith('num_batches_tracked')]
     missing = [k for k in missing if not k.startswith('center.')]
     fresh = tuple(f'body.{o}' for o in getattr(model.body, 'fresh', ())) if body_only else ()
     lacking = [k for k in missing if not k.startswith(('head.', *fresh, *(f'{o}.' for o in plan.kept)))]
     own = model.state_dict()
-    wrong += [f'{found.origin.get(o.theirs, o.theirs)}, {o.value.dtype},' for k,o in use.items()
+    wrong += [f'{found.origin.get(o.theirs, o.theirs)} ({o.value.dtype})' for k,o in use.items()
               if o.value.is_complex() or (k in own and not k.endswith('num_batches_tracked')
                                           and own[k].is_floating_point() != o.value.is_floating_point())]
     said = {'there is no place for': foreign, 'it lacks': lacking, 'another shape or type has': wrong}

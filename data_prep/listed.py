@@ -36,7 +36,7 @@ from fastprogress import progress_bar
 from qsd_fastai.choices import one_of
 from qsd_fastai.data.labels import out_of_range, text_lines
 from qsd_fastai.data.table import SPLITS
-from qsd_fastai.rows import refuse_rows
+from qsd_fastai.rows import refuse_rows, refuse_separator
 from qsd_fastai.spelling import spell, spelled
 
 TRUE,FALSE = ('true', '1'), ('false', '0', '', 'none', 'nan', '<na>')
@@ -86,6 +86,7 @@ def _columns(file, lines, columns):
     else:
         head = cells[0][1]
         cells = cells[1:]
+        if len(head) == 1: refuse_separator(file, head, 'path', 'identity', *map(str, columns.values()))
         oml = {c: c for c in OML} if set(OML) <= set(head) else {}
         named = {**{c: c for c in COLUMNS if c in head}, **oml}
         if oml and 'identity' not in named: named |= {k: v for k,v in OML_NAMES.items() if v in head}

@@ -106,6 +106,7 @@ def test_lists_of_splits_and_paths_of_another_machine(pictures, tmp_path):
      r"line 4: 'a/1\.jpg' is in list\.txt, line 2, too"),
     ('p,q\na/1.jpg,x\n', '', {'path': 'p', 'identity': 'who'},
      "line 1: 0 columns are called 'who'; there are p, q"),
+    ('p;q\na/1.jpg;x\n', '', {'path': 'p', 'identity': 'q'}, "separates its columns by ';'"),
     ('p,q\na/1.jpg,x\n', '', {'path': 'p'}, 'Say which column is the identity'),
     ('a 3 1', 'torchreid', {'path': '0'}, 'Leave out the columns'),
     ('a/3.jpg\t1\n', '', {}, r"line 1: 'a/3\.jpg' is not in"),

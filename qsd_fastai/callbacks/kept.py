@@ -30,8 +30,12 @@ def read_state(
     if not wrong and not all(map(_is_fit, state['earlier'])): wrong = ['earlier']
     if not wrong and not _is_fit((state['n_epoch'], state['values'])): wrong = ['values']
     if not wrong and len(state['earlier']) != state['fit'] - 1: wrong = ['fit']
+    if not wrong and state['method'] and not _are_names(state['method'].get('callbacks')): wrong = ['method']
     if wrong: raise ValueError(f'{file} is not the state of a run: look at {wrong[0]}. {remedy}.')
     return state
+
+
+def _are_names(o): return isinstance(o, list) and all(isinstance(name, str) for name in o)
 
 
 def _is_fit(o):

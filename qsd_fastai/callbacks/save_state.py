@@ -130,7 +130,7 @@ class SaveState(Callback):
                              f'{batches}{there}. Resume with the same table and batch size, or start anew without '
                              'resume.')
         was,there = (' and '.join(o) or 'none' for o in (state['method'].get('callbacks', ()), _method(self.learn)))
-        if state['method'] and was != there:
+        if state['method'] and was != there and len(self.rows) < self.n_epoch:
             raise ValueError(f'{self.file} is of a run with other callbacks: {was}, and this one has {there}. Resume '
                              'with the same ones, or start anew without resume.')
         now = random_state()

@@ -1,5 +1,4 @@
 "The Weights & Biases callback: one run that holds all one wants to look at afterwards"
-import re
 import tempfile
 import time
 from contextlib import contextmanager
@@ -14,14 +13,7 @@ from fastcore.basics import store_attr
 
 from ..data.loaders import picture_files
 from ..distributed import processes
-from ..evaluation.metrics import (
-    GROUPS,
-    RetrievalMetric,
-    VerificationMetric,
-    hardest_pairs,
-    hardest_queries,
-    judge_of,
-)
+from ..evaluation.metrics import RetrievalMetric, VerificationMetric, hardest_pairs, hardest_queries, judge_of
 from ..fits import is_fit
 from ..models.heads.partial_fc import whole_state_dict
 from ..plots.pictures import hardest_figure, hardest_pairs_figure
@@ -46,8 +38,7 @@ STEPS = {'train': 'batch', 'lr': 'batch', 'valid': 'epoch', 'mean': 'epoch', 'co
 def valid_key(
     name:str, # As the recorder prints it
 )->str: # In a run
-    "The key of what an epoch ended with; a third of the quality is named as a judgement names it, `valid/mAP worst`"
-    name = re.sub(f'{GROUPS}$', r' \1', name)
+    "The key of what an epoch ended with"
     return {'train_loss': 'mean/smooth_loss', 'valid_loss': 'valid/loss'}.get(name, f'valid/{name}')
 
 
@@ -198,7 +189,9 @@ class TrackRun(Callback):
         hard = hardest_queries(search.store, self.hardest) if search else ()
         found = pairs.found() if pairs else None
         curves = [search and judged_search(search), pairs and judged_pairs(pairs)] if self.into is None else ()
-        figures = {k.removeprefix('valid/'): float(v) for k,v in self._figures().items() if k.startswith('valid/')}
+        # named as a judgement names them
+        figures = {k.removeprefix('valid/').replace('_', ' '): float(v) for k,v in self._figures().items()
+                   if k.startswith('valid/')}
         epoch = self.first_epoch + self.epoch + 1
         return {'epoch': epoch, 'figures': figures, 'hard': hard, 'pairs': found and found[0].per_pair,
                 'curves': [o for o in curves if o]}

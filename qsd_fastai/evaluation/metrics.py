@@ -16,7 +16,7 @@ from .verification import evaluate_verification, pair_folds, verification_by_qua
 __all__ = ['Retrieval', 'RetrievalJudge', 'RetrievalMetric', 'StoredMetric', 'Verification', 'VerificationJudge',
            'VerificationMetric', 'hardest_pairs', 'hardest_queries', 'judge_of']
 
-GROUPS = '_(worst|middle|best)' # How the name of a figure of a third ends, where `monitor` can name it
+GROUPS = '_(worst|middle|best)'
 
 
 class RetrievalJudge(Judge):

@@ -12,7 +12,7 @@ from ..files import save_text
 from .lock import hold, release
 from .made import changes, package_state, versions
 
-__all__ = ['FREE', 'RunFolder', 'model_artifact', 'opened', 'read_run', 'run_folder', 'run_or_nothing',
+__all__ = ['FREE', 'JUDGED', 'RunFolder', 'model_artifact', 'opened', 'read_run', 'run_folder', 'run_or_nothing',
            'stage_file', 'stage_run']
 
 # Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged. Judging

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qsd_fastai.callbacks import track_run as tracking
 from qsd_fastai.callbacks.found import described
 from qsd_fastai.callbacks.save_state import SaveState
-from qsd_fastai.callbacks.track_run import TrackRun, valid_key
+from qsd_fastai.callbacks.track_run import TrackRun
 from qsd_fastai.data.loaders import recognition_dataloaders
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.evaluation.metrics import Retrieval, Verification, hardest_pairs, hardest_queries
@@ -225,18 +225,6 @@ def test_curves_and_thirds_of_what_was_judged(tracked):
     assert kept[0]['lineVal'] == pytest.approx(result.mAP)
     assert len(kept) > 10
     assert {'worst', 'best'} <= set(thirds.index)
-
-
-def test_figures_of_thirds_have_one_spelling(labelled_people, offline, tmp_path):
-    "`mAP_worst`, which `monitor` can name, is `mAP worst` wherever a run has it"
-    learn = make(labelled_people, metrics=Retrieval('mAP', 'mAP_worst', 'rank1_best'),
-                 cbs=TrackRun(dir=tmp_path, log_model=False, log_table=False))
-    learn.fit(1, 1e-3)
-    run, = runs(tmp_path)
-    row, = run.rows('valid/mAP worst')
-    for k in ('mAP worst', 'rank1 best'): assert run.summary[f'final/{k}'] == pytest.approx(row[f'valid/{k}'])
-    assert not [k for k in {**row, **run.summary} if k.endswith(('_worst', '_best'))]
-    assert valid_key('top_k_accuracy') == 'valid/top_k_accuracy'
 
 
 def test_verification_is_looked_at(labelled_people, offline, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qsd_fastai.runs.folder import FREE, RunFolder, opened, run_folder, run_or_nothing
+from qsd_fastai.runs.folder import FREE, JUDGED, RunFolder, opened, run_folder, run_or_nothing
 
 
 def test_run_folder(tmp_path, monkeypatch):
@@ -70,10 +70,13 @@ def test_what_may_change_at_a_resume_may(tmp_path):
     args = {**dict.fromkeys(FREE, 'this'), 'lr': .1}
     run_folder('compare', tmp_path/'out', args)
     opened[-1].close()
-    for k in FREE:
+    for k in JUDGED: # What is done in one go is not judged again
+        with pytest.raises(ValueError, match=f'{k} was'):
+            run_folder('compare', tmp_path/'out', {**args, k: 'other'}, resume=True)
+    for k in (free := {*FREE} - {*JUDGED}):
         run_folder('compare', tmp_path/'out', {**args, k: 'other'}, resume=True)
         opened[-1].close()
-    assert {k for o in json.loads((tmp_path/'out'/'run.json').read_text())['changed'] for k in o} == {'at', *FREE}
+    assert {k for o in json.loads((tmp_path/'out'/'run.json').read_text())['changed'] for k in o} == {'at', *free}
     with pytest.raises(ValueError, match=r'lr was 0\.1 and is 0\.2'):
         run_folder('compare', tmp_path/'out', {**args, 'lr': .2}, resume=True)
 

@@ -34,8 +34,9 @@ def refuse_separator(
     error=ValueError, # The kind of error
 ):
     "The error on a file whose columns are separated by something else than commas"
+    signs = ';\t|: ' if len(columns) == 1 else ';\t|' # Names of several columns may hold blanks
     for c in map(str, columns):
-        sep = next((s for s in ';\t|: ' if s in c), None)
+        sep = next((s for s in signs if s in c), None)
         if sep and set(wanted) & {re.sub('^"|"$', '', o.strip()) for o in c.split(sep)}:
             raise error(f'{file} separates its columns by {sep!r}, and commas are wanted. Save it with commas.')
 

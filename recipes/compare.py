@@ -52,7 +52,7 @@ def main(
     arms = arms or 'without,shuffled,with,octuplet' + (',true' if table is None or 'true_quality' in table else '')
     chosen = chosen_arms(arms)
     content = None if table is None else table_content(table)
-    options = {'recipe': recipe, 'first': first, 'budget': budget, 'compared': arms, **given}
+    options = {'recipe': recipe, 'seeds': seeds, 'first': first, 'budget': budget, 'compared': arms, **given}
     if tables := settings_of(arms): options['settings'] = tables
     out,run_id = run_folder('compare', out, options, resume, content)
 
@@ -85,7 +85,7 @@ def main(
     figures['gains'] = gains_figure(gains[gains['figure'].isin(read[:8])], reference, of, looks)
     for k,figure in figures.items(): save_figure(figure, out/f'{k}.png')
     for k,frame in frames.items(): save_frame(frame, out/f'{k}.csv', index=False)
-    known = {**without_folders(options), 'seeds': seeds, 'stage': 'comparison', 'reference': reference}
+    known = {**without_folders(options), 'stage': 'comparison', 'reference': reference}
     run = start_run(name=out.name, group=out.name, dir=out, id=f'{run_id}-summary', job_type='compare', config=known,
                     tracked=not given.get('no_wandb'))
     uses(run, *evaluations_of(folders))

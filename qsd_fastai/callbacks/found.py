@@ -29,13 +29,13 @@ def found_config(
         'parameters': sum(p.numel() for p in model.parameters()),
         'n_identities': getattr(dls, 'c', None),
         'size': size and list(size),
-        'head': described(_head(learn, model)),
         'loss': described(loss_of(learn)),
         'optimizer': getattr(opt_func, '__name__', type(learn.opt).__name__),
         'lr': highest_rates(learn), 'wd': learn.opt.hypers[-1].get('wd'),
         'n_epoch': learn.n_epoch, 'n_batches': len(dls.train),
         'callbacks': {cb.name: described(cb) for cb in own},
         'device': str(getattr(dls, 'device', None))}
+    if (head := _head(learn, model)) is not None: found['head'] = described(head)
     loader = own_loader(dls)
     for k in ('n_ids', 'n_imgs', 'partners', 'bs', 'seed'): found[k] = getattr(loader, k, None)
     changes = [o for o in getattr(loader, 'after_batch', ()) if getattr(o, 'split_idx', None) == 0] # Of training alone

@@ -55,10 +55,9 @@ class TrackRun(Callback):
     Every loss term and learning rate a batch, or every few of a long epoch (`every`), metrics, pictures a second and
     memory an epoch, and at the end the model, the table, the quality histogram, the hardest queries with their ranked
     gallery, the hardest pairs, and of what `Retrieval` and `Verification` judged the curves (CMC, ROC and DET, errors
-    with the worst rejected) and the thirds by quality. Where
-    `SaveModelCallback` loads the best model, all of these are of its epoch: the artifact has the alias best, otherwise
-    last, and its epoch and figures; `final/` in the summary has them, too. Figures of `valid/` stand in the summary as
-    the best epoch had them and as the last one had.
+    with the worst rejected) and the thirds by quality. Where `SaveModelCallback` loads the best model, all of these are
+    of its epoch: the artifact has the alias best, otherwise last, and its epoch and figures; `final/` in the summary
+    has them, too. Figures of `valid/` stand in the summary as the best epoch had them and as the last one had.
     validate, get_preds and lr_find log nothing. What is embedded or compared anew (maps of embeddings and of energy,
     gains over another model) recipes add, and in Python `judge_search` and `judge_pairs` give it.
 

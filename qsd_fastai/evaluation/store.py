@@ -98,7 +98,6 @@ class EmbeddingStore:
             self.parts,self.current,self.version = [],True,self.version + 1
             table = self._validated(learn)
             self.paths = None if table is None else table['path']
-            self.trained = [o.scene[0] for o in _table_rows(learn.dl) if o.scene[2] == 'train']
             for judge in self.judges: judge.prepare(table)
         if self.flip: emb = self._with_mirrored(learn, emb)
         emb = emb.detach().to(getattr(torch, self.precision))
@@ -107,6 +106,7 @@ class EmbeddingStore:
     def _validated(self, learn):
         "Path and split by row: the learner's table, or other rows that are validated in its place; None: unknown"
         table,items = getattr(learn.dls, 'table', None),_table_rows(learn.dl)
+        self.trained = [o.scene[0] for o in items if o.scene[2] == 'train']
         if not items: return table
         seen = pd.DataFrame({'path': [o.path for o in items], 'split': [o.scene[2] for o in items]},
                             index=[o.scene[0] for o in items])

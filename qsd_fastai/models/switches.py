@@ -254,7 +254,7 @@ def unpacked(
     flat = isinstance(tensor, torch.Tensor) and tensor.ndim == 1 and not tensor.is_complex()
     # bytes are exact in every kind of number, and in the mean of several that say the same
     try: found = json.loads(bytes(map(_byte, tensor.tolist()))) if flat and len(tensor) < 10_000 else None
-    except (ValueError, RecursionError): found = None
+    except (ValueError, OverflowError, RecursionError): found = None
     if not isinstance(found, dict):
         raise ValueError('_extra_state is not what a Recognizer keeps. Leave it out of the state dict.')
     for name,value in found.items():

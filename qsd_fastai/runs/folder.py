@@ -15,10 +15,10 @@ from .made import changes, package_state, versions
 __all__ = ['FREE', 'JUDGED', 'RunFolder', 'model_artifact', 'opened', 'read_run', 'run_folder', 'run_or_nothing',
            'stage_file', 'stage_run']
 
-# Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged. Judging
-# is done again at a resume, and the content of the data is looked at
+# Options that a finished stage does not depend on: where its data lie, how a run is kept, loaded and judged, and how
+# many seeds there are. Judging is done again at a resume, and the content of the data is looked at
 JUDGED = 'degraded','far','flip','sets'
-FREE = (*JUDGED, 'arms', 'data', 'group', 'keep', 'no_wandb', 'shuffle_quality', 'workers')
+FREE = (*JUDGED, 'arms', 'data', 'group', 'keep', 'no_wandb', 'seeds', 'shuffle_quality', 'workers')
 PARTS = {'id': str, 'args': dict, 'stages': dict, 'changed': list, 'versions': dict, 'package': dict, 'table': dict,
          'diverged': str, 'results': str, 'curves': dict}
 opened = [] # Folders of runs that this process is at, the outermost first

@@ -380,6 +380,11 @@ def test_other_separators_are_named(tmp_path, separator):
         read_table(tmp_path/'t.csv')
 
 
+def test_names_of_columns_may_hold_blanks(tmp_path):
+    (tmp_path/'t.csv').write_text('path,identity,split,image path,who: identity\na.png,x,train,1,2\n')
+    assert read_table(tmp_path/'t.csv', check=False)['image path'].tolist() == [1]
+
+
 @pytest.mark.parametrize('encoding', ['utf-16', 'latin-1'])
 def test_other_encodings_are_named(tmp_path, encoding):
     (tmp_path/'t.csv').write_text('path,identity,split\na.png,Zoë,train\n', encoding=encoding)

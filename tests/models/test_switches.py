@@ -225,6 +225,7 @@ def test_a_stride_there_and_back(layout):
 
 
 @pytest.mark.parametrize('state', [
+    torch.tensor([123.5]), torch.tensor([float('inf')]), torch.tensor([float('nan')]),
     torch.tensor([1, 2], dtype=torch.uint8), torch.zeros(3), torch.tensor(7, dtype=torch.uint8), None, 'text', {},
     torch.tensor(list(b'[]'), dtype=torch.uint8), torch.tensor(list(b'{"pool": "sum"}'), dtype=torch.uint8),
     torch.tensor(list(b'{"eps": NaN}'), dtype=torch.uint8), torch.tensor(list(b'{"unheard": 1}'), dtype=torch.uint8),

@@ -69,6 +69,6 @@ def numbers(
     for k,v in scalars.items():
         if k not in found: by_device.setdefault(v.device, []).append(k)
     for names in by_device.values():
-        stacked = torch.stack([scalars[k].detach().as_subclass(torch.Tensor).float().reshape(()) for k in names])
+        stacked = torch.stack([of_no_subclass(scalars[k].detach()).float().reshape(()) for k in names])
         found |= dict(zip(names, stacked.cpu().tolist()))
     return {k: found[k] for k in scalars}

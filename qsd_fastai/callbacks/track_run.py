@@ -22,7 +22,8 @@ from ..plots.style import said_of, signed
 from ..runs.history import History
 from ..runs.keys import under
 from ..runs.made import made_with, peak_memory, reset_peak_memory
-from ..runs.wandb_run import active_run, finish_run, kept_beside, last_known, log_files, start_run, wandb
+from ..runs.wandb_run import (active_run, finish_run, kept_beside, last_known, log_files, log_soon, send_rows,
+                              start_run, wandb)
 from ..runs.wandb_tables import figure_images, hardest_table, pairs_table
 from ..shown import shown
 from ..tensors import numbers
@@ -161,10 +162,11 @@ class TrackRun(Callback):
         row = numbers(under('train', {'loss': self.loss, **loss_terms(self.learn)}))
         row |= {f'lr/group{i}': h['lr'] for i,h in enumerate(self.opt.hypers)} | {'batch': batch}
         self.batches.add(row)
-        if not self.again or batch > self.known_batch: self.wandb_run.log(row)
+        if not self.again or batch > self.known_batch: log_soon(self.wandb_run, row)
 
     def after_train(self):
         if not self.tracks: return
+        send_rows(self.wandb_run)
         pace = processes()[1]*self.pictures/(time.perf_counter() - self.start)
         memory = peak_memory(getattr(self.dls, 'device', None))
         self.cost = under('cost', {'pictures_a_second': pace, **memory}) if self.pictures else {}
@@ -212,6 +214,7 @@ class TrackRun(Callback):
         # by every process: each has some of the centers of a `PartialFC`
         weights = whole_state_dict(get_model(self.learn.model)) if self.begun and self.log_model else None
         if not self.tracks or self.wandb_run is None: return
+        send_rows(self.wandb_run) # Of an epoch that was cancelled
         # early stopping lets nobody see its last epoch
         if self.trained and len(self.recorder.values) > self.rows: self._log_epoch()
         batches = self.first_batch + self.n_epoch*len(self.dls.train)

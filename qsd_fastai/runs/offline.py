@@ -99,12 +99,12 @@ def offline_runs(
 def runs_frame(
     runs:list, # Of `OfflineRun`
 )->pd.DataFrame:
-    "A row a run: what it is, and its figures as the model came out"
+    "A row a run: what it is, and its figures as the model came out, named as tables name them: `mAP worst`"
     rows = []
     for run in runs:
         what = {k: run.header.get(of, '') for k,of in (('group', 'run_group'), ('job', 'job_type'))}
         own = {k: run.config.get(k) for k in ('arm', 'seed')}
-        figures = {k.removeprefix('final/'): v for k,v in run.summary.items() if k.startswith('final/')}
+        figures = {k[len('final/'):].replace('_', ' '): v for k,v in run.summary.items() if k.startswith('final/')}
         rows.append({'run': run.header.get('display_name', run.id), **what, **own, 'state': run.state,
                      'epochs': run.summary.get('epoch'), **figures})
     return pd.DataFrame(rows)

@@ -3,6 +3,7 @@ import atexit
 import netrc
 import os
 import re
+import time
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -16,10 +17,12 @@ try:
     import wandb
 except ImportError: wandb = None # Then runs are not tracked, and all else works
 
-__all__ = ['active_run', 'finish_run', 'has_key', 'kept_beside', 'last_known', 'log_files', 'start_run', 'trial_id',
-           'uses']
+__all__ = ['active_run', 'finish_run', 'has_key', 'kept_beside', 'last_known', 'log_files', 'log_soon', 'send_rows',
+           'start_run', 'trial_id', 'uses']
 
+SECONDS = 5  # That a row waits at most, if others follow
 at_exit = {} # By id, what Python is to do about a run that was started and not finished
+waiting = {} # By id, rows that are to be logged, and since when there are any
 
 
 def start_run(
@@ -110,6 +113,7 @@ def finish_run(
 ):
     "End a run, and say where it is"
     if isinstance(run, NoRun): return
+    send_rows(run)
     atexit.unregister(at_exit.pop(run.id, None))
     folders,offline = _folders_of(run) if run.offline else [],run.offline
     url = None if offline or run.disabled else run.url
@@ -119,6 +123,27 @@ def finish_run(
     parts = ' '.join(str(o.relative_to(here) if o.is_relative_to(here) else o) for o in folders)
     if offline: print(f'W&B run kept offline. To upload it: wandb login, then wandb sync {parts}')
     elif url: print(f'W&B run: {url}')
+
+
+def log_soon(
+    run,      # Of W&B, or `NoRun`
+    row:dict, # Key -> number
+):
+    """Log a row together with those that follow, after seconds or at `send_rows`; at once where others end the run
+
+    Each time, W&B wakes threads of its own, and for one row this takes ten times as long as the row."""
+    if run.id not in at_exit: return run.log(row)
+    rows,since = waiting.setdefault(run.id, ([], time.perf_counter()))
+    rows.append(row)
+    if time.perf_counter() - since > SECONDS: send_rows(run)
+
+
+def send_rows(
+    run, # Of W&B, or `NoRun`
+):
+    "Log now what `log_soon` kept: before anything else is logged, and at the end"
+    rows,_ = waiting.pop(run.id, ((), 0))
+    for row in rows: run.log(row)
 
 
 def last_known(

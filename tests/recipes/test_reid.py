@@ -68,8 +68,8 @@ def test_reid_trains_labels_tunes_and_judges(people):
     for o in tracked: o.check_keys()
     for o in tracked[:-1]:
         final = [k for k in o.summary if k.startswith('final/')]
-        assert 'final/mAP best' in final
-        assert not any('_' in k for k in final if 'quality' not in k)  # one figure, one name
+        assert 'final/mAP_best' in final
+        assert not any(' ' in k for k in final)  # one figure, one name: as `valid/` spells it
     assert [o.header.job_type for o in tracked] == ['train', *['fine-tune']*3, 'compare']
     assert [o.config['arm'] for o in tracked[:-1]] == list(results.index)
     assert [o.config['stage'] for o in tracked[:-1]] == ['baseline', *['fine-tuning']*3]

@@ -9,7 +9,7 @@ def test_kinds():
     assert kinds == ['number', 'number', 'number', 'picture', 'table', 'histogram']
     assert under('plots', {'roc': 1, 'cmc': 2}) == {'plots/roc': 1, 'plots/cmc': 2}
     assert under('charts', {'roc_blur_0.7': 1}) == {'charts/roc_blur_0_7': 1} # A dot would be a step into it
-    assert under('final', {'tar@0.01': 1}) == {'final/tar@0.01': 1}
+    assert under('final', {'tar@0.01': 1, 'mAP worst': 2}) == {'final/tar@0.01': 1, 'final/mAP_worst': 2}
     for key in ('roc', 'train', 'plot/roc', ''):
         with pytest.raises(ValueError, match='is no key of a run'): kind_of(key)
     with pytest.raises(ValueError, match="'pictures/roc' is no key"): under('pictures', {'roc': 1})

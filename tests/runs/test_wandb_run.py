@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 from started import start
 
-from qsd_fastai.runs.wandb_run import _folders_of, _values_of, finish_run, has_key, kept_beside, start_run
+from qsd_fastai.runs import wandb_run
+from qsd_fastai.runs.wandb_run import (_folders_of, _values_of, finish_run, has_key, kept_beside, log_soon, send_rows,
+                                       start_run)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from wandb_files import runs
@@ -15,9 +17,10 @@ from wandb_files import runs
 
 def test_a_run_that_is_left_open_is_failed_when_python_ends(tmp_path):
     script = f'''
-from qsd_fastai.runs.wandb_run import start_run
+from qsd_fastai.runs.wandb_run import log_soon, start_run
 run = start_run(dir=r"{tmp_path}")
 run.log(dict(a=1))
+log_soon(run, dict(b=2))
 raise KeyboardInterrupt'''
     env = {**os.environ, 'WANDB_MODE': 'offline'}
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, env=env)
@@ -26,6 +29,31 @@ raise KeyboardInterrupt'''
     assert 'KeyboardInterrupt' in done.stderr
     assert run.exit == [1]
     assert run.rows('a')
+    assert run.rows('b')
+
+
+def test_rows_that_wait_come_in_their_order_before_what_is_logged_after_them(tmp_path, monkeypatch):
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    run = start_run(dir=tmp_path)
+    called,log = [],run.log
+    monkeypatch.setattr(run, 'log', lambda row: (called.append(row), log(row)))
+    for k in range(3): log_soon(run, {'train/a': k})
+    assert not called
+    send_rows(run)
+    assert called == [{'train/a': k} for k in range(3)]
+    run.log({'valid/b': 1})
+    monkeypatch.setattr(wandb_run, 'SECONDS', 0)
+    log_soon(run, {'train/a': 3})
+    assert len(called) == 5
+    monkeypatch.setattr(wandb_run, 'SECONDS', 5)
+    log_soon(run, {'train/a': 4})
+    finish_run(run, said=False)
+    kept, = runs(tmp_path)
+    assert [row.get('train/a', row.get('valid/b')) for row in kept.history] == [0, 1, 2, 1, 3, 4]
+    assert not wandb_run.waiting
+    own = SimpleNamespace(id='of its own', log=called.append) # Nobody knows when it ends
+    log_soon(own, {'train/a': 5})
+    assert called[-1] == {'train/a': 5}
 
 
 def test_a_program_that_a_tracked_one_starts_elsewhere_keeps_its_run(tmp_path, monkeypatch):

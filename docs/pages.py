@@ -10,12 +10,14 @@ import pkgutil
 import re
 import shutil
 import sys
+from functools import partial
 from html import escape
 from inspect import Parameter
 from pathlib import Path
 from textwrap import wrap
 
 from fastcore.docments import docments
+from nbdev.showdoc import ShowDocRenderer, show_doc
 from sphinx.cmd.build import main as sphinx
 
 import qsd_fastai
@@ -55,38 +57,41 @@ def prose(o, known):
 def plain(p): return str(p.replace(annotation=Parameter.empty, default=Parameter.empty))
 
 
-def written(p):
-    "An argument's default, as it is written"
-    if p.default is Parameter.empty: return ''
-    name = getattr(p.default, '__name__', None) or repr(p.default)
-    return '`' + re.sub(r' at 0x\w+', '', name)[:60].replace('|', '\\|') + '`'
+class Entry(ShowDocRenderer):
+    "What `show_doc` of nbdev gives for the site: how it is called, what it is, its arguments as a table"
+    def __init__(self, sym, known=(), **kwargs):
+        super().__init__(sym, **kwargs)
+        self.known = known
+        self.found = docments(sym, full=True) if self.sig else {}
+        self.taken = {n: p for n,p in self.sig.parameters.items() if n != 'self'} if self.sig else {}
 
+    def _repr_markdown_(self):
+        said = prose(self.sym, self.known)
+        if self.title_level > 3: return '\n'.join([f'**`.{self.nm}`**: {said}', '', *self.table()])
+        called = ', '.join(map(plain, self.taken.values())) if self.sig else '...'
+        called = '\n'.join(wrap(f'{self.nm}({called})', 96, subsequent_indent=' '*(len(self.nm) + 1)))
+        return '\n'.join([f'```python\n{called}\n```', '', said, '', *self.table()])
 
-def comment(o, found, name):
-    "That of an argument; those of `*args` and `**kwargs`, which docments leaves out, from the source"
-    said = getattr(found.get(name), 'docment', None)
-    if said: return said
-    found = re.search(rf'\*{re.escape(name)}\b[^#\n]*# (.+)', inspect.getsource(o))
-    return found[1].strip() if found else ''
+    def table(self):
+        "Of arguments, and what comes back"
+        rows = [f'| `{plain(p)}` | {self.default(p)} | {text(self.comment(n), self.known)} |'.replace('\n', ' ')
+                for n,p in self.taken.items()]
+        back = getattr(self.found.get('return'), 'docment', None)
+        said = [f'Gives: {text(back, self.known)}', ''] if back else []
+        return [*(['| argument | default | |', '|---|---|---|', *rows, ''] if rows else []), *said]
 
+    def default(self, p):
+        "As it is written"
+        if p.default is Parameter.empty: return ''
+        name = getattr(p.default, '__name__', None) or repr(p.default)
+        return '`' + re.sub(r' at 0x\w+', '', name)[:60].replace('|', '\\|') + '`'
 
-def arguments(o, known):
-    "The table of arguments, and what comes back"
-    try: found,signature = docments(o, full=True), inspect.signature(o)
-    except (TypeError, ValueError): return []
-    rows = [f'| `{plain(p)}` | {written(p)} | {text(comment(o, found, n), known)} |'.replace('\n', ' ')
-            for n,p in signature.parameters.items() if n != 'self']
-    back = found.get('return')
-    table = ['| argument | default | |', '|---|---|---|', *rows, ''] if rows else []
-    said = text(back.docment, known) if back is not None and back.docment else ''
-    return [*table, *([f'Gives: {said}', ''] if said else [])]
-
-
-def heading(name, o):
-    "How it is called"
-    try: names = [plain(p) for n,p in inspect.signature(o).parameters.items() if n != 'self']
-    except (TypeError, ValueError): names = ['...']
-    return '\n'.join(wrap(f'{name}({", ".join(names)})', 96, subsequent_indent=' '*(len(name) + 1)))
+    def comment(self, name):
+        "That of an argument; those of `*args` and `**kwargs`, which docments leaves out, from the source"
+        said = getattr(self.found.get(name), 'docment', None)
+        if said: return said
+        found = re.search(rf'\*{re.escape(name)}\b[^#\n]*# (.+)', inspect.getsource(self.sym))
+        return found[1].strip() if found else ''
 
 
 def anchor(module, name):
@@ -98,15 +103,17 @@ def entry(module, name, o, known):
     "A public name: what it is, its arguments, and the methods that say what they do"
     lines = [f'({anchor(module, name)})=', f'### `{name}`', '']
     if not callable(o): return [*lines, *constant(o), '']
-    lines += [f'```python\n{heading(name, o)}\n```', '', prose(o, known), '', *arguments(o, known)]
+    shown = partial(show_doc, renderer=partial(Entry, known=known))
+    lines.append(shown(o, name=name)._repr_markdown_())
     for k,method in vars(o).items() if inspect.isclass(o) else ():
         if k.startswith('_') or not getattr(method, '__doc__', None) or not inspect.isfunction(method): continue
-        lines += [f'**`.{k}`**: {prose(method, known)}', '', *arguments(method, known)]
+        lines.append(shown(method, name=k, title_level=4)._repr_markdown_())
     return lines
 
 
 def constant(o):
     said = repr(list(o) if isinstance(o, dict) else o)
+    if isinstance(o, set): said = f'{{{", ".join(map(repr, sorted(o)))}}}' # Of no order, and another one each time
     return [f'A `{type(o).__name__}`' + (f': `{said[:300].replace("`", "")}`' if ' at 0x' not in said else '')]
 
 

@@ -57,16 +57,14 @@ def embed_in_blocks(
 def read_blocks(
     files, # Of `embed_in_blocks`
     rows,  # Numbers of rows of the table, ascending
-)->torch.Tensor: # `(len(rows), nf)`
-    "Their embeddings, with no more in memory than these and one block"
-    rows,out,start,done = torch.as_tensor(rows),None,0,0
+): # Iterator of `(some, nf)`
+    "Their embeddings, a block at a time"
+    rows,start,done = torch.as_tensor(rows),0,0
     for file in files:
         part = torch.load(file, weights_only=True)
         here = rows[done:torch.searchsorted(rows, start + len(part))] - start
-        if out is None: out = part.new_empty(len(rows), part.shape[1])
-        out[done:done + len(here)] = part[here]
+        yield part[here]
         start,done = start + len(part),done + len(here)
-    return out
 
 
 def label_table(
@@ -74,13 +72,16 @@ def label_table(
     files,    # Of `embed_in_blocks`
     **kwargs, # For `similarity_quality`
 )->pd.Series: # 0 to 100, NaN = unknown
-    "Labels of the training pictures among themselves, and of the held-out ones among themselves"
+    """Labels of the training pictures among themselves, and of the held-out ones among themselves
+
+    What is compared lies in a file beside the blocks, for it may be more than a memory takes."""
     quality = pd.Series(np.nan, index=table.index, dtype='float32')
     for held_out in (False, True):
         rows = np.flatnonzero((table['split'] != 'train') == held_out)
         if not len(rows): continue
         who = table['identity'].iloc[rows].to_numpy()
-        quality.iloc[rows] = similarity_quality(read_blocks(files, rows), who, **kwargs)
+        lies = files[0].with_name('held_out.f32' if held_out else 'train.f32')
+        quality.iloc[rows] = similarity_quality(read_blocks(files, rows), who, file=lies, **kwargs)
     return quality
 
 

@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_map_only
 
-__all__ = ['after_first', 'as_first', 'from_first', 'gather', 'gather_objects', 'gather_parts', 'gather_rows',
-           'highest', 'processes', 'share_of', 'shared_out', 'summed', 'together']
+__all__ = ['after_first', 'are_together', 'as_first', 'from_first', 'gather', 'gather_objects', 'gather_parts',
+           'gather_rows', 'highest', 'processes', 'share_of', 'shared_out', 'summed', 'together']
 
 
 _asked = count()
@@ -120,6 +120,11 @@ def together():
     finally: _together.pop()
 
 
+def are_together()->bool:
+    "Is this within `together`, with other processes?"
+    return processes()[1] > 1 and bool(_together)
+
+
 def shared_out(
     jobs, # The same on every process; those of others are made, too
     do,   # What is done to each job; what it gives can be pickled
@@ -128,8 +133,8 @@ def shared_out(
 
     As one process alone does a job the same way, the answers are the same, to the last digit. What one of them raises
     ends the work of all."""
+    if not are_together(): return map(do, jobs)
     rank,world = processes()
-    if world == 1 or not _together: return map(do, jobs)
     own,failed = {},None
     try:
         for k,o in enumerate(jobs):

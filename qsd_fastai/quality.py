@@ -7,6 +7,7 @@ positives and 24 negatives in each of 12 rounds, takes the 1-dimensional Wassers
 
 Pictures are worked through identity by identity in blocks; no picture x picture matrix is kept in either mode."""
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .columns import complete_table
 from .distributed import shared_out, together
 from .spelling import same_codes
 from .tensors import finite_rows, full_precision, plain_tensor
+from .unit_rows import parts_of, unit_rows
 
 __all__ = ['comparable', 'label_table', 'norm_quality', 'similarity_quality', 'to_hundred', 'wasserstein']
 
@@ -179,7 +181,7 @@ def to_hundred(
 
 @torch.no_grad()
 def similarity_quality(
-    emb,                 # `(n, nf)`, numpy or torch, on any device; taken to unit length here, in float32 or better
+    emb,                 # `(n, nf)`, numpy or torch, of any device and length; or an iterator of its parts, in order
     ids,                 # `(n,)` identities, of any type
     mode='sampled',      # 'sampled': the published draws, linear in n; 'exact': all pairs, no chance, quadratic in n
     n_pos=24,            # Other pictures of the identity in a round, none twice; all of them where there are fewer
@@ -190,21 +192,23 @@ def similarity_quality(
     scaling='minmax',    # 'minmax' (published): the extremes of the set become 0 and 100; 'robust': its `percentiles`
     percentiles=(1, 99), # Of 'robust', 0 to 100; what lies outside is clipped
     min_imgs=2,          # Identities with fewer pictures get no label; 2 or more
+    file=None,           # Where embeddings of the CPU lie while they are compared; in memory when not given
 )->np.ndarray: # `(n,)` float32, 0 to 100 and higher is better
     """Quality labels from similarity distributions as in SDD-FIQA (CVPR 2021, arXiv 2103.05977).
 
     NaN, never a made-up middle, for pictures of identities with fewer than `min_imgs`; they still count as negatives of
-    others. `ValueError` for a wrong length, NaN or zero embeddings (naming the row), fewer than two identities, no
-    identity with `min_imgs` pictures, and embeddings that are all alike."""
+    others. They are compared at unit length, in float32 or better. A `file`, of as many bytes as they have, is
+    memory-mapped: processes that are `together` share it, and the system takes its memory back where others need it.
+
+    `ValueError` for a wrong length, NaN or zero embeddings (naming the row), fewer than two identities, no identity
+    with `min_imgs` pictures, and embeddings that are all alike."""
     one_of('mode', mode, 'sampled', 'exact')
     one_of('scaling', scaling, 'minmax', 'robust')
     if min(n_pos, n_neg, rounds) < 1:
         raise ValueError(f'n_pos, n_neg and rounds are {n_pos}, {n_neg} and {rounds}. Give 1 or more of each.')
     if min_imgs < 2: raise ValueError(f'min_imgs is {min_imgs}. Give 2 or more: a picture alone has nobody to be like.')
-    emb,ids = plain_tensor(emb), ids if hasattr(ids, '__len__') else list(ids)
-    if emb.ndim != 2: raise ValueError(f'emb is {tuple(emb.shape)}. It must be (pictures, features).')
-    if len(ids) != len(emb): raise ValueError(f'There are {len(ids)} ids for {len(emb)} embeddings. Give one for each.')
-    finite_rows(emb)
+    ids = ids if hasattr(ids, '__len__') else list(ids)
+    if not isinstance(emb, Iterator): emb = parts_of(emb, len(ids))
     codes, = same_codes(ids, name='ids')
     if (codes < 0).any():
         raise ValueError(f'ids row {int((codes < 0).argmax())} is empty. Every picture needs an identity.')
@@ -213,18 +217,13 @@ def similarity_quality(
 
     # identity by identity: picture `order[i]` comes i-th, and its identity takes the rows start[i]:stop[i]
     counts,order = np.bincount(codes), np.argsort(codes, kind='stable')
-    stop = np.cumsum(counts)[codes[order]]
-    start,stop,place = (torch.from_numpy(o).to(emb.device) for o in (stop - counts[codes[order]], stop, order))
-    known = stop - start >= min_imgs
-    if not known.any():
+    if counts.max() < min_imgs:
         raise ValueError(f'No identity has {min_imgs} pictures, the largest has {counts.max()}. '
                          'Lower min_imgs or check the ids.')
-    emb = full_precision(emb[place])
-    norm = emb.norm(dim=1, keepdim=True)
-    if (norm == 0).any():
-        row = int(place[norm[:, 0] == 0].min())
-        raise ValueError(f'emb row {row} is all zero and has no direction. Leave it out or mend the model.')
-    emb /= norm
+    emb = unit_rows(emb, order, file)
+    stop = np.cumsum(counts)[codes[order]]
+    start,stop = (torch.from_numpy(o).to(emb.device) for o in (stop - counts[codes[order]], stop))
+    known = stop - start >= min_imgs
     with torch.autocast(emb.device.type, enabled=False):
         if mode == 'sampled': distances = _sampled(emb, start, stop, known, n_pos, n_neg, rounds, seed, signed)
         else: distances = _exact(emb, start, stop, known, signed)

@@ -224,6 +224,31 @@ def test_few_others_never_hangs():
     np.testing.assert_allclose(similarity_quality(emb, ids), similarity_quality(emb, ids, mode='exact'), atol=1e-4)
 
 
+@pytest.mark.parametrize('kind', [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize('mode', ['sampled', 'exact'])
+def test_parts_and_a_file_give_the_labels_of_the_whole(people, tmp_path, kind, mode):
+    emb,ids = people[0].astype(kind),people[1]
+    whole = similarity_quality(emb, ids, mode)
+    lies = tmp_path/'compared'
+    for parts,file in (([emb], None), (np.split(emb, [1, 120, 121]), None), (np.split(emb, [120]), lies)):
+        given = [o.copy() for o in parts]
+        assert similarity_quality(iter(parts), ids, mode, file=file).tobytes() == whole.tobytes()
+        assert all((o == p).all() for o,p in zip(parts, given)) # Left as they were
+    assert similarity_quality(emb, ids, mode, file=lies).tobytes() == whole.tobytes()
+    assert lies.stat().st_size == emb.size*max(4, emb.itemsize)
+
+
+def test_bad_parts(people, tmp_path):
+    emb,ids,_ = people
+    bad,zero = emb.copy(),emb.copy()
+    bad[207, 3],zero[211] = np.inf,0
+    for rows,message in ((bad, 'row 207 holds'), (zero, 'row 211 is all zero'), (emb[:-1], '300 ids for 299'),
+                         (np.concatenate([emb, emb]), '300 ids for more embeddings'), (emb[:0], '300 ids for 0')):
+        for file in (None, tmp_path/'compared'):
+            parts = iter(np.split(rows, [200]) if len(rows) else [])
+            with pytest.raises(ValueError, match=message): similarity_quality(parts, ids, file=file)
+
+
 def test_bad_input(people):
     emb,ids,_ = people
     bad = emb.copy()

@@ -22,8 +22,17 @@ from ..plots.style import said_of, signed
 from ..runs.history import History
 from ..runs.keys import under
 from ..runs.made import made_with, peak_memory, reset_peak_memory
-from ..runs.wandb_run import (active_run, finish_run, kept_beside, last_known, log_files, log_soon, send_rows,
-                              start_run, wandb)
+from ..runs.wandb_run import (
+    active_run,
+    finish_run,
+    kept_beside,
+    last_known,
+    log_files,
+    log_soon,
+    send_rows,
+    start_run,
+    wandb,
+)
 from ..runs.wandb_tables import figure_images, hardest_table, pairs_table
 from ..shown import shown
 from ..tensors import numbers

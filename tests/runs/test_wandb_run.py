@@ -8,8 +8,16 @@ from types import SimpleNamespace
 from started import start
 
 from qsd_fastai.runs import wandb_run
-from qsd_fastai.runs.wandb_run import (_folders_of, _values_of, finish_run, has_key, kept_beside, log_soon, send_rows,
-                                       start_run)
+from qsd_fastai.runs.wandb_run import (
+    _folders_of,
+    _values_of,
+    finish_run,
+    has_key,
+    kept_beside,
+    log_soon,
+    send_rows,
+    start_run,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from wandb_files import runs

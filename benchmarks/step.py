@@ -9,7 +9,7 @@ channels last, bfloat16 (on a GPU) and `fused_adam`; `compiled` is `torch.compil
 what counts. *Of the limit* is the share of a step that its arithmetic or its memory traffic takes at least, whichever
 is more, at the pace that this device multiplies and copies at: what the form asks for is counted, each operation alone,
 so that compilers may fuse their way above 1. Memory is on a GPU what tensors take beside weights and optimizer, on a
-CPU the peak of a process of its own, with all that is in it.
+CPU the peak of a process of its own beside what it had when Python and its libraries were there.
 """
 import time
 from functools import partial
@@ -177,14 +177,15 @@ def main(
     forms:str='',             # Which of `FORMS`, with commas between and none within; compiled ones only on a GPU
     profile:bool=False,       # Count operations too; on a GPU kernels and waits
     out:str='',               # Folder for step.json and step.md
-    memory:str='',            # Print the peak memory of a process with this form alone, MiB
+    memory:str='',            # Print the peak memory of a process with this form alone, MiB beside libraries
 ):
     "A row a form: steps against the published one, milliseconds, pictures a second that are anchors, memory"
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     titles = {k.replace(', ', ' '): k for k in FORMS}
     if memory:
+        libraries = own_peak()
         FORMS[titles[one_of('memory', memory, *titles)]](arch, n, (height, width), device).run(2)
-        return print(own_peak())
+        return print(own_peak() - libraries)
     made,lost = {},{}
     usual = [k for k,v in titles.items() if device == 'cuda' or not v.endswith(('compiled', 'graphs'))]
     for key in forms.split(',') if forms else usual:
@@ -211,15 +212,15 @@ def main(
                         for o,of in pace.items() for k,v in of.items()}, **peak_memory(device))
     first = next(iter(found))
     for title,times in found.items():
-        took = median(t for t,_ in times)
-        table.add(title, **{'against': median(t for t,_ in found[first])/took})
+        took,mib = median(t for t,_ in times),times[-1][1] if device == 'cuda' else peak[title]
+        mib_of_first = found[first][-1][1] if device == 'cuda' else peak[first]
+        table.add(title, **{'against': median(t for t,_ in found[first])/took, 'memory against': mib/mib_of_first})
         if 'compiled' not in title and 'graphs' not in title:
             work = work_of(lambda form=made[title]: form.run(1))
             own = pace[torch.bfloat16 if device == 'cuda' and 'fast' in title else torch.float32]
             least = least_seconds(work, own)
             table.add(title, **{'of the limit': least/took, 'GFLOP': work['GFLOP'], 'GB': work['GB']})
-        table.add(title, **{'ms': 1000*took, 'anchors a second': n/took,
-                            'MiB': times[-1][1] if device == 'cuda' else peak[title]})
+        table.add(title, **{'ms': 1000*took, 'anchors a second': n/took, 'MiB': mib})
         if profile: table.add(title, **counted(made[title], 4 if device == 'cuda' else 1))
     for title,why in lost.items(): table.add(title, error=why)
     table.show(out)

@@ -22,7 +22,7 @@ from .draws import same_draws
 from .sources import split_address
 from .transforms import Squish
 
-__all__ = ['KeptPictures', 'keep_pictures', 'unheard']
+__all__ = ['KeptPictures', 'keep_pictures', 'make_ready', 'unheard']
 
 MOST = 4*2**30 # Bytes: kept in memory unasked
 known = WeakValueDictionary() # By content: loaders of one table share its pictures
@@ -124,6 +124,17 @@ class KeptPictures:
 
 
 def _is_gpu(device): return str(device).startswith('cuda') and torch.cuda.is_available()
+
+
+def make_ready(
+    dl, # `IdentityDL` whose epoch begins
+):
+    """Keep its pictures, where they are to be kept and are not yet
+
+    What processes load for a GPU comes by way of pinned memory, by a thread of PyTorch; what is kept is pinned as it is
+    chosen."""
+    if dl.kept is not None: dl.kept.fill(dl)
+    dl.pin_memory = dl.fake_l.pin_memory = dl.kept is None and dl.fake_l.num_workers > 0 and _is_gpu(dl.device)
 
 
 def _pinned(pictures, at):

@@ -23,7 +23,7 @@ from .blocks import IdentityBlock, PictureBlock, QualityBlock, SceneBlock
 from .copies import DegradedCopies
 from .given import PictureOf, RecognitionDataLoaders, TableRow, complete_rows, picture_files, table_rows
 from .halves import Halves
-from .kept import keep_pictures
+from .kept import keep_pictures, make_ready
 from .order import dealt_out, identity_order, partner_order
 from .table import check_table
 from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
@@ -138,7 +138,7 @@ class IdentityDL(TfmdDL):
 
     def before_iter(self):
         super().before_iter()
-        if self.kept is not None: self.kept.fill(self)
+        make_ready(self)
 
     def create_batches(self, samples):
         if self.kept is None: yield from super().create_batches(samples)

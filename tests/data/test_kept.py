@@ -243,3 +243,34 @@ def test_a_batch_goes_to_a_gpu_by_way_of_pinned_memory(people, monkeypatch, keep
     assert all(isinstance(o, type(w)) for o,w in zip(found, wanted))
     plain = [o.as_subclass(torch.Tensor) for o in wanted]
     torch.testing.assert_close([held(o) for o in found], plain, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_what_processes_load_for_a_gpu_is_pinned(people, monkeypatch, workers):
+    "By PyTorch's own thread, which is told that there is a GPU; types and transforms of batches stay"
+    dls,pinned = loaders(people, 'no', num_workers=workers),[]
+    wanted = [list(dl) for dl in dls.loaders]
+    assert not any(dl.fake_l.pin_memory for dl in dls.loaders)
+    dls = loaders(people, 'no', num_workers=workers)
+    def pin(self):
+        pinned.append(type(self).__name__)
+        return self
+    monkeypatch.setattr(kept, '_is_gpu', lambda device: True)
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', pin)
+    for name,o in (('is_available', True), ('current_device_index', 0), ('set_device_index', None),
+                   ('current_accelerator', torch.device('cuda'))):
+        monkeypatch.setattr(torch.accelerator, name, lambda *_, o=o: o)
+    found = [list(dl) for dl in dls.loaders]
+    assert len(pinned) == (4*sum(map(len, found)) if workers else 0)
+    for before,after in zip(wanted, found):
+        for one,two in zip(before, after):
+            assert [type(o) for o in one] == [type(o) for o in two]
+            torch.testing.assert_close(list(one), list(two), rtol=0, atol=0, equal_nan=True)
+
+
+def test_what_is_kept_is_not_pinned_twice(people, monkeypatch):
+    dls = loaders(people, 'memory', num_workers=2)
+    monkeypatch.setattr(kept, '_is_gpu', lambda device: True)
+    dls.train.before_iter()
+    assert not dls.train.pin_memory
+    assert not dls.train.fake_l.pin_memory

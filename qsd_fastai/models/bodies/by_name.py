@@ -30,8 +30,11 @@ def make_body(
 ): # A module with `forward_features`, `forward_intermediates`, `num_features` and `feature_info`
     """A body without a classifier, for pictures of `size`
 
-    `ValueError` for an unknown name, and where it cannot take such pictures; `ConnectionError` when weights cannot be
-    fetched."""
+    `ValueError` for an unknown name, for weights that are no file, and where it cannot take such pictures;
+    `ConnectionError` when weights cannot be fetched."""
+    if not isinstance(pretrained, bool | str | Path):
+        raise ValueError(f'pretrained is a {type(pretrained).__name__}. Give True, False or a file; weights that are '
+                         'at hand are for load_state_dict of the model that is made.')
     if name not in own_bodies:
         check_name(name, own_bodies)
         return timm_body(name, pretrained, last_stride, channels, size, **kwargs)

@@ -175,3 +175,11 @@ def test_asking_for_the_own_size_changes_nothing():
     assert all(torch.equal(v, asked.state_dict()[k]) for k,v in plain.state_dict().items())
     with pytest.raises(ValueError, match='64x32'):
         make_body('vit_tiny_patch16_224', size=(64, 32), img_size=(32, 32))
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'iresnet18'])
+def test_weights_that_are_no_file_are_refused(name):
+    "A model, a state dict, a learner at hand"
+    for given in (torch.nn.Linear(2, 2), {}, None):
+        with pytest.raises(ValueError, match=r'pretrained is a (Linear|dict|NoneType)\. Give .* load_state_dict'):
+            make_body(name, pretrained=given)

@@ -1,6 +1,7 @@
 "What is compared: fine-tunings from one baseline, with the same batches and steps, that differ in the method alone"
 from ast import literal_eval
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
@@ -106,7 +107,7 @@ def read_arms(
     `weight` is a factor of that of the run, or auto: that, with `balance`. `labels` are those of the table; with
     copies, whose order is known, reversed or shuffled is the order of each pair. ValueError naming the row where a
     setting is unknown or nothing can be made of it."""
-    try: found = pd.read_csv(file, dtype=str, keep_default_na=False)
+    try: found = pd.read_csv(_there(file), dtype=str, keep_default_na=False)
     except ValueError as e: raise ValueError(f'{file} is no table of settings ({e}). Write it anew.') from e
     if 'key' not in found or not len(found): raise ValueError(f'{file} has no arms. Give a column key, a row an arm.')
     arms = []
@@ -132,6 +133,11 @@ def read_arms(
     return arms
 
 
+def _there(file):
+    if not Path(file).is_file(): raise FileNotFoundError(f'There is no table of settings {file}. Mend its name.')
+    return file
+
+
 def _value(text):
     "A number, a tuple, True or False where it is one, else the text"
     try: return literal_eval(text)
@@ -142,7 +148,7 @@ def settings_of(
     keys:str, # As for `chosen_arms`
 )->list: # Of hashes
     "The content of the tables of settings among them, so that a run goes on with those it was begun with"
-    return [file_hash(file + dot) for file,dot,_ in (o.partition('.csv') for o in keys.split(',')) if dot]
+    return [file_hash(_there(file + dot)) for file,dot,_ in (o.partition('.csv') for o in keys.split(',')) if dot]
 
 
 def chosen_arms(

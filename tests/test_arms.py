@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qsd_fastai.arms import ARMS, added_by, chosen_arms, read_arms
+from qsd_fastai.arms import ARMS, added_by, chosen_arms, read_arms, settings_of
 from qsd_fastai.distillation import QualityDistillation
 from qsd_fastai.runs.folder import stage_file
 
@@ -128,6 +128,11 @@ def test_a_preset_in_a_table_of_settings_pairs_as_it_does(tmp_path):
     paper,own,loose,here = (o.method() for o in read_arms(file))
     assert [o.pairs for o in (paper, own, loose, here)] == ['partner', 'copies', 'copies', 'batch']
     assert [o.qsd.stop for o in (paper, own, loose)] == [1., 'gap', 0.]
+
+
+def test_a_table_of_settings_that_is_not_there_is_told():
+    for take,keys in ((chosen_arms, 'with,none.csv'), (settings_of, 'none.csv:half')):
+        with pytest.raises(FileNotFoundError, match=r'There is no table of settings none\.csv'): take(keys)
 
 
 @pytest.mark.parametrize('text, said', [

@@ -233,7 +233,7 @@ def similarity_quality(
 
 
 def norm_quality(
-    emb,                 # `(n, nf)` embeddings *before* they are taken to unit length, numpy or torch
+    emb,                 # `(n, nf)` embeddings before they are taken to unit length, numpy or torch
     percentiles=(1, 99), # Norms that become 0 and 100; what lies outside is clipped
 ): # `(n,)` float32, 0 to 100 and higher is better
     """Quality from the length of the embedding, to compare other qualities with.

@@ -32,7 +32,7 @@ class RetrievalResult:
     rank1: float            # Share of queries whose first gallery picture is right
     cmc: np.ndarray         # `(min(max_rank, gallery),)` share of queries with a right picture in the first 1, 2, ...
     mAP: float              # Mean average precision
-    mINP: float             # Mean inverse negative penalty (AGW), matches/rank of the last: how soon *all* are found
+    mINP: float             # Mean inverse negative penalty (AGW), matches/rank of the last: how soon all are found
     n_queries: int          # All queries, the unanswerable ones too
     n_unanswerable: int     # Queries without a true match after taking out junk
     per_query: pd.DataFrame # Query, answerable, n_matches, first_rank (1 = best), ap, inp; NaN where unanswerable

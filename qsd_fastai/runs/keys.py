@@ -31,7 +31,7 @@ def under(
 )->dict:
     """The same under their keys. ValueError for an unknown part
 
-    A key has no blanks. A dot in the name of a picture, chart or table would be a step into it, for W&B."""
-    plain = {k.replace(' ', '_'): v for k,v in found.items()}
+    A key has no blanks or colons. A dot in the name of a picture, chart or table would be a step into it, for W&B."""
+    plain = {k.replace(':', '').replace(' ', '_'): v for k,v in found.items()}
     if PARTS.get(part) != 'number': plain = {k.replace('.', '_'): v for k,v in plain.items()}
     return {key: o for name,o in plain.items() if kind_of(key := f'{part}/{name}')}

@@ -10,6 +10,7 @@ def test_kinds():
     assert under('plots', {'roc': 1, 'cmc': 2}) == {'plots/roc': 1, 'plots/cmc': 2}
     assert under('charts', {'roc_blur_0.7': 1}) == {'charts/roc_blur_0_7': 1} # A dot would be a step into it
     assert under('final', {'tar@0.01': 1, 'mAP worst': 2}) == {'final/tar@0.01': 1, 'final/mAP_worst': 2}
+    assert under('final', {'mAP rejecting: true quality': 1}) == {'final/mAP_rejecting_true_quality': 1}
     for key in ('roc', 'train', 'plot/roc', ''):
         with pytest.raises(ValueError, match='is no key of a run'): kind_of(key)
     with pytest.raises(ValueError, match="'pictures/roc' is no key"): under('pictures', {'roc': 1})

@@ -47,7 +47,8 @@ class RunFolder:
         if not resume: return time.strftime(f'runs/{name}-%Y%m%d-%H%M%S')
         found,at = sorted(Path('runs').glob(f'{name}-*/run.json')),Path('runs').absolute()
         if not found: raise FileNotFoundError(f'There is no run to resume in {at}. Start one without --resume.')
-        return found[-1].parent
+        stopped = [o for o in found if not o.with_name('results.csv').is_file()]
+        return (stopped or found)[-1].parent
 
     def _told(self, look):
         "What the first process finds, kept by all"

@@ -21,6 +21,10 @@ def test_run_folder(tmp_path, monkeypatch):
     later = tmp_path/'runs'/'reid-29990101-000000'
     assert run_folder('reid', later, args)[0] == later
     assert run_folder('reid', args=args, resume=True)[0].name == later.name  # the newest
+    (later/'results.csv').touch()
+    assert run_folder('reid', args=args, resume=True)[0] == out  # the newest that was stopped
+    (out/'results.csv').touch()
+    assert run_folder('reid', args=args, resume=True)[0].name == later.name  # all are finished
     assert run_folder('reid', out, args, resume=True) == (out, name)
     with pytest.raises(FileExistsError, match='--resume'): run_folder('reid', out, args)
     other,without = {**args, 'lr': .1},{k: v for k,v in args.items() if k != 'lr'}

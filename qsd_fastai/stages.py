@@ -52,6 +52,7 @@ class Run:
         recipe:str,          # Its name: a new folder is `runs/<recipe>-<date>-<time>`
         args:dict,           # Its options, `locals()` at the top of a recipe: `out`, `resume`, `seed`, `group`, ...
     ):
+        _check_epochs(args)
         self.args = {k: v for k,v in args.items() if k not in ('out', 'resume')}
         if tables := settings_of(args.get('arms') or ''): self.args['settings'] = tables
         self.resume = args.get('resume', False)
@@ -179,6 +180,14 @@ class Run:
     def name(self):
         "What it is called: its folder; a seed of a comparison is called after that, too"
         return f'{self.group} {self.out.name}' if self.compared else self.out.name
+
+
+def _check_epochs(args):
+    for k in ('epochs', 'tune_epochs'):
+        if args.get(k, 1) < 0: raise ValueError(f'--{k.replace("_", "-")} is {args[k]}. Give 1 or more.')
+    given = 'weights' if 'weights' in args else 'pretrained'
+    if args.get('epochs') == 0 and not args.get(given):
+        raise ValueError(f'--epochs 0 takes weights as they are, and there are none. Name them with --{given}.')
 
 
 class Stage:

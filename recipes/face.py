@@ -67,7 +67,6 @@ def main(
     resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
 ):
     "Train or take a baseline, label quality with it, fine-tune by each of --arms, judge all of them"
-    if not epochs and not weights: raise ValueError('--epochs 0 takes weights as they are. Name them with --weights.')
     run = Run('face', locals())
     changes = {'flip': [CropFlip(0)], 'face': [CropFlip(0), FaceAugment(jpeg=.2)], 'shift': True}
     changed = changes[one_of('--augment', augment, *changes)]

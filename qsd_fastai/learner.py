@@ -196,7 +196,9 @@ def recognition_learner(
     updates = any(isinstance(cb, PartialUpdate) for cb in cbs)
     if isinstance(model.head, PartialFC) and not updates: cbs = cbs + [PartialUpdate()]
     loss = _loss_of(model, loss)
-    return RecognitionLearner(dls, model, loss_func=loss, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
+    learn = RecognitionLearner(dls, model, loss_func=loss, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
+    learn.people = list(getattr(dls, 'vocab', ()))
+    return learn
 
 
 def _loss_of(model, loss):

@@ -65,7 +65,9 @@ class HeldOut(Callback):
                 there = ', '.join(k for k in names if k != 'time')
                 raise ValueError(f'monitor of {type(o).__name__} is {o.monitor!r}, and there is none. '
                                  f'Use one of {there}, or add it to the metrics.')
-        if is_fit(self.learn): self._check_targets()
+        if is_fit(self.learn):
+            self._check_targets()
+            self._check_nobody()
         judged = any(judge_of(self.metrics, o) for o in (RetrievalMetric, VerificationMetric))
         if judged or not is_fit(self.learn): return
         watching = [o.name for o in trackers_of(self.learn.cbs) if o.monitor == 'valid_loss']
@@ -82,6 +84,16 @@ class HeldOut(Callback):
         if n < 3 and any(isinstance(o, StoredMetric) for o in self.metrics): raise lacks_targets()
         for o in self.metrics:
             if type(o) is AvgMetric: _refuse_function(o.func, n)
+
+    def _check_nobody(self):
+        "Nobody is held out: a warning where somebody was to be judged, ValueError where a callback acts on it"
+        if len(self.dls.loaders) > 1 and getattr(self.dls.valid, 'n', 1): return
+        said = 'Nobody is held out: the table has no query, gallery or val rows'
+        for o in trackers_of(self.learn.cbs):
+            if o.monitor == 'train_loss': continue
+            raise ValueError(f'{said}, and {type(o).__name__} watches {o.monitor}. Hold some out, or leave it out.')
+        named = [k for k in self.recorder.metric_names[1:] if k not in ('train_loss', 'valid_loss', 'time')]
+        if named: warnings.warn(f'{said}, so that {", ".join(named)} cannot be told.', stacklevel=2)
 
     @property
     def wanted(self):

@@ -1,8 +1,8 @@
-"A learner whose bars stay out of what is no terminal, and that says so where it has no pictures"
+"A learner whose bars stay out of what is no terminal, and that says so where it has no pictures or those of others"
 from fastai.learner import Learner
 
 from ..terminal import rows_only
-from .refusals import refuse_empty
+from .refusals import refuse_empty, refuse_others
 
 __all__ = ['LoggedLearner']
 
@@ -11,12 +11,15 @@ class LoggedLearner(Learner):
     """A fastai `Learner` that leaves rows of epochs, and no bars, in a log; terminals and notebooks see both
 
     ValueError from each verb where there are no pictures, as in a learner that was loaded."""
+    people = () # Whom the head has, in the order of its classes; of learners that were exported before they were noted
+
     def fit(self,
         *args,    # Of fastai's `fit`: `n_epoch`, `lr`, ...
         **kwargs, # Likewise
     ):
-        "As fastai's, which its other fits call"
+        "As fastai's, which its other fits call; ValueError for loaders of other people than the head has"
         refuse_empty(self.dls.train)
+        refuse_others(self)
         with rows_only(): return super().fit(*args, **kwargs)
 
     def lr_find(self,

@@ -3,6 +3,7 @@ from fastai.callback.mixup import MixHandler
 from fastai.learner import Metric
 from fastai.losses import BaseLoss
 from fastai.metrics import AccumMetric
+from fastai.torch_core import get_model
 from fastcore.foundation import L
 from torch.nn.modules.loss import _Loss
 
@@ -10,7 +11,7 @@ from ..evaluation.metrics import Retrieval, Verification
 from .results import has_labels
 
 __all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_empty', 'refuse_loss', 'refuse_options',
-           'refuse_unjudged']
+           'refuse_others', 'refuse_unjudged']
 
 OF_CLASSES = 'fastai.losses', 'torch.nn.functional', 'torch.nn.modules.loss' # Modules whose losses take logits
 # What `vision_learner` takes: what there is in its place
@@ -32,9 +33,23 @@ def refuse_empty(
 ):
     "ValueError for a loader without pictures, as all are of a learner that was loaded"
     if getattr(dl, 'n', 1): return
-    raise ValueError('The loader has no pictures; a learner that was exported knows none. Give '
-                     'dl=learn.dls.test_dl(table, with_labels=True), or to train on set learn.dls = '
-                     'recognition_dataloaders(table, ...).')
+    raise ValueError('The loader has no pictures: a learner that was exported knows none, and none are held out of a '
+                     'table without query, gallery or val. Give dl=learn.dls.test_dl(table, with_labels=True); to '
+                     'train on with the same people, set learn.dls = recognition_dataloaders(table, ...).')
+
+
+def refuse_others(
+    learn, # `RecognitionLearner`, to be trained
+):
+    "ValueError for loaders of other people than those that the head has: their classes would be those of others"
+    n,there = getattr(get_model(learn.model), 'n_ids', None),getattr(learn.dls, 'c', None)
+    known,given = learn.people,list(getattr(learn.dls, 'vocab', ()))
+    if n is None or not there or (n == there and (not known or known == given)): return
+    what = f'{there} identities, and the head has {n}' if n != there else (
+        f'{next(b for a,b in zip(known, given) if a != b)!r} and others, whom the head does not know')
+    raise ValueError(f'learn.dls is of {what}. Make another learner of these loaders, and load the body: '
+                     'learn2.model.body.load_state_dict(learn.model.body.state_dict()), or pretrained=FILE of an '
+                     'exported one.')
 
 
 def refuse_unjudged(

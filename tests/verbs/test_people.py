@@ -1,0 +1,60 @@
+"Loaders that are set later, of other people or with nobody held out"
+import pytest
+from fastai.callback.tracker import SaveModelCallback
+from fastai.learner import load_learner
+
+from qsd_fastai.data.loaders import recognition_dataloaders
+from qsd_fastai.evaluation.metrics import Retrieval
+from qsd_fastai.models.heads.margins import ArcFace
+
+
+def loaders(table): return recognition_dataloaders(table, size=(32, 16), n_ids=3, n_imgs=2, seed=0, num_workers=0)
+
+
+def only(table, keep):
+    "The table with other training people"
+    train = table['split'] == 'train'
+    some = table[~train | table['identity'].isin(sorted(set(table['identity'][train]))[keep])]
+    some.attrs = table.attrs
+    return some
+
+
+@pytest.mark.parametrize('head', [None, ArcFace])
+def test_a_head_of_others_is_not_trained(make_learner, labelled_people, tmp_path, head):
+    fewer = loaders(only(labelled_people, slice(0, 6)))
+    learn = make_learner(head=head, path=tmp_path)
+    learn.export('all.pkl')
+    for of in (learn, load_learner(tmp_path/'all.pkl')):
+        own,of.dls = of.dls,fewer
+        with of.no_logging():
+            for fit in (of.fit, of.fit_one_cycle, of.fine_tune):
+                said = r'is of 6 identities, and the head has 8\. .*load_state_dict'
+                with pytest.raises(ValueError, match=said): fit(1)
+        of.dls = own
+    with learn.no_logging(): learn.fit(1, 1e-3)
+
+
+def test_as_many_others_are_others(make_learner, labelled_people):
+    first,last = (only(labelled_people, o) for o in (slice(0, 6), slice(2, 8)))
+    learn = make_learner(table=first)
+    learn.dls = loaders(last)
+    with pytest.raises(ValueError, match='and others, whom the head does not know'): learn.fit(1)
+    learn.dls = loaders(first.sample(frac=1, random_state=0)) # The same people
+    with learn.no_logging(): learn.fit(1, 1e-3)
+    learn.people = () # As in an export from before they were noted
+    learn.dls = loaders(last)
+    with learn.no_logging(): learn.fit(1, 1e-3)
+
+
+def test_nobody_is_held_out(make_learner, labelled_people):
+    alone = labelled_people[labelled_people['split'] == 'train']
+    alone.attrs = labelled_people.attrs
+    learn = make_learner(table=alone, metrics=Retrieval('rank1', 'mAP'))
+    with learn.no_logging():
+        said = 'Nobody is held out: .* so that rank1, mAP cannot be told'
+        with pytest.warns(UserWarning, match=said): learn.fit(1, 1e-3)
+        with pytest.raises(ValueError, match=r'Nobody is held out.* SaveModelCallback watches mAP'):
+            learn.fit(1, 1e-3, cbs=SaveModelCallback(monitor='mAP'))
+        learn.fit(1, 1e-3, cbs=SaveModelCallback(monitor='train_loss'))
+    for verb in (learn.show_results, learn.get_preds, learn.validate):
+        with pytest.raises(ValueError, match='none are held out of a table without query'): verb()

@@ -1,4 +1,6 @@
 "A learner whose bars stay out of what is no terminal, and that says so where it has no pictures or those of others"
+from pathlib import Path
+
 from fastai.learner import Learner
 
 from ..terminal import rows_only
@@ -21,6 +23,19 @@ class LoggedLearner(Learner):
         refuse_empty(self.dls.train)
         refuse_others(self)
         with rows_only(): return super().fit(*args, **kwargs)
+
+    def export(self,
+        fname='export.pkl', # The file, from `learn.path`; its folder is made
+        **kwargs,           # As in fastai: `pickle_module`, `pickle_protocol`
+    ):
+        "As fastai's; OSError where it cannot be written, and the learner stays as it was"
+        file,dls,opt = Path(self.path)/fname,self.dls,self.opt
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try: super().export(fname, **kwargs)
+        except BaseException as e:
+            self.dls,self.opt = dls,opt
+            if not isinstance(e, RuntimeError): raise
+            raise OSError(f'{file} cannot be written ({e}).') from e
 
     def lr_find(self,
         *args,    # Of fastai's `lr_find`: `start_lr`, `end_lr`, ...

@@ -1,4 +1,6 @@
-"Loaders that are set later, of other people or with nobody held out"
+"Loaders that are set later, of other people or with nobody held out, and exports that fail"
+import copy
+
 import pytest
 from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import load_learner
@@ -58,3 +60,16 @@ def test_nobody_is_held_out(make_learner, labelled_people):
         learn.fit(1, 1e-3, cbs=SaveModelCallback(monitor='train_loss'))
     for verb in (learn.show_results, learn.get_preds, learn.validate):
         with pytest.raises(ValueError, match='none are held out of a table without query'): verb()
+
+
+def test_a_learner_outlives_an_export_that_fails(make_learner, tmp_path, monkeypatch):
+    learn = make_learner(path=tmp_path)
+    learn.export('of/its/own.pkl')
+    assert (tmp_path/'of'/'its'/'own.pkl').is_file()
+    with learn.no_logging(): learn.fit(1, 1e-3)
+    opt,state = learn.opt,copy.deepcopy(learn.opt.state_dict())
+    (tmp_path/'folder.pkl').mkdir()
+    with pytest.raises(OSError, match=r'folder\.pkl cannot be written'): learn.export('folder.pkl')
+    assert learn.opt is opt
+    assert str(learn.opt.state_dict()) == str(state)
+    with learn.no_logging(): learn.fit(1, 1e-3)

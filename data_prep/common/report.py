@@ -1,8 +1,9 @@
 "Writing a table, and saying what is in it and what will cause trouble"
+import shlex
 import warnings
 from pathlib import Path
 
-from qsd_fastai.data.table import describe_table, write_table
+from qsd_fastai.data.table import describe_table, read_table, write_table
 from qsd_fastai.files import in_one_move
 
 
@@ -66,13 +67,31 @@ def finish(
     path.parent.mkdir(parents=True, exist_ok=True)
     # before the table: a second run would not write it
     note = list_unreadable(listed, path.with_name('unreadable.txt'))
+    lost = _labelled(path) if not _known(table) else 0
+    if lost: said.append(f'{lost:,} quality labels of the table that was there are gone; quality.py makes them anew.')
     table = write_quietly(table, path, record)
     if note: print(f'{note}; left out')
     print(describe_table(table))
     for text in said: print(f'Note: {text}')
     if not (table['split'] == 'train').any(): recipe = 'evaluate'  # nobody to train on
-    print(f'Written: {path}\nNext: python recipes/{recipe}.py --data {path}{_few(table)}')
+    print(f'Written: {path}\n{_next(recipe, path, table)}')
     return table
+
+
+def _known(table): return int(table['quality'].notna().sum()) if 'quality' in table else 0
+
+
+def _labelled(path):
+    "How many labels the table at `path` has; 0 where none can be read"
+    try: return _known(read_table(path, check=False))
+    except (OSError, ValueError): return 0
+
+
+def _next(recipe, path, table):
+    if recipe != 'face' and (table['split'] == 'train').all():
+        return (f'Next: in Python, recognition_dataloaders(read_table({str(path)!r})). Nobody is held out, and recipes '
+                'judge by people who are: for one of them make the table again with some.')
+    return f'Next: python recipes/{recipe}.py --data {shlex.quote(str(path))}{_few(table)}'
 
 
 def _few(table):

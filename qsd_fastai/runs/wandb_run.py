@@ -3,6 +3,7 @@ import atexit
 import netrc
 import os
 import re
+import shlex
 import time
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
@@ -120,7 +121,7 @@ def finish_run(
     run.finish(exit_code=int(failed))
     if not said: return
     here = Path.cwd()
-    parts = ' '.join(str(o.relative_to(here) if o.is_relative_to(here) else o) for o in folders)
+    parts = shlex.join(str(o.relative_to(here) if o.is_relative_to(here) else o) for o in folders)
     if offline: print(f'W&B run kept offline. To upload it: wandb login, then wandb sync {parts}')
     elif url: print(f'W&B run: {url}')
 

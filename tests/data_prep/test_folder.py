@@ -6,6 +6,7 @@ import sys
 
 import degrade as degrade_script
 import doctor as doctor_script
+import folder as folder_script
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 
 from qsd_fastai.data.folders import SUFFIXES
 from qsd_fastai.data.pairs import read_pairs
-from qsd_fastai.data.table import describe_table, read_table, unanswerable
+from qsd_fastai.data.table import describe_table, read_table, unanswerable, write_table
 
 FACES = ROOT.parent/'shared'/'data'/'london_faces'/'images'
 
@@ -42,6 +43,22 @@ def test_folder_of_identities(people):
     assert (table['split'] == 'query').sum() == 3
     assert snapshot(people) == before
     assert folder_table(people, test=0)['split'].eq('train').all()
+
+
+def test_what_comes_next_can_be_typed(people, tmp_path, capsys):
+    "Names with blanks in quotes; no recipe for a table that nobody is held out of; lost labels are told"
+    folder = people.rename(tmp_path/'my people')
+    def said(**kwargs):
+        folder_script.main(str(folder), **kwargs)
+        return capsys.readouterr().out
+    assert f"Next: python recipes/reid.py --data '{folder}/images.csv' --n-ids 3\n" in said()
+    table = read_table(folder/'images.csv').assign(quality=50.)
+    write_table(table, folder/'images.csv')
+    assert '24 quality labels of the table that was there are gone' in said(force=True)
+    alone = said(test=0, force=True)
+    assert 'quality labels' not in alone
+    assert 'recipes/' not in alone
+    assert f"Next: in Python, recognition_dataloaders(read_table('{folder}/images.csv')). Nobody is held out" in alone
 
 
 def test_folder_regexes(people, tmp_path):

@@ -25,7 +25,7 @@ class PictureError(OSError, ValueError):
     why = ''
 
     @classmethod
-    def of(cls, name, why, remedy='Replace it, or leave it out: remove its row from the table.'):
+    def of(cls, name, why, remedy='Replace it, or leave it out.'):
         out = cls(f'Picture {name} cannot be read ({why}). {remedy}')
         out.why = why
         return out
@@ -107,7 +107,10 @@ def decoded(
     name = name or _name(picture)
     with _told(name): img = None if is_array(picture) else _source(picture)
     with ROOM.of(0 if img is None else img.width*img.height):
-        with _told(name): out = array_picture(picture) if img is None else _decode(img, picture, at_most)
+        try:
+            with _told(name): out = array_picture(picture) if img is None else _decode(img, picture, at_most)
+        finally:
+            if isinstance(picture, (str, os.PathLike)): img.close() # Of several frames it stays open
         yield out
 
 
@@ -131,7 +134,8 @@ def _told(name):
     try: yield
     except (PictureError, RecordError, BinError): raise
     except FileNotFoundError as e:
-        raise FileNotFoundError(f'Picture {name} does not exist. `check_table(table)` lists what is missing.') from e
+        remedy = 'Mend its name; `check_table(table)` lists what a table lacks.'
+        raise FileNotFoundError(f'Picture {name} does not exist. {remedy}') from e
     except Image.DecompressionBombError as e:
         remedy = 'Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS, half of this limit, if you trust it.'
         raise PictureError.of(name, str(e).removesuffix('.'), remedy) from e

@@ -299,3 +299,26 @@ def test_a_damaged_part_of_exif_does_not_hide_what_can_be_read():
     turned = [open_picture(with_exif(jpeg, DAMAGED[k])) for k in ('unit as text', 'no header')]
     assert np.abs(np.asarray(turned[0]).astype(int) - np.rot90(COLOURS, -1)).max() <= 4
     assert np.abs(np.asarray(turned[1]).astype(int) - COLOURS).max() <= 4
+
+
+def test_no_file_stays_open(tmp_path, monkeypatch):
+    "One of several frames, one that is cut short; what the caller has opened stays as it is"
+    frames,cut = [Image.fromarray(COLOURS), Image.fromarray(COLOURS[::-1].copy())],tmp_path/'cut.png'
+    frames[0].save(tmp_path/'two.gif', save_all=True, append_images=frames[1:])
+    cut.write_bytes(saved(COLOURS, 'PNG')[:200])
+    opened,real = [],Image.open
+    def seen(*args, **kwargs):
+        opened.append(real(*args, **kwargs))
+        return opened[-1]
+    monkeypatch.setattr(Image, 'open', seen)
+    assert open_picture(tmp_path/'two.gif').size == frames[0].size
+    with pytest.raises(PictureError): open_picture(cut)
+    assert len(opened) == 2
+    assert all(o.fp is None or o.fp.closed for o in opened)
+    with open(tmp_path/'two.gif', 'rb') as own:
+        open_picture(own)
+        assert not own.closed
+    given = real(tmp_path/'two.gif')
+    open_picture(given)
+    given.seek(1) # Its second frame
+    given.close()

@@ -22,6 +22,8 @@ def complete_table(
 
     Columns that are missing and can be are made. Rows are numbered anew where their index has levels, a name or a
     number twice. ValueError for a column that comes twice, and what is no name or number."""
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f'table is a {type(table).__name__}. Give a DataFrame: read_table(FILE) reads one.')
     _refuse_columns(table)
     new = {}
     for c in TEXT:

@@ -1,5 +1,4 @@
 "A fastai `Learner` for recognition: it trains an embedding, and its verbs say who is in a picture"
-import os
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,10 +22,9 @@ from .callbacks.partial_update import PartialUpdate
 from .callbacks.running_loss import KeptLosses
 from .callbacks.two_fits import as_one_fit
 from .columns import complete_table
-from .data.blocks import RecognitionImage
 from .data.given import RecognitionDataLoaders, given_rows
 from .data.transforms import Squish
-from .data.within import picture_size
+from .data.within import as_items, picture_size
 from .distributed import gather_parts, processes, share_of
 from .evaluation.store import strictly_judged
 from .evaluation.verification import fuse_flip
@@ -159,8 +157,7 @@ def _loader(learn, data, root=None, **kwargs):
     if isinstance(learn.dls, RecognitionDataLoaders): return learn.dls.test_dl(data, root=root, **kwargs)
     # loaders of blocks of one's own take what their pictures were made of, or pictures
     files = [o.file for o in given_rows(data, root, learn.dls.path)]
-    if not all(isinstance(o, (str, os.PathLike)) for o in files): files = [RecognitionImage.create(o) for o in files]
-    return learn.dls.test_dl(files, **kwargs)
+    return learn.dls.test_dl(as_items(files, learn.dls), **kwargs)
 
 
 def recognition_learner(

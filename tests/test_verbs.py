@@ -51,7 +51,7 @@ WORKS = [
     'learn.validate(dl=learn.dls.test_dl(held.sample(frac=1), with_labels=True))', 'learn.validate(cbs=TestCallback())',
     'learn.validate(dl=learn.dls.valid.new(shuffle=True))', 'learn.get_preds()', 'learn.get_preds(ds_idx=0)',
     'learn.get_preds(with_input=True, with_decoded=True, with_loss=True)', 'learn.tta()',
-    'learn.tta(n=2, use_max=True)',
+    'learn.tta(n=2, use_max=True)', 'assert len(learn.tta(ds_idx=0, n=2)[0]) == 48',
     "make(metrics=[Retrieval('mAP'), Retrieval('rank5')]).validate()",
     "make(metrics=[Retrieval('mAP'), mean_length]).validate()",
     "l = make(); l.metrics = [Retrieval('mAP')]; l.validate()",
@@ -99,6 +99,9 @@ WORKS = [
     'recognition_block((32, 16)).datasets(table)[0]', 'recognition_block((32, 16)).summary(table)',
     'l = make(dls=columns_block().dataloaders(table, num_workers=0, bs=12)); l.fit(1, 1e-3); l.predict(file)',
     'l = make(dls=of_classes(), metrics=[]); l.fit(1, 1e-3); l.predict(file); l.embed(table)',
+    'l = make(dls=of_paths(), metrics=[]); l.fit(1, 1e-3); l.predict(file); l.embed(table); l.gallery = table',
+    'l = make(dls=of_paths(), metrics=[]); l.embed(folder); l.predict(Path(file)); l.predict(Image.open(file))',
+    'loaders(size=32).one_batch()', 'loaders(size=[32, 16]).one_batch()', 'learn.dls.train.new(bs=5, shuffle=False)',
     # kept
     "learn.save('m'); learn.load('m')", "learn.export('e.pkl'); load_learner(learn.path/'e.pkl').predict(file)",
     'loaded().show_results(dl=loaded().dls.test_dl(held, with_labels=True))',
@@ -159,6 +162,13 @@ REFUSES = {
     'make(nn.Sequential(nn.Flatten()))': 'pooling',
     'make(xresnet18)': 'pooling and its classifier', 'make(3)': 'type int',
     'make(head=ArcFace, loss=RecognitionLoss())': 'margin',
+    'l = make(); l.loss_func = CrossEntropyLossFlat(); l.fit(1, 1e-3)': 'takes logits and labels alone',
+    "loaders(size='64')": r"size is '64'. Give \(height, width\)", 'loaders(size=(32, 16, 3))': 'size is ',
+    'learn.dls.train.new(bs=5)': 'n_ids x n_imgs',
+    "recognition_dataloaders('images.csv')": 'table is a str.*read_table',
+    'label_table(learn, table)': 'table is a RecognitionLearner.*read_table', "check_table(folder/'a.csv')": 'Path',
+    "learn.embed(folder.parent/'labelled.csv')": r"is a table, and no picture. Give read_table\(",
+    "learn.dls.test_dl(str(folder.parent/'labelled.csv'))": 'is a table, and no picture',
     'make(dls=of_classes()).validate()': 'IdentityBlock', 'loaders(n_ids=99).one_batch()': 'n_ids=99 is larger',
     "recognition_block((32, 16)).dataloaders(table[['path']])": "no column 'identity'",
 }
@@ -193,6 +203,14 @@ def words(labelled_people, tmp_path_factory, one_thread):
         return vision.ImageDataLoaders.from_df(train, path=table.attrs['root'], fn_col='path', label_col='identity',
                                                item_tfms=vision.Resize(32), bs=12, num_workers=0)
 
+    def of_paths():
+        files = [Path(o) for o in ours.picture_files(table[table['split'] == 'train'])]
+        names = dict(zip(map(str, files), table['identity'][table['split'] == 'train']))
+        block = vision.DataBlock((ours.PictureBlock, ours.IdentityBlock), get_items=lambda _: files,
+                                 get_y=lambda o: names[str(o)], splitter=vision.RandomSplitter(seed=0),
+                                 item_tfms=vision.Resize(32))
+        return block.dataloaders(None, bs=8, num_workers=0)
+
     path = tmp_path_factory.mktemp('verbs')
     files = ours.picture_files(table).tolist()
     learn = make()
@@ -203,9 +221,10 @@ def words(labelled_people, tmp_path_factory, one_thread):
 
     with Image.open(files[0]) as img: pixels = np.asarray(img.convert('RGB'))
     return known | dict(learn=learn, make=make, loaded=loaded, loaders=loaders, columns_block=columns_block,
-                        of_classes=of_classes, table=table, held=held, files=files[:4], file=files[0],
-                        folder=Path(files[0]).parent, np=np, pixels=pixels, mean_length=mean_length,
-                        TestCallback=TestCallback, pd=pd, pickle=pickle, deepcopy=deepcopy, Image=Image, timm=timm,
+                        of_classes=of_classes, of_paths=of_paths, table=table, held=held, files=files[:4],
+                        file=files[0], folder=Path(files[0]).parent, np=np, pixels=pixels,
+                        mean_length=mean_length, TestCallback=TestCallback,
+                        pd=pd, pickle=pickle, deepcopy=deepcopy, Image=Image, timm=timm,
                         Interpretation=Interpretation, ClassificationInterpretation=ClassificationInterpretation)
 
 

@@ -91,6 +91,8 @@ def list_pictures(
     What is passed over in a folder is warned of. FileNotFoundError or ValueError where there is nothing."""
     if isinstance(data, (str, os.PathLike)):
         folder = Path(data)
+        if folder.suffix.lower() in ('.csv', '.parquet') and folder.is_file():
+            raise ValueError(f'{data} is a table, and no picture. Give read_table({str(data)!r}).')
         if not folder.is_dir(): return [str(data)]
         found,passed_over = pictures_below(folder)
         if passed_over: warnings.warn(f'{data}: {said_of(passed_over)}', stacklevel=2)

@@ -25,8 +25,8 @@ from .given import PictureOf, RecognitionDataLoaders, TableRow, complete_rows, p
 from .halves import Halves
 from .kept import keep_pictures, make_ready
 from .order import dealt_out, identity_order, partner_order
-from .table import check_table
-from .transforms import CropFlip, FaceAugment, RandomErasing, Squish
+from .table import check_table, trainable
+from .transforms import CropFlip, FaceAugment, RandomErasing, Squish, height_width
 from .within import by_fork, one_picture
 
 __all__ = ['IdentityDL', 'RecognitionBlock', 'TableRow', 'picture_files', 'recognition_block',
@@ -153,6 +153,8 @@ class IdentityDL(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs):
         same = dataset is None or dataset is self.dataset
+        if 'bs' in kwargs and same and self.deals and kwargs.get('shuffle', True):
+            raise ValueError(f'bs is {kwargs["bs"]}, and these batches are n_ids x n_imgs. Give n_ids and n_imgs.')
         own = dict(n_ids=self.n_ids, n_imgs=self.n_imgs, partners=self.partners, by=self.by, seed=self.seed,
                    ids=self.ids if same else None)
         stays = same and not {'after_item', 'before_batch', 'create_item'} & {*kwargs}
@@ -196,15 +198,6 @@ def _held_out(rows):
     return [i for i,o in enumerate(held_out) if not o], [i for i,o in enumerate(held_out) if o]
 
 
-def trainable(
-    table, # Checked
-):
-    "The table itself; ValueError where there is nothing to train on"
-    if not (table['split'] == 'train').any():
-        raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
-    return table
-
-
 class RecognitionBlock(DataBlock):
     "A `DataBlock` over `table_rows` that also takes the table itself"
     def datasets(self,
@@ -232,7 +225,7 @@ class RecognitionBlock(DataBlock):
 
 
 def recognition_block(
-    size:tuple=(256, 128),      # `(height, width)`, pixels
+    size:tuple=(256, 128),      # `(height, width)`, pixels; a number is both
     augment=True,               # What is done to training pictures: True, False, 'face' or a list of batch transforms
     erase:float=.5,             # Chance that a rectangle of a training picture is erased, 0 to 1
     stats:tuple=imagenet_stats, # Mean and standard deviation of the three channels, 0 to 1; None: they stay in 0 to 1
@@ -245,6 +238,7 @@ def recognition_block(
     `augment=True` mirrors and shifts, by up to 10 pixels at width 128 as published, in proportion at others; 'face'
     mirrors and does as `FaceAugment()`. Quality is that of the picture as it is on disk: what `augment` and `erase`
     take away, no label knows. ValueError if `augment` is unknown."""
+    size = height_width(size)
     if isinstance(augment, (list, tuple)): batch_tfms = list(augment)
     elif augment == 'face': batch_tfms = [CropFlip(0), FaceAugment()]
     elif augment in (True, False): batch_tfms = [CropFlip(round(10*size[1]/128))] if augment else []
@@ -263,7 +257,7 @@ def recognition_block(
 def recognition_dataloaders(
     table:pd.DataFrame,         # Checked by `check_table`
     path=None,                  # The folder the paths of the table start from; `table.attrs['root']` when not given
-    size:tuple=(256, 128),      # `(height, width)`, pixels
+    size:tuple=(256, 128),      # `(height, width)`, pixels; a number is both
     n_ids:int=16,               # Identities a training batch
     n_imgs:int=4,               # Pictures of each
     partners:bool=False,        # Add a partner of each picture, for `QualityDistillation(pairs='partner')`?
@@ -283,7 +277,7 @@ def recognition_dataloaders(
 
     With `keep` pictures are decoded once, by `num_workers` processes, and batches are copies of bytes; they are the
     same. 'auto' keeps sets of up to 4 GiB, and an eighth of the memory, from the first epoch on."""
-    root = path if path is not None else table.attrs.get('root', '.')
+    root = path if path is not None else getattr(table, 'attrs', {}).get('root', '.')
     check_table(table, root=root)
     table = complete_table(table, root)
     trainable(table)

@@ -18,8 +18,8 @@ from ..unknown import EMPTY
 from .labels import join_quality, on_unit_scale, out_of_range
 from .sources import address_end, split_address
 
-__all__ = ['TableReport', 'check_table', 'complete_table', 'describe_table', 'join_quality', 'read_table', 'table_hash',
-           'unanswerable', 'write_table']
+__all__ = ['TableReport', 'check_table', 'complete_table', 'describe_table', 'join_quality', 'read_table',
+           'table_hash', 'trainable', 'unanswerable', 'write_table']
 
 
 def read_table(
@@ -278,3 +278,12 @@ def _described(table, out, published=None):
         report.differs = [f'{s}: {o[0]} pictures of {o[1]} identities, published are {p[0]} of {p[1]}'
                           for (s, p),o in zip(published.items(), ours.values()) if tuple(p) != o]
     return report
+
+
+def trainable(
+    table, # Checked
+):
+    "The table itself; ValueError where there is nothing to train on"
+    if not (table['split'] == 'train').any():
+        raise ValueError("No row of the table has split 'train', so there is nothing to train on.")
+    return table

@@ -17,8 +17,18 @@ from PIL import Image
 from ..choices import FILTERS, one_of
 from ..shown import shown
 
-__all__ = ['CropFlip', 'FaceAugment', 'RandomErasing', 'Squish', 'erasing_rectangle', 'jitter_light', 'keep_rectangle',
-           'lower_resolution', 'recompress']
+__all__ = ['CropFlip', 'FaceAugment', 'RandomErasing', 'Squish', 'erasing_rectangle', 'height_width', 'jitter_light',
+           'keep_rectangle', 'lower_resolution', 'recompress']
+
+
+def height_width(
+    size, # `(height, width)`, or one number for both
+)->tuple:
+    "Both, pixels; ValueError for anything else"
+    both = (size, size) if isinstance(size, int) else size
+    if isinstance(both, (tuple, list)) and len(both) == 2 and all(isinstance(o, int) and o > 0 for o in both):
+        return tuple(both)
+    raise ValueError(f'size is {size!r}. Give (height, width) in pixels, or one number for both.')
 
 
 class Squish(Transform):
@@ -27,9 +37,9 @@ class Squish(Transform):
     resize = 'bilinear' # Of learners saved before there was a choice
 
     def __init__(self,
-        size:tuple,            # `(height, width)`, pixels
+        size:tuple,            # `(height, width)`, pixels; a number is both
         resize:str='bilinear', # 'bilinear', or 'bicubic' as FastReID
-    ): self.size,self.resize = tuple(size),one_of('resize', resize, *FILTERS)
+    ): self.size,self.resize = height_width(size),one_of('resize', resize, *FILTERS)
 
     name = property(shown)
     __repr__ = shown

@@ -1,11 +1,15 @@
 "What is within the loaders of a learner: the one that deals out, the size of its pictures, its processes"
 import multiprocessing
+import os
 from contextlib import contextmanager
 from itertools import repeat
+from pathlib import Path
 
 from fastai.data.load import _FakeLoader
 
-__all__ = ['by_fork', 'one_picture', 'own_loader', 'picture_size']
+from .blocks import RecognitionImage
+
+__all__ = ['as_items', 'by_fork', 'one_picture', 'own_loader', 'picture_size']
 
 
 def own_loader(
@@ -22,6 +26,17 @@ def picture_size(
     "The size that pictures are brought to, where a transform of items says it"
     sizes = (getattr(t, 'size', None) for t in getattr(own_loader(dls), 'after_item', ()))
     return next((tuple(o) for o in sizes if isinstance(o, tuple)), None)
+
+
+def as_items(
+    files, # Files as text, or anything that is a picture
+    dls,   # `DataLoaders` of blocks of one's own
+)->list: # For their `test_dl`
+    "What their pictures were made of, as far as fastai knows it: a `str` is none of its `Path`s; else pictures"
+    if not all(isinstance(o, (str, os.PathLike)) for o in files): return [RecognitionImage.create(o) for o in files]
+    types = [getattr(o, 'types', None) or [None] for o in getattr(dls.valid_ds, 'tls', ())]
+    paths = bool(types) and isinstance(types[0][0], type) and issubclass(types[0][0], Path)
+    return [Path(o) for o in files] if paths else files
 
 
 class _Forked(_FakeLoader):

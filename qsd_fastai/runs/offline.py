@@ -92,7 +92,9 @@ def offline_runs(
     by_id = {}
     for file in sorted(Path(folder).rglob('offline-run-*/run-*.wandb'), key=lambda o: o.parent.name):
         by_id.setdefault((file.parents[1], file.stem), []).append(file.parent)
-    if not by_id: raise FileNotFoundError(f'There is no offline run of W&B in {folder}. Name the folder of a run.')
+    if not by_id:
+        raise FileNotFoundError(f'There is no offline run of W&B in {folder}. Name the folder of one; a run of '
+                                '--no-wandb has its figures in results.csv.')
     return [read_offline(folders) for folders in by_id.values()]
 
 

@@ -1,7 +1,8 @@
 "Who is in a picture: the people of a gallery that are most alike, or the identity of training that the head names"
 import hashlib
 import math
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -74,12 +75,14 @@ class Gallery:
         if not isinstance(table, pd.DataFrame) or not {'path', 'identity'} <= set(table):
             got = ', '.join(map(str, table)) if isinstance(table, pd.DataFrame) else f'a {type(table).__name__}'
             raise ValueError(f'A gallery is a table with the columns path and identity, and this is {got}. '
-                             'Give `learn.gallery = table`, or None for no gallery.')
+                             'Give `learn.gallery = read_table(FILE)`, or None for no gallery.')
         table = complete_table(table)
         if 'split' in table and (table['split'] == 'gallery').any(): table = table[table['split'] == 'gallery']
         if not len(table): raise ValueError('The gallery has no rows: nobody can be found. Give a table with some.')
         refuse_rows(table, 'identity', table['identity'] == '', 'is empty', 'Say who it is, or remove the row.')
-        self.rows = complete_rows(table, None if 'root' in table.attrs else root)
+        rows = complete_rows(table, None if 'root' in table.attrs else root)
+        # a learner that is loaded elsewhere shows them, too
+        self.rows = [replace(o, file=os.path.abspath(o.file)) for o in rows]
         self.identities = sorted(set(table['identity']))
         numbers = {o: i for i,o in enumerate(self.identities)}
         self.ids = torch.tensor([numbers[o] for o in table['identity']])

@@ -4,7 +4,7 @@ from pathlib import Path
 from fastai.learner import Learner
 
 from ..terminal import rows_only
-from .refusals import refuse_empty, refuse_others
+from .refusals import refuse_empty, refuse_loss, refuse_others
 
 __all__ = ['LoggedLearner']
 
@@ -22,6 +22,7 @@ class LoggedLearner(Learner):
         "As fastai's, which its other fits call; ValueError for loaders of other people than the head has"
         refuse_empty(self.dls.train)
         refuse_others(self)
+        refuse_loss(self.loss_func)
         with rows_only(): return super().fit(*args, **kwargs)
 
     def export(self,
@@ -54,6 +55,17 @@ class LoggedLearner(Learner):
         "As fastai's"
         refuse_empty(self.dls[ds_idx] if dl is None else dl)
         with rows_only(): return super().get_preds(ds_idx, dl, *args, **kwargs)
+
+    def tta(self,
+        ds_idx:int=1, # Which of `dls`, where `dl` is not given
+        dl=None,      # A loader
+        *args,        # Of fastai's `tta`: `n`, ...
+        **kwargs,     # Likewise
+    ):
+        "As fastai's, of all pictures in their order, whatever batches they are dealt to"
+        if dl is None: dl = self.dls[ds_idx].new(shuffle=False, drop_last=False)
+        refuse_empty(dl)
+        return super().tta(ds_idx, dl, *args, **kwargs)
 
     def validate(self,
         ds_idx:int=1, # Which of `dls`, where `dl` is not given

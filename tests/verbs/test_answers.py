@@ -206,6 +206,7 @@ def test_a_gallery_travels_with_the_learner(make_learner, labelled_people, files
     again = load_learner(tmp_path/'it.pkl')
     assert type(again) is RecognitionLearner
     np.testing.assert_allclose(again.predict(files[50]).scores, answer.scores, atol=1e-5)
+    assert all(Path(o.file).is_absolute() for o in again.gallery.rows)
     for o in again.gallery.rows: o.file = str(tmp_path/'gone.jpg')
     assert again.predict(files[50]).name == answer.name  # pictures are not looked at again
     for p in again.model.parameters(): p.data.mul_(1.1)

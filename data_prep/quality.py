@@ -95,7 +95,7 @@ def report(
     within = table.groupby('identity')['quality'].std().dropna()
     alone = int((table.groupby('identity')['quality'].count() == 0).sum())
     part = len(known)/len(table)
-    print(f'{len(known):,} of {len(table):,} pictures labelled ({part:.1%}); {alone:,} identities without a label')
+    print(f'{len(known):,} of {len(table):,} pictures labelled ({part:.1%}); identities without a label: {alone:,}')
     print('quality:  ' + '  '.join(f'{p} % {known.quantile(p/100):.1f}' for p in (0, 5, 25, 50, 75, 95, 100)))
     print(f'standard deviation: {known.std():.1f} over all, {within.mean():.1f} within an identity on average')
     quality_histogram_figure(table['quality'], 'Quality of the pictures').savefig(folder/'quality.png', dpi=150)

@@ -29,5 +29,5 @@ def main(
     data = list_pictures(pictures) if Path(pictures).is_dir() else read_table(pictures)
     made = embed_to(Embedder(model, device), data, out, rows, processes(), half, bs=bs, workers=workers, flip=flip)
     there,of = len(list(Path(out).glob('part-*.parquet'))),-(-len(data)//rows)
-    print(f'{len(data):,} pictures: {len(made)} files made by this process; {there} of {of} are in {out}')
+    print(f'{len(data):,} pictures: files made by this process: {len(made)}; {there} of {of} are in {out}')
     return made

@@ -15,9 +15,9 @@ __all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_empty', 'refuse_loss', 'r
 
 OF_CLASSES = 'fastai.losses', 'torch.nn.functional', 'torch.nn.modules.loss' # Modules whose losses take logits
 # What `vision_learner` takes: what there is in its place
-OTHERS = {'loss_func': 'loss=...', 'custom_head': 'head=..., over identities', 'cut': 'pool=... and neck=...',
-          'concat_pool': 'pool=...', 'n_out': 'dls, whose identities are counted',
-          'normalize': 'recognition_dataloaders(stats=...)'}
+OTHERS = {'loss_func': 'loss=...', 'custom_head': 'head=..., over identities.', 'cut': 'pool=... and neck=...',
+          'concat_pool': 'pool=...', 'n_out': 'dls, whose identities are counted.',
+          'normalize': 'recognition_dataloaders(stats=...).'}
 
 
 def refuse_options(
@@ -25,7 +25,7 @@ def refuse_options(
 ):
     "ValueError for those of `vision_learner` that are called otherwise here"
     if other := next((k for k in options if k in OTHERS), None):
-        raise ValueError(f'{other} is given, which recognition_learner does not take. Use {OTHERS[other]}.')
+        raise ValueError(f'{other} is given, and recognition_learner does not take it. Its own is {OTHERS[other]}')
 
 
 def refuse_empty(

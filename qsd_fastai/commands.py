@@ -42,12 +42,14 @@ def in_one_line(
 
     @wraps(main)
     def run(*args, **kwargs):
-        before = list(opened)
+        before,done = list(opened),False
         running.append(main)
         first = not int(os.environ.get('RANK') or 0)
         try:
             if wanted := many_wanted(): os.execv(wanted[0], wanted)
-            with joined(), _terminated(), rows_only(): return main(*args, **kwargs)
+            with joined(), _terminated(), rows_only(): found = main(*args, **kwargs)
+            done = True
+            return found
         except KeyboardInterrupt:
             if len(running) > 1: raise # The outermost command has the last word
             said = _stopped(before)
@@ -58,7 +60,9 @@ def in_one_line(
             raise SystemExit(f'{type(e).__name__}: {line}' if kind else line) from e
         finally:
             running.pop()
-            for folder in [o for o in opened if o not in before]: folder.close()
+            for folder in [o for o in opened if o not in before]:
+                if not done: folder.free() # Where nothing came of it there is nothing to go on with
+                folder.close()
     run.__signature__ = inspect.signature(main)
     return run
 

@@ -178,3 +178,17 @@ def test_the_handler_of_others_stays(monkeypatch):
     look()
     signal.signal(signal.SIGTERM, before)
     assert seen == [mine, commands._interrupt]
+
+
+@pytest.mark.parametrize('error', [ValueError, ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize('kept', [None, 'results.csv', 'seed0/baseline.state'])
+def test_a_folder_where_nothing_came_of_a_command_goes(tmp_path, error, kept):
+    @in_one_line
+    def main():
+        out = RunFolder('compare', tmp_path/'out').open().out
+        (out/'seed0').mkdir()
+        if kept: (out/kept).touch()
+        raise error('no')
+    with pytest.raises((SystemExit, error)): main()
+    assert (tmp_path/'out').is_dir() == bool(kept)
+    assert not folder.opened

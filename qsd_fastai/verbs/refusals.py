@@ -46,7 +46,7 @@ def refuse_others(
     known,given = learn.people,list(getattr(learn.dls, 'vocab', ()))
     if n is None or not there or (n == there and (not known or known == given)): return
     what = f'{there} identities, and the head has {n}' if n != there else (
-        f'{next(b for a,b in zip(known, given) if a != b)!r} and others, whom the head does not know')
+        f'{next((b for a,b in zip(known, given) if a != b), None)!r} and others, whom the head does not know')
     raise ValueError(f'learn.dls is of {what}. Make another learner of these loaders, and load the body: '
                      'learn2.model.body.load_state_dict(learn.model.body.state_dict()), or pretrained=FILE of an '
                      'exported one.')

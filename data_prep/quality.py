@@ -33,7 +33,7 @@ from qsd_fastai.files import file_hash, in_one_move, save_whole
 from qsd_fastai.judging.models import learner_around, open_weights
 from qsd_fastai.plots.pictures import sheet_figure
 from qsd_fastai.plots.quality import quality_histogram_figure
-from qsd_fastai.quality import similarity_quality
+from qsd_fastai.quality import comparable, similarity_quality
 
 
 def embed_in_blocks(
@@ -74,12 +74,14 @@ def label_table(
 )->pd.Series: # 0 to 100, NaN = unknown
     """Labels of the training pictures among themselves, and of the held-out ones among themselves
 
-    What is compared lies in a file beside the blocks, for it may be more than a memory takes."""
+    Held-out ones that nobody can be compared with stay unknown. What is compared lies in a file beside the blocks, for
+    it may be more than a memory takes."""
     quality = pd.Series(np.nan, index=table.index, dtype='float32')
     for held_out in (False, True):
         rows = np.flatnonzero((table['split'] != 'train') == held_out)
         if not len(rows): continue
         who = table['identity'].iloc[rows].to_numpy()
+        if held_out and not comparable(np.unique(who, return_counts=True)[1], kwargs.get('min_imgs', 2)): continue
         lies = files[0].with_name('held_out.f32' if held_out else 'train.f32')
         quality.iloc[rows] = similarity_quality(read_blocks(files, rows), who, file=lies, **kwargs)
     return quality

@@ -1,4 +1,5 @@
 "Embeddings at unit length in an order of one's own: in memory, or in a file that processes share"
+import os
 from itertools import chain
 
 import numpy as np
@@ -30,13 +31,19 @@ def unit_rows(
     """Rows at unit length, in `order`, with no more than a part of them beside these
 
     Of processes that are `together` the first one writes the file, and all look at it. `ValueError` for another number
-    of rows than `order` has, and for one that is zero, NaN or infinite."""
+    of rows than `order` has, other widths, and a row that is zero, NaN or infinite; `OSError` for a disk that is
+    full."""
     first = plain_tensor(next(parts, np.empty((0, 0), dtype='float32')))
+    if first.ndim != 2: raise ValueError(f'A part of emb is {tuple(first.shape)}. It must be (pictures, features).')
     kind,shape = full_precision(first[:0]).dtype,(len(order), first.shape[1])
     if file is None or first.device.type != 'cpu':
         return _fill(first.new_empty(shape, dtype=kind), chain([first], parts), order)
     def kept(): return torch.from_file(str(file), shared=True, size=shape[0]*shape[1], dtype=kind).view(shape)
-    def write(): _fill(kept(), chain([first], parts), order)
+    def write():
+        with open(file, 'wb') as f: # What lacks its place on the disk is told now, for a write into memory cannot
+            n = shape[0]*shape[1]*kind.itemsize
+            if n and hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, n)
+        _fill(kept(), chain([first], parts), order)
     if are_together(): from_first(write)
     else: write()
     return kept()
@@ -46,7 +53,10 @@ def _fill(out, parts, order):
     "`out` with each row of the parts in its place"
     place,lo,wrong = torch.from_numpy(np.argsort(order)).to(out.device),0,f'There are {len(out)} ids for'
     for part in parts:
-        part = full_precision(finite_rows(plain_tensor(part), start=lo))
+        part = plain_tensor(part)
+        if part.ndim != 2 or part.shape[1] != out.shape[1]:
+            raise ValueError(f'A part of emb is {tuple(part.shape)}, and others are (pictures, {out.shape[1]}).')
+        part = full_precision(finite_rows(part, start=lo))
         if lo + len(part) > len(out): raise ValueError(f'{wrong} more embeddings. Give one for each.')
         norm = part.norm(dim=1, keepdim=True)
         if (norm == 0).any():

@@ -245,6 +245,10 @@ def test_bad_parts(people, tmp_path):
     for rows,message in ((bad, 'row 207 holds'), (zero, 'row 211 is all zero'), (emb[:-1], '300 ids for 299'),
                          (np.concatenate([emb, emb]), '300 ids for more embeddings'), (emb[:0], '300 ids for 0')):
         for file in (None, tmp_path/'compared'):
+            for odd in (emb[200:, :1], emb[200:, 0], emb[200:, :8]):
+                with pytest.raises(ValueError, match=r'A part of emb is .*pictures, 32'):
+                    similarity_quality(iter([emb[:200], odd]), ids, file=file)
+            with pytest.raises(ValueError, match=r'A part of emb is \(32,\)'): similarity_quality(iter(emb), ids)
             parts = iter(np.split(rows, [200]) if len(rows) else [])
             with pytest.raises(ValueError, match=message): similarity_quality(parts, ids, file=file)
 

@@ -34,12 +34,12 @@ class RunFolder:
         name:str,            # Of the recipe: a new folder is `runs/<name>-<date>-<time>`
         out=None,            # The folder to use instead
         args:dict=None,      # What the run is made with
-        resume:bool=False,   # Go on with the run in `out`, or with the newest of this name; None: that cannot be
+        resume:bool=False,   # Go on with the run in `out`, or the newest of this name and `args`; None: that cannot be
         stagewise:bool=False,# May options differ at a resume that no stage so far was made with? Else those of `FREE`
     ):
+        self.args = json.loads(json.dumps(args or {}, default=str)) # As they are written
         self.out = Path(from_first(lambda: self._place(name, resume)) if out is None else out)
         self.file,self.resumes,self.stagewise = self.out/'run.json',resume,stagewise
-        self.args = json.loads(json.dumps(args or {}, default=str)) # As they are written
         self.anew,self.before,self.writes = [],set(),not processes()[0]
         self._told(self._look)
 
@@ -47,8 +47,14 @@ class RunFolder:
         if not resume: return time.strftime(f'runs/{name}-%Y%m%d-%H%M%S')
         found,at = sorted(Path('runs').glob(f'{name}-*/run.json')),Path('runs').absolute()
         if not found: raise FileNotFoundError(f'There is no run to resume in {at}. Start one without --resume.')
-        stopped = [o for o in found if not o.with_name('results.csv').is_file()]
-        return (stopped or found)[-1].parent
+        alike = (o for o in reversed(found) if self._is_alike(o))
+        return next(alike, found[-1]).parent
+
+    def _is_alike(self, file):
+        "Was this run made with the same options, as far as these matter? The command is given once more"
+        try: was = read_run(file)['args']
+        except (OSError, ValueError): return False
+        return not any(was.get(k) != self.args.get(k) for k in was | self.args if k not in FREE)
 
     def _told(self, look):
         "What the first process finds, kept by all"

@@ -21,10 +21,13 @@ def test_run_folder(tmp_path, monkeypatch):
     later = tmp_path/'runs'/'reid-29990101-000000'
     assert run_folder('reid', later, args)[0] == later
     assert run_folder('reid', args=args, resume=True)[0].name == later.name  # the newest
-    (later/'results.csv').touch()
-    assert run_folder('reid', args=args, resume=True)[0] == out  # the newest that was stopped
-    (out/'results.csv').touch()
-    assert run_folder('reid', args=args, resume=True)[0].name == later.name  # all are finished
+    newest = tmp_path/'runs'/'reid-29990202-000000'
+    run_folder('reid', newest, {**args, 'lr': 1., 'workers': 4})
+    assert run_folder('reid', args={**args, 'workers': 2}, resume=True)[0].name == later.name  # of the same options
+    with pytest.raises(ValueError, match=r'29990202-000000 was started with other options: lr was 1\.0 and is 2'):
+        run_folder('reid', args={**args, 'lr': 2.}, resume=True)  # of none: the newest
+    (newest/'run.json').write_text('{')
+    assert run_folder('reid', args=args, resume=True)[0].name == later.name
     assert run_folder('reid', out, args, resume=True) == (out, name)
     with pytest.raises(FileExistsError, match='--resume'): run_folder('reid', out, args)
     other,without = {**args, 'lr': .1},{k: v for k,v in args.items() if k != 'lr'}

@@ -88,7 +88,7 @@ from .qsd_loss import QSDLoss, grouped_pairs, identity_pairs, partner_pairs, ran
 from .quality import label_table, norm_quality, similarity_quality
 from .rehearsal import rehearse
 from .runs.folder import read_run, run_folder, run_or_nothing
-from .runs.keys import under
+from .runs.keys import key_of, under
 from .runs.made import table_content
 from .runs.offline import offline_runs, read_offline, runs_frame
 from .runs.tables import read_results

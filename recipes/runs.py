@@ -10,7 +10,7 @@ from fastcore.script import call_parse
 
 from qsd_fastai.all import *
 
-USUAL = 'mAP','rank1','pairs accuracy'
+USUAL = 'mAP','rank1','pairs_accuracy'
 
 
 @call_parse
@@ -18,12 +18,12 @@ USUAL = 'mAP','rank1','pairs accuracy'
 def main(
     folder:str,         # Of a recipe, of a comparison, or one with many of them
     out:str='',         # A CSV for the table of runs
-    figures:str='',     # Which to print, commas between; mAP, rank1, pairs accuracy by default. All are in the CSV
+    figures:str='',     # Which to print, commas between; mAP, rank1, pairs_accuracy by default. All are in the CSV
 ):
     "List the runs of a folder, and compare the arms of each group"
     found = runs_frame(offline_runs(folder))
     known = list(found.columns[found.columns.get_loc('epochs') + 1:])
-    wanted = [o.strip() for o in figures.split(',')] if figures else [o for o in USUAL if o in known]
+    wanted = [key_of(o.strip()) for o in figures.split(',')] if figures else [o for o in USUAL if o in known]
     if lack := [o for o in wanted if o not in known]:
         raise ValueError(f'--figures is {lack[0]!r}, which no run here has. There are {", ".join(known) or "none"}.')
     if out: save_frame(found, out, index=False)

@@ -1,5 +1,5 @@
 "Every key of a W&B run: what stands before its slash says what it is, in all recipes"
-__all__ = ['AXES', 'PARTS', 'kind_of', 'under']
+__all__ = ['AXES', 'PARTS', 'key_of', 'kind_of', 'under']
 
 AXES = 'batch','epoch'          # What curves are drawn over, counted from the first fit of the run
 PARTS = {'train': 'number',     # A batch: the loss and its terms
@@ -25,13 +25,20 @@ def kind_of(
     return PARTS[part]
 
 
+def key_of(
+    name:str, # Of a figure, as tables have it: `mAP worst`
+)->str:
+    "As a key has it, without blanks and colons: `mAP_worst`"
+    return name.replace(':', '').replace(' ', '_')
+
+
 def under(
     part:str,   # Of `PARTS`
     found:dict, # Name -> what is to be logged
 )->dict:
     """The same under their keys. ValueError for an unknown part
 
-    A key has no blanks or colons. A dot in the name of a picture, chart or table would be a step into it, for W&B."""
-    plain = {k.replace(':', '').replace(' ', '_'): v for k,v in found.items()}
+    Spelled as `key_of` does. A dot in the name of a picture, chart or table would be a step into it, for W&B."""
+    plain = {key_of(k): v for k,v in found.items()}
     if PARTS.get(part) != 'number': plain = {k.replace('.', '_'): v for k,v in plain.items()}
     return {key: o for name,o in plain.items() if kind_of(key := f'{part}/{name}')}

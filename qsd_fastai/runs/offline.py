@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .keys import key_of
 from .wandb_run import wandb
 
 __all__ = ['OfflineRun', 'offline_runs', 'read_offline', 'runs_frame']
@@ -101,12 +102,14 @@ def offline_runs(
 def runs_frame(
     runs:list, # Of `OfflineRun`
 )->pd.DataFrame:
-    "A row a run: what it is, and its figures as the model came out, named as tables name them: `mAP worst`"
+    "A row a run: what it is, and its figures as the model came out, as their keys spell them: `mAP_worst`"
     rows = []
     for run in runs:
         what = {k: run.header.get(of, '') for k,of in (('group', 'run_group'), ('job', 'job_type'))}
         own = {k: run.config.get(k) for k in ('arm', 'seed')}
-        figures = {k[len('final/'):].replace('_', ' '): v for k,v in run.summary.items() if k.startswith('final/')}
+        final = {k.removeprefix('final/'): v for k,v in run.summary.items() if k.startswith('final/')}
+        # runs from before keys had no blanks; where there are both, the later one counts
+        figures = {key_of(k): final[k] for k in sorted(final, key=lambda k: k == key_of(k))}
         rows.append({'run': run.header.get('display_name', run.id), **what, **own, 'state': run.state,
                      'epochs': run.summary.get('epoch'), **figures})
     return pd.DataFrame(rows)

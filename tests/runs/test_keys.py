@@ -1,7 +1,7 @@
 "What a key says of itself"
 import pytest
 
-from qsd_fastai.runs.keys import kind_of, under
+from qsd_fastai.runs.keys import key_of, kind_of, under
 
 
 def test_kinds():
@@ -14,3 +14,8 @@ def test_kinds():
     for key in ('roc', 'train', 'plot/roc', ''):
         with pytest.raises(ValueError, match='is no key of a run'): kind_of(key)
     with pytest.raises(ValueError, match="'pictures/roc' is no key"): under('pictures', {'roc': 1})
+
+
+def test_a_figure_has_one_key():
+    assert [key_of(o) for o in ('mAP worst', 'agedb_30 accuracy', 'mAP rejecting: true quality')] == \
+        ['mAP_worst', 'agedb_30_accuracy', 'mAP_rejecting_true_quality']

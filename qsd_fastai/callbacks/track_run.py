@@ -71,9 +71,11 @@ class TrackRun(Callback):
     validate, get_preds and lr_find log nothing. What is embedded or compared anew (maps of embeddings and of energy,
     gains over another model) recipes add, and in Python `judge_search` and `judge_pairs` give it.
 
-    Goes on with the active run of `wandb.init`, or starts one and finishes it. A fit that ends in an exception, Ctrl-C
-    say, leaves its run open; it is marked as failed when the next one starts, or when Python ends. Without an API key
-    the run is kept offline, and a line says how to upload it; without W&B the numbers are in `batches` and `epochs`
+    Goes on with the active run of `wandb.init`, each row at once, so that what callbacks of your own log with
+    `commit=False` joins it; or starts one, with rows of batches some seconds apart, and finishes it. A fit that ends in
+    an exception, Ctrl-C say, leaves its run open; it is marked as failed when the next one starts, or when Python ends.
+    Without an API key the run is kept offline, and a line says how to upload it; without W&B the numbers are in
+    `batches` and `epochs`
     all the same. fastai's own `WandbCallback` does not run with current fastcore."""
     # after the Recorder, the schedulers, the progress bar, and SaveModelCallback, which loads the best model at the end
     order = SaveModelCallback.order + 4

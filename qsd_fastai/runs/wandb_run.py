@@ -132,19 +132,25 @@ def log_soon(
 ):
     """Log a row together with those that follow, after seconds or at `send_rows`; at once where others end the run
 
-    Each time, W&B wakes threads of its own, and for one row this takes ten times as long as the row."""
+    What is logged with `commit=False` meanwhile joins the next row that is sent, not this one. Each time, W&B wakes
+    threads of its own, and for one row this takes ten times as long as the row."""
     if run.id not in at_exit: return run.log(row)
-    rows,since = waiting.setdefault(run.id, ([], time.perf_counter()))
+    _,rows,since = waiting.setdefault(run.id, (run, [], time.perf_counter()))
     rows.append(row)
     if time.perf_counter() - since > SECONDS: send_rows(run)
 
 
 def send_rows(
-    run, # Of W&B, or `NoRun`
+    *runs, # Of W&B, or `NoRun`; all that have rows when not given
 ):
-    "Log now what `log_soon` kept: before anything else is logged, and at the end"
-    rows,_ = waiting.pop(run.id, ((), 0))
-    for row in rows: run.log(row)
+    """Log now what `log_soon` kept: before anything else is logged, and at the end
+
+    A run that somebody else has finished meanwhile takes none."""
+    for id in [o.id for o in runs] if runs else [*waiting]:
+        run,rows,_ = waiting.pop(id, (None, (), 0))
+        try:
+            for row in rows: run.log(row)
+        except wandb.errors.UsageError: continue
 
 
 def last_known(

@@ -59,6 +59,11 @@ def test_rows_that_wait_come_in_their_order_before_what_is_logged_after_them(tmp
     kept, = runs(tmp_path)
     assert [row.get('train/a', row.get('valid/b')) for row in kept.history] == [0, 1, 2, 1, 3, 4]
     assert not wandb_run.waiting
+    run = start_run(dir=tmp_path/'ended')
+    log_soon(run, {'train/a': 6})
+    run.finish() # By somebody else
+    finish_run(run, said=False)
+    assert not wandb_run.waiting
     own = SimpleNamespace(id='of its own', log=called.append) # Nobody knows when it ends
     log_soon(own, {'train/a': 5})
     assert called[-1] == {'train/a': 5}

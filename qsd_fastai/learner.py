@@ -39,7 +39,7 @@ from .tensors import plain_tensor
 from .verbs import interpretation  # noqa: F401
 from .verbs.answers import Answer, Gallery, answer_of
 from .verbs.logged import LoggedLearner
-from .verbs.refusals import flat_metrics, refuse_callbacks, refuse_loss, refuse_options, refuse_unjudged
+from .verbs.refusals import flat_metrics, people_of, refuse_callbacks, refuse_loss, refuse_options, refuse_unjudged
 from .verbs.results import Results, answers_of_loader, as_judged, has_labels, some
 
 __all__ = ['RecognitionLearner', 'imprint_head', 'pictures_of_loader', 'recognition_learner']
@@ -194,7 +194,7 @@ def recognition_learner(
     if isinstance(model.head, PartialFC) and not updates: cbs = cbs + [PartialUpdate()]
     loss = _loss_of(model, loss)
     learn = RecognitionLearner(dls, model, loss_func=loss, metrics=metrics, splitter=splitter, cbs=cbs, **kwargs)
-    learn.people = list(getattr(dls, 'vocab', ()))
+    learn.people = people_of(dls)
     return learn
 
 

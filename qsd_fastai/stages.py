@@ -184,7 +184,7 @@ class Run:
 
 def _check_epochs(args):
     for k in ('epochs', 'tune_epochs'):
-        if args.get(k, 1) < 0: raise ValueError(f'--{k.replace("_", "-")} is {args[k]}. Give 1 or more.')
+        if args.get(k, 1) < 0: raise ValueError(f'--{k.replace("_", "-")} is {args[k]}. It is 0 or more.')
     given = 'weights' if 'weights' in args else 'pretrained'
     if args.get('epochs') == 0 and not args.get(given):
         raise ValueError(f'--epochs 0 takes weights as they are, and there are none. Name them with --{given}.')

@@ -87,12 +87,12 @@ class HeldOut(Callback):
 
     def _check_nobody(self):
         "Nobody is held out: a warning where somebody was to be judged, ValueError where a callback acts on it"
-        if len(self.dls.loaders) > 1 and getattr(self.dls.valid, 'n', 1): return
-        said = 'Nobody is held out: the table has no query, gallery or val rows'
+        if len(self.dls.loaders) > 1 and getattr(self.dls.valid, 'n', None) != 0: return
+        said = 'Nobody is held out, of a table as query, gallery or val'
         for o in trackers_of(self.learn.cbs):
-            if o.monitor == 'train_loss': continue
+            if o.monitor.startswith('train_') or getattr(o, 'every_epoch', False): continue
             raise ValueError(f'{said}, and {type(o).__name__} watches {o.monitor}. Hold some out, or leave it out.')
-        named = [k for k in self.recorder.metric_names[1:] if k not in ('train_loss', 'valid_loss', 'time')]
+        named = [k for k in self.recorder.metric_names[1:] if not k.startswith(('train_', 'valid_loss', 'time'))]
         if named: warnings.warn(f'{said}, so that {", ".join(named)} cannot be told.', stacklevel=2)
 
     @property

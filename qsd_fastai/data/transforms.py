@@ -5,6 +5,7 @@ light (`FaceAugment`), as they do between cameras; its steps are functions of a 
 import io
 import math
 import random
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -25,9 +26,9 @@ def height_width(
     size, # `(height, width)`, or one number for both
 )->tuple:
     "Both, pixels; ValueError for anything else"
-    both = (size, size) if isinstance(size, int) else size
-    if isinstance(both, (tuple, list)) and len(both) == 2 and all(isinstance(o, int) and o > 0 for o in both):
-        return tuple(both)
+    both = (size, size) if isinstance(size, Integral) else tuple(size) if hasattr(size, '__iter__') else ()
+    if len(both) == 2 and all(isinstance(o, Integral) and not isinstance(o, bool) and o > 0 for o in both):
+        return tuple(map(int, both))
     raise ValueError(f'size is {size!r}. Give (height, width) in pixels, or one number for both.')
 
 

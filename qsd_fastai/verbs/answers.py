@@ -11,6 +11,7 @@ from fastai.torch_core import get_model
 
 from ..columns import complete_table
 from ..data.given import complete_rows
+from ..data.sources import split_address
 from ..evaluation.given import unit_rows
 from ..models.heads.cosine import MarginHead
 from ..models.heads.partial_fc import PartialFC
@@ -80,13 +81,18 @@ class Gallery:
         if 'split' in table and (table['split'] == 'gallery').any(): table = table[table['split'] == 'gallery']
         if not len(table): raise ValueError('The gallery has no rows: nobody can be found. Give a table with some.')
         refuse_rows(table, 'identity', table['identity'] == '', 'is empty', 'Say who it is, or remove the row.')
-        rows = complete_rows(table, None if 'root' in table.attrs else root)
-        # a learner that is loaded elsewhere shows them, too
-        self.rows = [replace(o, file=os.path.abspath(o.file)) for o in rows]
+        self.rows,self.above = complete_rows(table, None if 'root' in table.attrs else root),os.getcwd()
         self.identities = sorted(set(table['identity']))
         numbers = {o: i for i,o in enumerate(self.identities)}
         self.ids = torch.tensor([numbers[o] for o in table['identity']])
         self.unit = self.lengths = self.weights = None
+
+    def __setstate__(self, state):
+        "Files are where they were from the folder at hand, or else from the one that the gallery was made in"
+        self.__dict__.update(state)
+        first,above = self.rows[0].file,state.get('above')
+        if above is None or _is_there(first) or not _is_there(os.path.join(above, first)): return
+        self.rows = [replace(o, file=os.path.join(above, o.file)) for o in self.rows]
 
     def __len__(self): return len(self.rows)
 
@@ -120,6 +126,9 @@ class Gallery:
         lengths = torch.cat([self.lengths, torch.tensor([length])])
         try: return float(norm_quality(lengths[:, None])[-1])
         except ValueError: return math.nan
+
+
+def _is_there(file): return os.path.exists(split_address(file)[0])
 
 
 def _weights(learn):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from fastai.learner import Learner
 
+from ..runs.wandb_run import send_rows
 from ..terminal import rows_only
 from .refusals import refuse_empty, refuse_loss, refuse_others
 
@@ -23,19 +24,22 @@ class LoggedLearner(Learner):
         refuse_empty(self.dls.train)
         refuse_others(self)
         refuse_loss(self.loss_func)
-        with rows_only(): return super().fit(*args, **kwargs)
+        try:
+            with rows_only(): return super().fit(*args, **kwargs)
+        finally: send_rows() # Of a fit that was stopped: its run may be ended by others
 
     def export(self,
         fname='export.pkl', # The file, from `learn.path`; its folder is made
-        **kwargs,           # As in fastai: `pickle_module`, `pickle_protocol`
+        *args,              # As in fastai: `pickle_module`, `pickle_protocol`
+        **kwargs,           # Likewise
     ):
         "As fastai's; OSError where it cannot be written, and the learner stays as it was"
         file,dls,opt = Path(self.path)/fname,self.dls,self.opt
         file.parent.mkdir(parents=True, exist_ok=True)
-        try: super().export(fname, **kwargs)
+        try: super().export(fname, *args, **kwargs)
         except BaseException as e:
             self.dls,self.opt = dls,opt
-            if not isinstance(e, RuntimeError): raise
+            if not isinstance(e, RuntimeError) or 'inline_container' not in str(e): raise
             raise OSError(f'{file} cannot be written ({e}).') from e
 
     def lr_find(self,

@@ -1,4 +1,6 @@
 "What fastai's users add to a learner and what is of no use to people without a class: a sentence in place of a figure"
+import warnings
+
 from fastai.callback.mixup import MixHandler
 from fastai.learner import Metric
 from fastai.losses import BaseLoss
@@ -10,7 +12,7 @@ from torch.nn.modules.loss import _Loss
 from ..evaluation.metrics import Retrieval, Verification
 from .results import has_labels
 
-__all__ = ['flat_metrics', 'refuse_callbacks', 'refuse_empty', 'refuse_loss', 'refuse_options',
+__all__ = ['flat_metrics', 'people_of', 'refuse_callbacks', 'refuse_empty', 'refuse_loss', 'refuse_options',
            'refuse_others', 'refuse_unjudged']
 
 OF_CLASSES = 'fastai.losses', 'torch.nn.functional', 'torch.nn.modules.loss' # Modules whose losses take logits
@@ -38,18 +40,29 @@ def refuse_empty(
                      'train on with the same people, set learn.dls = recognition_dataloaders(table, ...).')
 
 
+def people_of(
+    dls, # `DataLoaders`
+)->list:
+    "Whom they train on, in the order of the classes; those that are held out stand behind them in `vocab`"
+    return list(getattr(dls, 'vocab', None) or ())[:getattr(dls, 'c', None) or 0]
+
+
 def refuse_others(
     learn, # `RecognitionLearner`, to be trained
 ):
-    "ValueError for loaders of other people than those that the head has: their classes would be those of others"
+    """ValueError for loaders of more or fewer people than the head has; a warning, once, where they are others
+
+    Either would train classes of other people."""
     n,there = getattr(get_model(learn.model), 'n_ids', None),getattr(learn.dls, 'c', None)
-    known,given = learn.people,list(getattr(learn.dls, 'vocab', ()))
-    if n is None or not there or (n == there and (not known or known == given)): return
-    what = f'{there} identities, and the head has {n}' if n != there else (
-        f'{next((b for a,b in zip(known, given) if a != b), None)!r} and others, whom the head does not know')
-    raise ValueError(f'learn.dls is of {what}. Make another learner of these loaders, and load the body: '
-                     'learn2.model.body.load_state_dict(learn.model.body.state_dict()), or pretrained=FILE of an '
-                     'exported one.')
+    if n is None or not there: return
+    if n != there:
+        raise ValueError(f'learn.dls is of {there} identities, and the head has {n}. Make another learner of these '
+                         'loaders, and load the body: new.model.body.load_state_dict(learn.model.body.state_dict()), '
+                         'or pretrained=FILE of an exported one.')
+    known,learn.people = learn.people,people_of(learn.dls)
+    if others := set(learn.people) - set(known) if known else ():
+        warnings.warn(f'learn.dls is of {min(others)!r} and {len(others) - 1} others whom the head was not made for: '
+                      'they begin with the classes of other people.', stacklevel=3)
 
 
 def refuse_unjudged(

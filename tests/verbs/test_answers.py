@@ -1,6 +1,7 @@
 "`predict` says who it is: of a gallery, or of training; whatever the picture comes as"
 import math
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -206,7 +207,6 @@ def test_a_gallery_travels_with_the_learner(make_learner, labelled_people, files
     again = load_learner(tmp_path/'it.pkl')
     assert type(again) is RecognitionLearner
     np.testing.assert_allclose(again.predict(files[50]).scores, answer.scores, atol=1e-5)
-    assert all(Path(o.file).is_absolute() for o in again.gallery.rows)
     for o in again.gallery.rows: o.file = str(tmp_path/'gone.jpg')
     assert again.predict(files[50]).name == answer.name  # pictures are not looked at again
     for p in again.model.parameters(): p.data.mul_(1.1)
@@ -214,6 +214,25 @@ def test_a_gallery_travels_with_the_learner(make_learner, labelled_people, files
     learn.gallery = None
     learn.export('it.pkl')
     assert load_learner(tmp_path/'it.pkl').gallery is None
+
+
+def test_a_gallery_is_found_from_elsewhere(make_learner, labelled_people, tmp_path, monkeypatch):
+    "Below the folder at hand, which may have moved, or else below that which it was made in"
+    home = tmp_path/'home'
+    shutil.copytree(labelled_people.attrs['root'], home/'people')
+    monkeypatch.chdir(home)
+    table = labelled_people.copy()
+    table.attrs = {'root': 'people'}
+    learn = make_learner(path=home)
+    learn.gallery = table
+    learn.export('it.pkl')
+    first = learn.gallery.rows[0].file
+    assert not Path(first).is_absolute()
+    monkeypatch.chdir(tmp_path)
+    assert load_learner(home/'it.pkl').gallery.rows[0].file == str(home/first)
+    home.rename(tmp_path/'moved')
+    monkeypatch.chdir(tmp_path/'moved')
+    assert load_learner('it.pkl').gallery.rows[0].file == first
 
 
 def test_blocks_of_ones_own(labelled_people, files, tmp_path):

@@ -38,7 +38,7 @@ def main(
     arms:str='',       # The first is the reference; without, shuffled, with, octuplet, true by default; or a .csv
     budget:int=0,      # Screen the arms with so many fine-tunings, in place of --seeds of each
     by:str='',         # The figure they are screened by; mAP, or the first, when not given
-    resume:bool=False, # Go on with the newest comparison that was stopped, or with that in --out; --seeds may differ
+    resume:bool=False, # Go on with the newest comparison of these options, or with that in --out; --seeds may differ
 ):
     "Run every arm over several seeds, and print means, spreads and paired differences"
     if seeds < 1 or first < 0: raise ValueError(f'--seeds {seeds} --first {first}: give 1 or more, and 0 or more.')

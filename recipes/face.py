@@ -64,7 +64,7 @@ def main(
     fast:bool=False,          # Channels last, Adam in one kernel and, on a GPU, bfloat16?
     compiled:bool=False,      # The same, and torch.compile?
     sync_bn:bool=False,       # With several processes: batch norm over the batches of all?
-    resume:bool=False,        # Go on with the newest run that was stopped, or with that in --out
+    resume:bool=False,        # Go on with the newest run of these options, or with that in --out
 ):
     "Train or take a baseline, label quality with it, fine-tune by each of --arms, judge all of them"
     run = Run('face', locals())

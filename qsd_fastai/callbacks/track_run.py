@@ -75,8 +75,7 @@ class TrackRun(Callback):
     `commit=False` joins it; or starts one, with rows of batches some seconds apart, and finishes it. A fit that ends in
     an exception, Ctrl-C say, leaves its run open; it is marked as failed when the next one starts, or when Python ends.
     Without an API key the run is kept offline, and a line says how to upload it; without W&B the numbers are in
-    `batches` and `epochs`
-    all the same. fastai's own `WandbCallback` does not run with current fastcore."""
+    `batches` and `epochs` all the same. fastai's own `WandbCallback` does not run with current fastcore."""
     # after the Recorder, the schedulers, the progress bar, and SaveModelCallback, which loads the best model at the end
     order = SaveModelCallback.order + 4
     left = None  # the run that one of these has started and not finished

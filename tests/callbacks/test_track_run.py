@@ -34,7 +34,7 @@ from qsd_fastai.learner import recognition_learner
 from qsd_fastai.losses import RecognitionLoss
 from qsd_fastai.models.recognizer import Recognizer
 from qsd_fastai.runs.made import package_state, versions
-from qsd_fastai.runs.wandb_run import finish_run, last_known, start_run
+from qsd_fastai.runs.wandb_run import finish_run, last_known, start_run, waiting
 from qsd_fastai.tensors import numbers
 
 sys.path.insert(0, str(Path(__file__).parents[1]/'runs'))
@@ -313,6 +313,7 @@ def test_two_learners_are_two_runs_and_ctrl_c_is_a_failure(labelled_people, offl
     with pytest.raises(KeyboardInterrupt): learn.fit(2, 1e-3, cbs=[TrackRun(dir=tmp_path), StopAt(1)])
     first = wandb.run
     assert first is not None  # nobody tells a callback; the next fit clears up
+    assert not waiting  # rows are not lost where somebody else finishes the run
     learn = make(labelled_people, path=tmp_path)
     learn.fit(1, 1e-3, cbs=TrackRun(dir=tmp_path, log_table=False))
     assert wandb.run is None
